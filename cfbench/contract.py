@@ -1,0 +1,224 @@
+"""What a plugin is: methods and controls answer, data sets ask, metrics judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .graph import CausalGraph
+from .rng import Streams
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
+
+__all__ = ["Column", "Control", "Dataset", "Fit", "Method", "Metric", "Noise", "Questions", "Split"]
+
+Noise = Any
+"""Exogenous noise as a method abducts it: a tensor, or a tuple or dict of tensors."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W], parents float32 [N, D] in raw units, and each row's number in the data set [N]."""
+
+    images: Tensor
+    parents: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor | slice) -> Split:
+        return Split(self.images[rows], self.parents[rows], self.index[rows])
+
+    @property
+    def x(self) -> Tensor:
+        """Images as float32 in [0, 1]."""
+        return self.images.float() / 255
+
+
+@dataclass
+class Fit:
+    """What a method may use while it is fitted or tuned.
+
+    ``images`` is the budget: how many training images may pass through training steps, all networks together.
+    ``log`` appends a row to the cell's training log; ``record`` writes a named JSON table into the run folder;
+    ``progress(stage, done, total, loss)`` moves the live display.
+    """
+
+    train: Split
+    valid: Split
+    images: int
+    device: torch.device
+    rng: torch.Generator
+    log: Callable[[Mapping[str, object]], None] = field(default=lambda row: None)
+    record: Callable[[str, object], None] = field(default=lambda name, table: None)
+    progress: Callable[..., None] = field(default=lambda stage, done, total, loss=None: None)
+    seen: int = 0
+
+    def batches(self, steps: int, size: int, stage: str = "fit") -> Iterator[tuple[Tensor, Tensor]]:
+        """``steps`` batches of training data, x [size, C, H, W] in [0, 1] and pa [size, D], drawn epoch by epoch.
+
+        Raises:
+            RuntimeError: the batches would exceed the budget.
+        """
+        left = self.images - self.seen
+        if steps * size > left:
+            raise RuntimeError(f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget")
+        queue = torch.empty(0, dtype=torch.long)
+        for step in range(steps):
+            while len(queue) < size:
+                queue = torch.cat([queue, torch.randperm(len(self.train), generator=self.rng)])
+            rows, queue = queue[:size], queue[size:]
+            self.seen += size
+            self.progress(stage, step, steps)
+            yield self.train.images[rows].to(self.device).float() / 255, self.train.parents[rows].to(self.device)
+        self.progress(stage, steps, steps)
+
+
+class Method(nn.Module):
+    """An image mechanism that abducts exogenous noise and predicts images from it.
+
+    Hyper-parameters are constructor keywords. What `fit` learns must be in the state dict, whose shapes follow
+    from the constructor alone. Run under ``torch.no_grad()``; batches may have any size.
+    """
+
+    answer_params: ClassVar[frozenset[str]] = frozenset()
+    """Keywords that change answers but not the fit (guidance scale, steps, sampler)."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of keywords, asked for as ``method:preset``."""
+    residual: ClassVar[str] = "none"
+    """How the image's residual is carried into answers: none, scaled, full or exact-inverse."""
+    paper: ClassVar[str] = ""
+
+    def __init__(self, graph: CausalGraph, **params: Any) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def fit(self, run: Fit) -> None:
+        """Learn from ``run.train`` within the budget; ``run.valid`` is there to stop or choose by."""
+
+    def tune(self, run: Fit) -> Mapping[str, Any]:
+        """Values for answer parameters that were left open, chosen on ``run.valid`` after the fit."""
+        return {}
+
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Noise:
+        """The exogenous noise of factual x [B, C, H, W] in [0, 1] with parents pa [B, D] in raw units."""
+        raise NotImplementedError
+
+    def predict(self, u: Noise, pa: Tensor, rng: Streams) -> Tensor:
+        """The image [B, C, H, W] in [0, 1] that noise u gives under parents pa [B, D]."""
+        raise NotImplementedError
+
+    @property
+    def evaluations(self) -> Mapping[str, float]:
+        """Network evaluations of one image in ``abduct`` and in ``predict``."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A batch of questions for a control: factual x, pa, row numbers, counterfactual parents, and the data."""
+
+    x: Tensor
+    pa: Tensor
+    index: Tensor
+    cf_pa: Tensor
+    split: str
+    train: Split
+    dataset: Dataset
+    root: Path
+
+
+class Control:
+    """A row of the table that knows more than a method may (the truth, the training images)."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    residual: ClassVar[str] = "-"
+    paper: ClassVar[str] = ""
+
+    def __init__(self, graph: CausalGraph, **params: Any) -> None:
+        self.graph = graph
+
+    def answer(self, questions: Questions) -> Tensor | None:
+        """Images [B, C, H, W] in [0, 1], NaN where this control has no answer; None where it never has one."""
+        raise NotImplementedError
+
+
+class Dataset:
+    """Images with parents under a known causal graph. Parameters are constructor keywords."""
+
+    graph: CausalGraph
+    plans: ClassVar[tuple[str, ...]] = ("marginal",)
+    network: ClassVar[bool] = False
+    """Whether `prepare` may download."""
+
+    def prepare(self, root: Path) -> None:
+        """Bring the data under ``root``: idempotent, atomic, checksummed; the only step that may use a network."""
+
+    def fingerprint(self, root: Path) -> str:
+        """What identifies the data beside this class's source: checksums of files, versions of generators."""
+        return ""
+
+    def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
+        """The named split."""
+        raise NotImplementedError
+
+    def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
+        """Data to train and check judges on: with the confounding removed where the SCM is known."""
+        return self.split(root, name)
+
+    def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator) -> Tensor | None:
+        """The true response of parents pa [B, D] to do(variable = values [B]); None where it is not known."""
+        return self.graph.set(pa, do) if self.graph.roots else None
+
+    def oracle(self, root: Path, split: str, index: Tensor, cf_pa: Tensor) -> Tensor | None:
+        """The true counterfactual [B, C, H, W] in [0, 1] of rows ``index``; NaN rows or None where unknown."""
+        return None
+
+    def measure(self, images: Tensor) -> Mapping[str, Tensor] | None:
+        """Variables [B] that can be measured from images [B, C, H, W] in [0, 1] without a learned judge."""
+        return None
+
+    def targets(self, plan: str, pa: Tensor) -> Mapping[str, list[list[float]]] | None:
+        """For a named plan other than ``marginal``: per variable, the values that each row [B] is asked for."""
+        return None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output of a metric: what it measures, where better lies, in which unit and range.
+
+    ``direction`` is lower, higher, target (the nearer to ``target`` the better) or none (a description).
+    ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition.
+    """
+
+    text: str
+    direction: Literal["lower", "higher", "target", "none"]
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    target: float | None = None
+    privileged: bool = False
+
+
+class Metric:
+    """A score of a set of counterfactuals.
+
+    Called once for each intervened variable (``scope`` "do"), on the null intervention ("null") or on the cell's
+    costs ("cell"). Outputs are named ``column`` or ``column/variable``: per image [N], or 0-d where only a set has
+    a score. A metric that returns sets is called again on bootstrap resamples (``evidence.take``).
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Optional evidence that must be there: truth, reverse, cycles, judges, measured."""
+    scope: ClassVar[Literal["do", "null", "cell"]] = "do"
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        raise NotImplementedError
