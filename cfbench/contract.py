@@ -69,7 +69,9 @@ class Fit:
         """
         left = self.images - self.seen
         if steps * size > left:
-            raise RuntimeError(f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget")
+            raise RuntimeError(
+                f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget"
+            )
         queue = torch.empty(0, dtype=torch.long)
         for step in range(steps):
             while len(queue) < size:
@@ -77,7 +79,10 @@ class Fit:
             rows, queue = queue[:size], queue[size:]
             self.seen += size
             self.progress(stage, step, steps)
-            yield self.train.images[rows].to(self.device).float() / 255, self.train.parents[rows].to(self.device)
+            yield (
+                self.train.images[rows].to(self.device).float() / 255,
+                self.train.parents[rows].to(self.device),
+            )
         self.progress(stage, steps, steps)
 
 
@@ -195,7 +200,8 @@ class Column:
     """One output of a metric: what it measures, where better lies, in which unit and range.
 
     ``direction`` is lower, higher, target (the nearer to ``target`` the better) or none (a description).
-    ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition.
+    ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition;
+    ``subset`` those computed only on the rows whose images went through further rounds.
     """
 
     text: str
@@ -205,6 +211,7 @@ class Column:
     high: float | None = None
     target: float | None = None
     privileged: bool = False
+    subset: bool = False
 
 
 class Metric:
@@ -212,12 +219,14 @@ class Metric:
 
     Called once for each intervened variable (``scope`` "do"), on the null intervention ("null") or on the cell's
     costs ("cell"). Outputs are named ``column`` or ``column/variable``: per image [N], or 0-d where only a set has
-    a score. A metric that returns sets is called again on bootstrap resamples (``evidence.take``).
+    a score. The harness leaves out rows without a finite answer (or truth, where it is needed), and calls a metric
+    that scores sets again on bootstrap resamples (``evidence.take``): what is slow belongs into ``evidence.judge``
+    or ``evidence.once``, which are kept.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Optional evidence that must be there: truth, reverse, cycles, judges, measured."""
+    """Optional evidence that must be there: truth, reverse, cycles, judges, measure."""
     scope: ClassVar[Literal["do", "null", "cell"]] = "do"
 
     def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
