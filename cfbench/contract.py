@@ -69,9 +69,7 @@ class Fit:
         """
         left = self.images - self.seen
         if steps * size > left:
-            raise RuntimeError(
-                f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget"
-            )
+            raise RuntimeError(f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget")
         queue = torch.empty(0, dtype=torch.long)
         for step in range(steps):
             while len(queue) < size:

@@ -76,9 +76,7 @@ class Evidence:
 
         rowwise = ("x", "pa", "cf_pa", "answer", "truth", "reverse", "cycles")
         changed = {
-            f.name: pick(v)
-            for f in fields(self)
-            if f.name in rowwise and (v := getattr(self, f.name)) is not None
+            f.name: pick(v) for f in fields(self) if f.name in rowwise and (v := getattr(self, f.name)) is not None
         }
         return replace(self, **changed, memo={k: pick(v) for k, v in self.memo.items()})
 
