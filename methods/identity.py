@@ -1,0 +1,24 @@
+"""The control that changes nothing."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from cfbench.contract import Method
+from cfbench.rng import Streams
+
+__all__ = ["Identity"]
+
+
+class Identity(Method):
+    """Answers every question with the factual: the noise of an image is the image."""
+
+    residual: ClassVar[str] = "full"
+
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Tensor:
+        return x
+
+    def predict(self, u: Tensor, pa: Tensor, rng: Streams) -> Tensor:
+        return u

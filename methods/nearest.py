@@ -1,0 +1,59 @@
+"""The control that looks the answer up among real images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfbench.contract import Control, Questions, Split
+from cfbench.graph import CausalGraph
+
+__all__ = ["Nearest"]
+
+ROWS = 256
+"""Questions compared with the training images at a time."""
+
+
+class Nearest(Control):
+    """Answers with the real training image that is closest to the factual among those with the wanted parents.
+
+    A training image has the wanted parents if all categorical ones agree and its continuous ones, standardised, lie
+    no farther from the wanted ones than those of its ``candidates``-th nearest rival (ties included). Rows whose
+    classes never occur in training are NaN.
+
+    Args:
+        candidates: how many training images count as having the wanted continuous parents.
+    """
+
+    def __init__(self, graph: CausalGraph, candidates: int = 20, **params: Any) -> None:
+        super().__init__(graph, **params)
+        self.candidates = candidates
+        categorical = torch.tensor([v.categorical for v in graph.variables], dtype=torch.bool)
+        self.classes = categorical.nonzero()[:, 0]
+        self.numbers = (~categorical).nonzero()[:, 0]
+
+    def answer(self, questions: Questions) -> Tensor:
+        q = questions
+        answer = torch.full_like(q.x, torch.nan)
+        groups, group = q.cf_pa[:, self.classes].unique(dim=0, return_inverse=True)
+        for number, classes in enumerate(groups):
+            pool = q.train[(q.train.parents[:, self.classes] == classes).all(1)]
+            for rows in (group == number).nonzero()[:, 0].split(ROWS):
+                if len(pool):
+                    answer[rows] = pool[self._closest(pool, q.train, q.x[rows], q.cf_pa[rows])].x.to(q.x)
+        return answer
+
+    def _closest(self, pool: Split, train: Split, x: Tensor, cf_pa: Tensor) -> Tensor:
+        """The row of ``pool`` for each factual x [B, C, H, W] and its wanted parents [B, D]."""
+        scale = train.parents[:, self.numbers].std(0, correction=0).clamp(min=1e-12)
+        have, want = pool.parents[:, self.numbers] / scale, cf_pa[:, self.numbers].to(pool.parents) / scale
+        away = _distance(want, have)  # [B, P]
+        limit = away.kthvalue(min(self.candidates, len(pool)), dim=1, keepdim=True).values
+        return _distance(x.flatten(1), pool.x.flatten(1)).masked_fill(away > limit, torch.inf).argmin(1)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances [A, B], equal to the last bit for equal pairs."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
