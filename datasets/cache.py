@@ -1,0 +1,81 @@
+"""Derived tables on disk: written once under a data root, checked when read, drawn again when spoilt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cfbench.errors import UserError
+
+__all__ = ["checksum", "load", "writable"]
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(memoryview(value.numpy()))
+    return digest.hexdigest()
+
+
+def load(root: Path, name: str, draw: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of ``root/name``; drawn, and written where ``root`` allows, if missing or spoilt.
+
+    Raises:
+        UserError: ``root`` is missing and cannot be created.
+    """
+    path = root / name
+    found = _read(path)
+    if found is None:
+        found = draw()
+        if writable(root):
+            _write(path, found)
+    return found
+
+
+def writable(root: Path) -> bool:
+    """Whether files may be put under ``root``, which is created if missing.
+
+    Raises:
+        UserError: ``root`` is missing and cannot be created.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data root {root} cannot be created ({error.strerror}): choose another --data-root") from None
+    # The superuser may write where the folder's mode forbids it; the mode says what its owner wants.
+    forbidden = not root.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    return os.access(root, os.W_OK) and not forbidden
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            known = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return tensors if checksum(tensors) == known else None
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+            part = Path(folder) / path.name
+            save_file(tensors, part, metadata={"sha256": checksum(tensors)})
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): free the disk or change --data-root") from None
