@@ -24,7 +24,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(memoryview(value.numpy()))
+        digest.update(value.numpy().data)
     return digest.hexdigest()
 
 
