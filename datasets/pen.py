@@ -17,8 +17,9 @@ EDGE = 0.7
 """Pixels over which the grey level falls from full to none at the border of a stroke."""
 HALF_HEIGHT = 8.8
 """Pixels from the middle of a digit to its top, along the centre line of the stroke."""
-WAVES = 4
-STYLE = 8 + 2 * WAVES
+WAVES = (0.03, 0.05, 0.025, 0.025)
+"""Wobble along the pen's way by rising frequency; the odd ones open and close loops."""
+STYLE = 8 + 2 * len(WAVES)
 """How many standard normal numbers describe a hand."""
 CHUNK = 32
 
@@ -29,7 +30,7 @@ _PIECES: dict[int, list[list[tuple[float, float]]]] = {
          (0.57, 0.25), (0.54, -0.38), (0.33, -0.86), (0.1, -0.99)],
     ],
     1: [
-        [(-0.3, -0.6), (-0.1, -0.78), (0.06, -1.0)],
+        [(-0.26, -0.58), (-0.08, -0.76), (0.06, -1.0)],
         [(0.06, -1.0), (0.04, 0.0), (0.04, 1.0)],
     ],
     2: [
@@ -42,9 +43,9 @@ _PIECES: dict[int, list[list[tuple[float, float]]]] = {
         [(-0.14, -0.06), (0.22, -0.02), (0.5, 0.24), (0.52, 0.62), (0.26, 0.94), (-0.14, 1.0), (-0.56, 0.76)],
     ],
     4: [
-        [(-0.44, -0.96), (-0.52, -0.45), (-0.6, 0.1)],
-        [(-0.6, 0.1), (0.0, 0.14), (0.66, 0.06)],
-        [(0.34, -0.86), (0.3, 0.1), (0.26, 1.0)],
+        [(-0.48, -0.96), (-0.55, -0.45), (-0.62, 0.1)],
+        [(-0.62, 0.1), (0.0, 0.14), (0.66, 0.06)],
+        [(0.36, -0.86), (0.31, 0.1), (0.26, 1.0)],
     ],
     5: [
         [(0.54, -0.96), (0.1, -0.93), (-0.36, -0.96)],
@@ -121,8 +122,8 @@ def segments(digit: Tensor, slant: Tensor, style: Tensor) -> Tensor:
     hand = style.double()[:, :, None, None].unbind(1)
     aspect, scale, bend, tilt, waist, taper, right, down = hand[:8]
     x, y = ends.unbind(-1)
-    for k in range(WAVES):
-        wave = torch.cos(torch.pi * (k + 1) * places) * (0.055 / (1 + 0.5 * k))
+    for k, wobble in enumerate(WAVES):
+        wave = wobble * torch.cos(torch.pi * (k + 1) * places)
         x = x + wave * hand[8 + 2 * k]
         y = y + wave * hand[9 + 2 * k]
     x = x * torch.exp(0.13 * aspect) * (1 + 0.09 * taper * y) + 0.06 * bend * (2 * y * y - 1)
