@@ -1,0 +1,49 @@
+"""What judges read, and instruments measure, from images, beside the value that a variable should have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..evidence import Evidence
+from ..graph import Variable
+
+__all__ = ["distance", "measured", "off_target", "predicted"]
+
+
+def predicted(reading: Tensor) -> Tensor:
+    """The class [N] of probabilities [N, K], or the value [N]: float64, NaN where the reading is not finite."""
+    if reading.ndim == 1:
+        return reading.double()
+    return reading.argmax(1).double().masked_fill(~reading.isfinite().all(1), torch.nan)
+
+
+def distance(variable: Variable, a: Tensor, b: Tensor) -> Tensor:
+    """|a - b| in raw units, or for classes 1 where a and b differ and else 0; NaN where either is NaN: float64 [N]."""
+    gap = (a.double() - b.double()).abs()
+    return torch.where(gap > 0.5, 1.0, 0.0).masked_fill(gap.isnan(), torch.nan) if variable.categorical else gap
+
+
+def measured(evidence: Evidence, images: str) -> Mapping[str, Tensor]:
+    """The variables measured from ``evidence.images`` (x, answer) without a learned judge; empty where none can be."""
+    assert evidence.measure is not None
+    instrument = evidence.measure
+    readings: Mapping[str, Tensor] = evidence.once(
+        f"measure:{images}", lambda: dict(instrument(getattr(evidence, images)) or {})
+    )
+    return readings
+
+
+def off_target(evidence: Evidence) -> Iterator[tuple[Variable, Tensor]]:
+    """Variables that the intervention should leave alone, each with the rows [N] whose value indeed stays.
+
+    These are neither the intervened variable nor its descendants; a row whose counterfactual parents change one
+    of them all the same asks nothing of it.
+    """
+    graph = evidence.graph
+    touched = {evidence.do, *graph.descendants(evidence.do)}
+    for k, variable in enumerate(graph.variables):
+        if variable.name not in touched:
+            yield variable, evidence.cf_pa[:, k] == evidence.pa[:, k]

@@ -1,0 +1,122 @@
+"""Realism: whether a set of counterfactuals is distributed like real images, or like the true counterfactuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..contract import Column, Metric
+from ..evidence import Evidence
+from .frechet import Moments, frechet, reference
+from .kernel import kernel, paired_mmd, within
+from .neighbours import NEAREST, coverage, density, inside, radii, spaced
+
+__all__ = ["Neighbours", "Realism", "TrueRealism"]
+
+
+def _row(evidence: Evidence) -> Tensor:
+    """Numbers the images, so that a resample with replacement still knows which are copies of one another."""
+    rows: Tensor = evidence.once("row", lambda: torch.arange(len(evidence)))
+    return rows
+
+
+def _unusable(*features: Tensor) -> bool:
+    return not all(f.isfinite().all() for f in features)
+
+
+_NAN = torch.tensor(torch.nan, dtype=torch.float64)
+
+
+class Realism(Metric):
+    """Distance of the answers to real test images on the judge's features (no Inception net: images may be grey).
+
+    ``fid_real`` is the Fréchet distance (Heusel et al. 2017), ``kid_real`` the unbiased squared MMD with kernel
+    (aᵀb / F + 1)³ (Bińkowski et al. 2018, arXiv 1801.01401), to be preferred for few images; it may be negative.
+    Real images do not follow the law of the interventions, so even true counterfactuals score above 0. 0-d.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "fid_real": Column("Fréchet distance to real images", "lower", "features²", 0.0),
+        "kid_real": Column("kernel distance to real images", "lower", ""),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"judges"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """0-d, float64; NaN where a feature is not finite.
+
+        Raises:
+            ValueError: fewer than two answers or real images.
+        """
+        made, real = evidence.judge("features", "answer"), evidence.judge_real("features")
+        if _unusable(made):
+            return dict.fromkeys(self.columns, _NAN.clone())
+        moments: Moments = evidence.of_real("frechet", lambda: reference(real))
+        own = within(made, _row(evidence))
+        among = evidence.of_real("kernel", lambda: within(real))
+        cross = evidence.once("kernel:real", lambda: kernel(made, real).mean(1))  # [N]
+        return {"fid_real": frechet(made, moments), "kid_real": own + among - 2 * cross.mean()}
+
+
+class TrueRealism(Metric):
+    """Distance of the answers to the true counterfactuals on the judge's features, both under the same law.
+
+    ``fid_truth`` and ``kid_truth`` as in `Realism`. The sets come in pairs, and a resample draws whole pairs, so
+    KID leaves out each image's own truth too: the oracle scores exactly 0. 0-d.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "fid_truth": Column("Fréchet distance to true counterfactuals", "lower", "features²", 0.0, privileged=True),
+        "kid_truth": Column("kernel distance to true counterfactuals", "lower", "", privileged=True),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"judges", "truth"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """0-d, float64; NaN where a feature is not finite.
+
+        Raises:
+            ValueError: fewer than two answers.
+        """
+        made, true = evidence.judge("features", "answer"), evidence.judge("features", "truth")
+        if _unusable(made, true):
+            return dict.fromkeys(self.columns, _NAN.clone())
+        return {
+            "fid_truth": frechet(made, reference(true)),
+            "kid_truth": paired_mmd(made, true, _row(evidence)),
+        }
+
+
+class Neighbours(Metric):
+    """Density and coverage with k = 5 on the judge's features, against as many real images as there are answers.
+
+    ``density`` is about 1 for real images and has no upper bound, ``coverage_real`` about .97 (Naeem et al. 2020,
+    arXiv 2002.09797). Where there are more real images than answers, evenly spaced ones are the reference. 0-d.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "density": Column("answers among real images, crowded regions count more", "higher", "", 0.0),
+        "coverage_real": Column("real images with an answer nearby", "higher", "share of real images", 0.0, 1.0),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"judges"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """0-d, float64; NaN where a feature is not finite or there are not more than k images.
+
+        Raises:
+            ValueError: fewer than two answers.
+        """
+        made, real = evidence.judge("features", "answer"), evidence.judge_real("features")
+        if len(made) < 2:
+            raise ValueError(f"density and coverage need at least 2 answers, found {len(made)}")
+        if _unusable(made) or min(len(made), len(real)) <= NEAREST:
+            return dict.fromkeys(self.columns, _NAN.clone())
+        balls = evidence.once("balls", lambda: self._balls(evidence, made, real))
+        return {"density": density(balls), "coverage_real": coverage(balls)}
+
+    @staticmethod
+    def _balls(evidence: Evidence, made: Tensor, real: Tensor) -> Tensor:
+        centres = spaced(real, len(made))
+        radius = evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres))
+        return inside(made, centres, radius)

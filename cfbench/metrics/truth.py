@@ -1,0 +1,66 @@
+"""Error against the true counterfactual, and its split into strength and side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..contract import Column, Metric
+from ..evidence import Evidence
+from .pixels import GREY, grey, l1, mean_square
+
+__all__ = ["TEA", "TrueError"]
+
+VISIBLE = 0.5
+"""Grey levels, root mean square: a truth nearer to the factual than this is lost in the rounding of pixels."""
+
+
+def _truth(evidence: Evidence) -> Tensor:
+    assert evidence.truth is not None
+    return evidence.truth
+
+
+class TrueError(Metric):
+    """Distance to the true counterfactual: ``abs_error`` [N] and ``squared_error`` [N], means over the pixels."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "abs_error": Column("mean absolute error to the truth", "lower", GREY, 0.0, 255.0, privileged=True),
+        "squared_error": Column("mean squared error to the truth", "lower", "grey levels²", 0.0, privileged=True),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """Per image [N], float64."""
+        answer, truth = evidence.answer, _truth(evidence)
+        return {"abs_error": l1(answer, truth), "squared_error": mean_square(grey(answer) - grey(truth))}
+
+
+class TEA(Metric):
+    """Treatment effectiveness and amplification (ucalgary-miplab/TEA): the error split along the true change.
+
+    With z̄ = truth - x, z̃ = answer - x and ‖z‖² the mean over pixels in grey levels: ``tea_effectiveness`` [N]
+    e = ⟨z̄, z̃⟩ / ‖z̄‖² (1: the true change in full, 0: none of it), ``tea_amplification`` [N] a = ‖z̃ - e z̄‖, all
+    change beside it; (1 - e)² ‖z̄‖² + a² is the squared error. NaN where ‖z̄‖ is less than half a grey level.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "tea_effectiveness": Column("share of the true change that is made", "target", target=1.0, privileged=True),
+        "tea_amplification": Column("root mean square of all other change", "lower", GREY, 0.0, 255.0, privileged=True),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """Per image [N], float64."""
+        x = grey(evidence.x)
+        true, made = grey(_truth(evidence)) - x, grey(evidence.answer) - x
+        norm = mean_square(true)
+        e = (true * made).flatten(1).mean(1) / norm
+        a = mean_square(made - e[:, None, None, None] * true).sqrt()
+        unseen = norm.sqrt() < VISIBLE
+        return {
+            "tea_effectiveness": e.masked_fill(unseen, torch.nan),
+            "tea_amplification": a.masked_fill(unseen, torch.nan),
+        }
