@@ -148,6 +148,10 @@ class Control:
     def __init__(self, graph: CausalGraph, **params: Any) -> None:
         self.graph = graph
 
+    def applies(self, dataset: Dataset) -> bool:
+        """Whether this control has anything to say about a data set."""
+        return True
+
     def answer(self, questions: Questions) -> Tensor | None:
         """Images [B, C, H, W] in [0, 1], NaN where this control has no answer; None where it never has one."""
         raise NotImplementedError

@@ -1,0 +1,138 @@
+"""A run's cells: which data set, method and seed, under which keys, in which folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from .budget import Budget
+from .contract import Control, Dataset, Method, Metric
+from .digest import key_of, source_digest
+from .plan import Plan
+from .registry import Kind, Registry
+from .spec import Spec
+
+__all__ = ["Cell", "Job", "Workshop"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every cell of a run shares, plain enough to be sent to another process."""
+
+    folder: Path
+    data_root: Path
+    budget: Budget
+    split: Literal["test", "valid"] = "test"
+    plan: str = "marginal"
+    device: str = "cpu"
+    threads: int = 1
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (data set, method, seed) with the keys of its stages."""
+
+    dataset: Spec
+    method: Spec
+    seed: int
+    keys: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.dataset.label} {self.method.label} seed {self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """The cell's folder inside the run."""
+        return Path("cells") / self.dataset.folder / self.method.folder / f"seed-{self.seed}"
+
+    def stage(self, name: str) -> Path:
+        """A stage's folder inside the run: train, tune, images, or score-METRIC."""
+        key = self.scores[name.removeprefix("score-")] if name.startswith("score-") else self.keys[name]
+        return self.path / f"{name}-{key}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Cell:
+        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], d["keys"], d["scores"])
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A job with the plugins it names, loaded: what a process needs to work on a cell."""
+
+    job: Job
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.job.plugins)
+
+    @cached_property
+    def _datasets(self) -> dict[str, Dataset]:
+        return {}
+
+    def dataset(self, spec: Spec) -> Dataset:
+        """The data set, made once a process."""
+        if spec.label not in self._datasets:
+            cls, params = self.registry.resolve("dataset", spec)
+            self._datasets[spec.label] = cls(**params)
+        return self._datasets[spec.label]
+
+    def method_params(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The keywords of a method's fit, and those that change its answers only."""
+        cls, params = self.registry.resolve("method", spec)
+        answer: frozenset[str] = getattr(cls, "answer_params", frozenset())
+        fit = {k: v for k, v in params.items() if k not in answer}
+        return fit, {k: v for k, v in params.items() if k in answer}
+
+    def method(self, cell: Cell, **chosen: Any) -> Method | Control:
+        """The method or control of a cell, not fitted, with answer parameters laid over its own."""
+        cls, params = self.registry.resolve("method", cell.method)
+        return cls(self.dataset(cell.dataset).graph, **{**params, **chosen})
+
+    def metric(self, name: str) -> Metric:
+        return self.registry.load("metric", name)()
+
+    def data_key(self, spec: Spec) -> str:
+        """What the images and parents of a data set depend on."""
+        dataset = self.dataset(spec)
+        return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root))
+
+    def plan_key(self, spec: Spec) -> str:
+        """What the questions depend on."""
+        job = self.job
+        return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals)
+
+    def judge_key(self, spec: Spec) -> str:
+        """What the judges depend on."""
+        from .judges import Judges
+
+        return key_of(self.data_key(spec), source_digest(Judges), self.job.budget.judge)
+
+    def cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
+        """The cell with the keys of all its stages, none of which needs to have run."""
+        fit, answer = self.method_params(method)
+        train = self._of("method", method, fit, self.data_key(dataset), seed, self.job.budget.images)
+        tune = key_of(train, answer)
+        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds)
+        judge = self.judge_key(dataset)
+        scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge) for m in metrics}
+        keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
+        return Cell(dataset, method, seed, keys, scores)
+
+    def plan_folder(self, dataset: Spec) -> Path:
+        return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"
+
+    def judge_folder(self, dataset: Spec) -> Path:
+        return self.job.folder / "judges" / f"{dataset.folder}-{self.judge_key(dataset)}"
+
+    def _of(self, kind: Kind, spec: Spec, *parts: Any) -> str:
+        origin = self.registry.find(kind, spec.name).origin
+        return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *parts)

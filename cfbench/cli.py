@@ -1,0 +1,175 @@
+"""The command line: run, list, prepare, leaderboard, status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import UserError
+
+__all__ = ["main"]
+
+DATA_ROOT = "CFBENCH_DATA_ROOT"
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+data_root = click.option(
+    "--data-root", type=click.Path(path_type=Path), envvar=DATA_ROOT, show_envvar=True, default=Path("data"),
+    show_default=True, help="Folder with data sets.",
+)  # fmt: skip
+run_root = click.option(
+    "--run-root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder with runs."
+)
+plugin = click.option(
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE.py",
+    help="Load a method, data set or metric from a file that is not installed.",
+)  # fmt: skip
+
+
+@click.group(
+    epilog=_examples(
+        "cfbench run                                   Diff-SCM against DeepSCM on digits that need no download",
+        "cfbench run --methods diffscm[scale=2] --datasets mnist --data-root ~/data",
+        "cfbench list                                  what can be run",
+        "cfbench leaderboard quick                     the tables of a run again",
+    )
+)
+@click.version_option(__version__, prog_name="cfbench")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Benchmark counterfactual image models: same questions, same judges, intervals on every number."""
+    context.obj = {"debug": debug}
+
+
+@cli.command(
+    epilog=_examples(
+        "cfbench run                                              both methods on strokes, a few minutes",
+        "cfbench run --methods 'diffscm,diffscm[contrast=0]'       two rows that share one fit",
+        "cfbench run --methods diffscm --set diffscm.steps=50     the same setting for all of its rows",
+        "cfbench run --methods mine --plugin mine.py --split valid    develop without looking at test answers",
+        "cfbench run --datasets strokes,mnist --preset standard --device cuda",
+    )
+)
+@click.option(
+    "--methods", default="diffscm,deepscm", show_default=True, help="Rows: name, name:preset, name[key=value]."
+)
+@click.option("--datasets", default="strokes", show_default=True, help="Data sets, by name.")
+@click.option("--seeds", help="Training seeds, as 0,1,2.  [default: the preset's]")
+@click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, standard or full.")
+@click.option(
+    "--plan", default="marginal", show_default=True, help="Questions: marginal, force-change, or the data's own."
+)
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Factuals.")
+@click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
+@click.option("--metrics", help="Metrics, by name.  [default: all]")
+@click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--jobs", type=click.IntRange(0), default=0, help="Tasks at once.  [default: a core each; 1 on a GPU]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a task.")
+@click.option("--name", help="Name of the run.  [default: the preset's, and what else differs]")
+@click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
+              help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@data_root
+@run_root
+@plugin
+def run(**options: Any) -> int:
+    """Fit methods, ask them all the same questions, score the answers, write the leaderboard.
+
+    What is finished is not done again: the same command continues a run that was killed.
+    """
+    from .commands import run_command
+
+    return run_command(argv=sys.argv[1:], **options)
+
+
+@cli.command("list", epilog=_examples("cfbench list", "cfbench list methods", "cfbench list --plugin mine.py"))
+@click.argument("kind", required=False, type=click.Choice(["methods", "datasets", "metrics", "presets"]))
+@plugin
+def list_(kind: str | None, plugins: tuple[Path, ...]) -> int:
+    """Show methods, data sets, metrics and presets, importing none of them."""
+    from .budget import presets
+    from .registry import Registry
+
+    registry = Registry(plugins)
+    for each in (kind,) if kind else ("methods", "datasets", "metrics", "presets"):
+        click.secho(each, bold=True)
+        if each == "presets":
+            rows = [(name, about["text"]) for name, about in presets().items()]
+        else:
+            found = [p for (k, _), p in sorted(registry.plugins.items()) if f"{k}s" == each]
+            rows = [(p.name, f"{p.origin}  {p.target}") for p in found]
+        for name, about in rows:
+            click.echo(f"  {name:<16} {about}")
+    return 0
+
+
+@cli.command(epilog=_examples("cfbench prepare mnist --data-root ~/data", "cfbench prepare strokes mnist"))
+@click.argument("datasets", nargs=-1, required=True)
+@data_root
+@plugin
+def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...]) -> int:
+    """Bring data sets under the data root: the only command that uses a network."""
+    from .commands import prepare_command
+
+    return prepare_command(datasets, data_root, plugins)
+
+
+@cli.command(
+    epilog=_examples("cfbench leaderboard quick", "cfbench leaderboard runs/quick --out leaderboard/quick-cpu")
+)
+@click.argument("run_name", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: leaderboard/ in the run]")
+@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
+@run_root
+def leaderboard(run_name: str, out: Path | None, plots: bool, run_root: Path) -> int:
+    """Derive every table and picture of a run from its cells again."""
+    from .commands import leaderboard_command
+
+    return leaderboard_command(run_name, run_root, out, plots)
+
+
+@cli.command(epilog=_examples("cfbench status quick"))
+@click.argument("run_name", metavar="RUN")
+@run_root
+def status(run_name: str, run_root: Path) -> int:
+    """Show where every cell of a run stands."""
+    from .commands import status_command
+
+    return status_command(run_name, run_root)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 130 interrupted."""
+    sys.exit(_main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
+    try:
+        return cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _say(error.format_message())
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        return _say(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        print("cfbench: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say(text: str) -> int:
+    print(f"cfbench: error: {' '.join(text.split())}", file=sys.stderr)
+    return 1

@@ -1,0 +1,74 @@
+"""Digests that keys are made of: of values, and of source code without its comments and layout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["key_of", "source_digest"]
+
+
+def key_of(*parts: Any) -> str:
+    """A key of 12 hexadecimal digits of JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, default=str, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def source_digest(cls: type[Any]) -> str:
+    """A digest of the module that defines a class and of what it imports from its own package.
+
+    Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
+    """
+    file = inspect.getsourcefile(cls)
+    if file is None:
+        return "unknown"
+    package = sys.modules[cls.__module__].__package__ or ""
+    seen: dict[str, str] = {}
+    _walk(Path(file), package, seen)
+    return key_of(sorted(seen.values()))
+
+
+def _walk(file: Path, package: str, seen: dict[str, str]) -> None:
+    """Add the digest of a file and of its siblings' files to ``seen``."""
+    if str(file) in seen or not file.is_file():
+        return
+    tree = ast.parse(file.read_bytes())
+    seen[str(file)] = _bare(file, file.stat().st_mtime_ns)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and package:
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            names = [f"{base}.{node.module}"] if node.module else [f"{base}.{a.name}" for a in node.names]
+            for name in names:
+                # the contract's own modules are versioned with the harness, not with each plugin
+                spec = None if name.startswith("cfbench.") and not package.startswith("cfbench.") else _spec(name)
+                if spec and spec.origin:
+                    _walk(Path(spec.origin), name.rpartition(".")[0], seen)
+
+
+def _spec(name: str) -> Any:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+@cache
+def _bare(file: Path, mtime: int) -> str:
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""Where tasks are done: in this process, one after another, or in Ray's workers, several at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Protocol
+
+from .cells import Job, Workshop
+from .work import Outcome, Task, perform, record_failure
+
+__all__ = ["Executor", "InProcess", "ray_workers"]
+
+
+class Executor(Protocol):
+    """Takes tasks whose needs are met, and gives back outcomes as they come."""
+
+    slots: int
+
+    def start(self, task: Task) -> None: ...
+
+    def wait(self) -> list[Outcome]: ...
+
+
+class InProcess:
+    """Does a task when it is waited for; Ray is not imported."""
+
+    slots = 1
+
+    def __init__(self, job: Job, shop: Workshop) -> None:
+        self.job, self.shop = job, shop
+        self.queue: list[Task] = []
+
+    def start(self, task: Task) -> None:
+        self.queue.append(task)
+
+    def wait(self) -> list[Outcome]:
+        return [perform(self.job, self.queue.pop(0), self.shop)]
+
+
+class Workers:
+    """Ray workers; a process that dies is a crash of its task, tried once more before it is called one."""
+
+    def __init__(self, ray: Any, job: Job, slots: int, gpus: float) -> None:
+        self.ray, self.job, self.slots = ray, job, slots
+        self.remote = ray.remote(num_cpus=1, num_gpus=gpus / slots, max_retries=0)(_in_worker)
+        self.flying: dict[Any, tuple[Task, int]] = {}
+
+    def start(self, task: Task, attempt: int = 1) -> None:
+        self.flying[self.remote.remote(self.job, task)] = task, attempt
+
+    def wait(self) -> list[Outcome]:
+        ready, _ = self.ray.wait(list(self.flying), num_returns=1)
+        outcomes = [self._outcome(ref, *self.flying.pop(ref)) for ref in ready]
+        return [outcome for outcome in outcomes if outcome]
+
+    def _outcome(self, ref: Any, task: Task, attempt: int) -> Outcome | None:
+        try:
+            return self.ray.get(ref)
+        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError) as error:
+            if attempt == 1:
+                self.start(task, attempt + 1)
+                return None
+            return record_failure(self.job, task, "crashed", f"its process died twice ({type(error).__name__})")
+
+
+@lru_cache(maxsize=4)
+def _shop(job: Job) -> Workshop:
+    return Workshop(job)
+
+
+def _in_worker(job: Job, task: Task) -> Outcome:
+    return perform(job, task, _shop(job))
+
+
+@contextmanager
+def ray_workers(job: Job, slots: int) -> Iterator[Workers]:
+    """A local Ray with so many workers, shut down at the end of the block."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import torch
+
+    gpus = torch.cuda.device_count() if job.device.startswith("cuda") else 0
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    ray.init(
+        num_cpus=slots, num_gpus=gpus, include_dashboard=False, logging_level=logging.ERROR,
+        log_to_driver=False, runtime_env={"env_vars": threads},
+    )  # fmt: skip
+    try:
+        yield Workers(ray, job, slots, gpus)
+    finally:
+        ray.shutdown()

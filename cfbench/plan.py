@@ -1,0 +1,152 @@
+"""The frozen list of questions of a data set: which factual, which variable, which value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from .contract import Dataset, Split
+from .errors import UserError
+from .graph import CausalGraph, Variable
+from .rng import derive
+from .store import read_json, read_tensors, write_json, write_tensors
+
+__all__ = ["Asked", "Plan", "make_plan"]
+
+PLANS = ("marginal", "force-change")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions about one variable: the factual behind each [Q], the value it is set to, the parents' response.
+
+    ``supported`` says whether the counterfactual parents lie where the training data do.
+    """
+
+    factual: Tensor
+    value: Tensor
+    cf_pa: Tensor
+    supported: Tensor
+
+    def __len__(self) -> int:
+        return len(self.factual)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Factuals, as rows [N] of a split with their numbers in the data set and parents, and what each is asked."""
+
+    name: str
+    split: Literal["valid", "test"]
+    rows: Tensor
+    index: Tensor
+    pa: Tensor
+    asked: Mapping[str, Asked]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def save(self, folder: Path) -> None:
+        """Write the plan into a folder."""
+        tensors = {"rows": self.rows, "index": self.index, "pa": self.pa}
+        for v, asked in self.asked.items():
+            tensors |= {f"{part}/{v}": getattr(asked, part) for part in Asked.__annotations__}
+        write_tensors(folder / "plan.safetensors", tensors)
+        about: dict[str, Any] = {"name": self.name, "split": self.split, "factuals": len(self)}
+        write_json(folder / "plan.json", about | {"variables": {v: len(a) for v, a in self.asked.items()}})
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Read a plan that `save` wrote."""
+        about, tensors = read_json(folder / "plan.json"), read_tensors(folder / "plan.safetensors")
+        asked = {v: Asked(**{p: tensors[f"{p}/{v}"] for p in Asked.__annotations__}) for v in about["variables"]}
+        return cls(about["name"], about["split"], tensors["rows"], tensors["index"], tensors["pa"], asked)
+
+
+def make_plan(
+    dataset: Dataset, root: Path, *, name: str, split: Literal["valid", "test"], factuals: int, seed: int = 0
+) -> Plan:
+    """One question for each factual and variable; at most half of the split is asked about.
+
+    ``marginal`` draws values from the training marginal (a class always another than the factual's);
+    ``force-change`` draws continuous values from another decile than the factual's; a data set may name more.
+
+    Raises:
+        UserError: the data set has no plan of that name, or does not know how its parents respond.
+    """
+    if name not in {*PLANS, *dataset.plans}:
+        raise UserError(f"this data set has no plan {name!r}; known: {', '.join({*PLANS, *dataset.plans})}")
+    train, pool = dataset.split(root, "train"), dataset.split(root, split)
+    shuffled = np.random.default_rng(derive("factuals", seed)).permutation(len(pool))
+    rows = torch.from_numpy(shuffled[: min(factuals, len(pool) // 2)].copy())
+    pa = pool.parents[rows]
+    support = Support(dataset.graph, train.parents)
+    asked = {}
+    for v in dataset.graph.variables:
+        factual, value = _values(dataset, v, train, pa, name, derive("values", name, v.name, seed))
+        if len(factual):
+            rng = torch.Generator().manual_seed(derive("action", name, v.name, seed))
+            cf_pa = dataset.act(pa[factual], {v.name: value}, rng)
+            if cf_pa is None:
+                raise UserError("this data set gives no response of the parents to do(); define `act` for its graph")
+            asked[v.name] = Asked(factual, value, cf_pa.float(), support(cf_pa))
+    return Plan(name, split, rows, pool.index[rows], pa, asked)
+
+
+def _values(dataset: Dataset, v: Variable, train: Split, pa: Tensor, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Which factuals are asked about a variable, and the value that each is given."""
+    if name not in PLANS:
+        given = (dataset.targets(name, pa) or {}).get(v.name, [])
+        pairs = [(i, value) for i, values in enumerate(given) for value in values]
+        return torch.tensor([i for i, _ in pairs], dtype=torch.long), torch.tensor([float(x) for _, x in pairs])
+    column = dataset.graph.index(v.name)
+    rng = np.random.default_rng(seed)
+    marginal, own = train.parents[:, column].numpy(), pa[:, column].numpy()
+    edges = np.quantile(marginal, np.linspace(0.1, 0.9, 9))
+    values = rng.choice(marginal, len(own))
+    for _ in range(1000):
+        same = values == own if v.categorical else np.searchsorted(edges, values) == np.searchsorted(edges, own)
+        if not (v.categorical or name == "force-change") or not same.any():
+            break
+        values = np.where(same, rng.choice(marginal, len(own)), values)
+    return torch.arange(len(own)), torch.from_numpy(values.astype(np.float32))
+
+
+class Support:
+    """Whether parents lie where training parents do.
+
+    Inside means: among training rows of the same classes, the fifth nearest in standardised continuous parents is
+    no farther than it is for 99 % of the training rows themselves.
+    """
+
+    def __init__(self, graph: CausalGraph, pa: Tensor, *, neighbours: int = 5, quantile: float = 0.99) -> None:
+        self.classes = [i for i, v in enumerate(graph.variables) if v.categorical]
+        self.values = [i for i, v in enumerate(graph.variables) if not v.categorical]
+        self.scale = pa[:, self.values].std(0).clamp_min(1e-12)
+        self.neighbours = neighbours
+        groups: dict[tuple[float, ...], list[int]] = {}
+        for row, group in enumerate(pa[:, self.classes].tolist()):
+            groups.setdefault(tuple(group), []).append(row)
+        points = (pa[:, self.values] / self.scale).numpy()
+        self.trees = {g: NearestNeighbors().fit(points[r]) for g, r in groups.items() if len(r) > neighbours}
+        near = [t.kneighbors(None, neighbours)[0][:, -1] for t in self.trees.values()] if self.values else []
+        self.radius = float(np.quantile(np.concatenate(near), quantile)) if near else 0.0
+
+    def __call__(self, pa: Tensor) -> Tensor:
+        """Whether each row of pa [B, D] is inside [B]."""
+        inside = []
+        for row in pa:
+            tree = self.trees.get(tuple(row[self.classes].tolist()))
+            if tree is None or not self.values:
+                inside.append(tree is not None)
+                continue
+            point = (row[self.values] / self.scale).numpy()[None]
+            inside.append(bool(tree.kneighbors(point, self.neighbours)[0][0, -1] <= self.radius))
+        return torch.tensor(inside, dtype=torch.bool)

@@ -1,0 +1,166 @@
+"""A run: its declared grid on disk, the tasks that are missing, and who does them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__, store
+from .cells import Cell, Job, Workshop
+from .environment import git_state
+from .errors import UserError
+from .executors import Executor, InProcess, ray_workers
+from .progress import display
+from .schedule import Schedule
+from .spec import Spec
+from .work import Outcome, Task, failure_of
+
+__all__ = ["Run", "check_writable", "declare", "execute", "is_finished", "missing", "tasks_of"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """The cells of a run and the job that they share."""
+
+    job: Job
+    cells: tuple[Cell, ...]
+    shop: Workshop
+    controls: tuple[str, ...] = field(default=())
+
+    @property
+    def datasets(self) -> tuple[Spec, ...]:
+        return tuple({c.dataset.label: c.dataset for c in self.cells}.values())
+
+
+def declare(run: Run, argv: list[str]) -> None:
+    """Write ``run.json``: the grid, the settings that cells share, and a description of each data set.
+
+    Cells that an earlier command declared in the same folder stay.
+
+    Raises:
+        UserError: the folder holds a run under another budget, split or plan, or cannot be written.
+    """
+    path = run.job.folder / "run.json"
+    job = run.job
+    budget = job.budget.as_dict() | {"seeds": list(job.budget.seeds)}
+    shared = {"budget": budget, "split": job.split, "plan": job.plan}
+    old = store.read_json(path) if path.exists() else {"cells": [], "datasets": {}, "commands": [], "controls": []}
+    for name, value in shared.items():
+        if name in old and old[name] != value:
+            raise UserError(
+                f"{job.folder} holds a run with another {name} ({_short(old[name])}, now {_short(value)}); "
+                "give this one another --name"
+            )
+    mine = {c.label for c in run.cells}
+    kept = [c for c in old["cells"] if Cell.from_dict(c).label not in mine]
+    about = {
+        "format": FORMAT, "cfbench": __version__, **git_state(), **shared,
+        "commands": [*[c for c in old["commands"] if c != argv], argv],
+        "controls": sorted({*old["controls"], *run.controls}),
+        "datasets": {**old["datasets"], **{d.label: _describe(run.shop, d) for d in run.datasets}},
+        "cells": [*kept, *(c.as_dict() for c in run.cells)],
+    }  # fmt: skip
+    try:
+        store.write_json(path, about)
+    except OSError as error:
+        raise UserError(f"{job.folder} cannot be written ({error.strerror}); give another --run-root") from error
+
+
+def _short(value: Any) -> Any:
+    return value["name"] if isinstance(value, dict) else value
+
+
+def _describe(shop: Workshop, spec: Spec) -> dict[str, Any]:
+    graph = shop.dataset(spec).graph
+    return {
+        "folder": spec.folder,
+        "plan": str(shop.plan_folder(spec).relative_to(shop.job.folder)),
+        "plan_key": shop.plan_key(spec),
+        "judges": str(shop.judge_folder(spec).relative_to(shop.job.folder)),
+        "shape": list(graph.shape),
+        "variables": [vars(v) | {"parents": list(v.parents)} for v in graph.variables],
+    }
+
+
+def tasks_of(run: Run) -> list[Task]:
+    """Every task of a run, those first that others wait for longest."""
+    tasks: list[Task] = []
+    for dataset in run.datasets:
+        prepare = Task("prepare", dataset)
+        judges = Task("judges", dataset, needs=(prepare.id,))
+        tasks.append(prepare)
+        cells = [c for c in run.cells if c.dataset.label == dataset.label]
+        chains = [_chain(cell, prepare.id, judges.id) for cell in cells]
+        asked = [
+            t for cell, chain in zip(cells, chains, strict=True) if cell.method.name not in run.controls for t in chain
+        ]
+        tasks += [*asked, judges, *(t for chain in chains for t in chain if t not in asked)]
+    return tasks
+
+
+def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
+    train = Task("train", cell.dataset, cell, (prepare,))
+    tune = Task("tune", cell.dataset, cell, (train.id,))
+    images = Task("images", cell.dataset, cell, (tune.id,))
+    return [train, tune, images, Task("scores", cell.dataset, cell, (images.id, judges))]
+
+
+def is_finished(run: Run, task: Task) -> bool:
+    """Whether a task's folders are all there."""
+    if task.cell is None:
+        if task.stage == "judges":
+            return store.complete(run.shop.judge_folder(task.dataset))
+        return store.complete(run.shop.plan_folder(task.dataset))
+    stages = [f"score-{m}" for m in task.cell.scores] if task.stage == "scores" else [task.stage]
+    return all(store.complete(run.job.folder / task.cell.stage(s)) for s in stages)
+
+
+def missing(run: Run, only: Literal["missing", "failed", "all"]) -> list[Task]:
+    """The tasks to do: those not done, without (missing), with (failed) or whatever (all) a recorded failure."""
+    todo = [t for t in tasks_of(run) if not is_finished(run, t)]
+    broken = [t for t in todo if failure_of(run.job.folder, t)]
+    if only == "missing":
+        return [t for t in todo if t not in broken]
+    if only == "failed":
+        cells = {t.cell.label for t in broken if t.cell}
+        return [t for t in todo if t in broken or (t.cell and t.cell.label in cells)]
+    return todo
+
+
+def execute(run: Run, todo: list[Task], jobs: int) -> list[Outcome]:
+    """Do the tasks, each as soon as what it needs is done; tasks that need a failed one are skipped."""
+    workers: AbstractContextManager[Executor]
+    workers = ray_workers(run.job, jobs) if jobs > 1 else nullcontext(InProcess(run.job, run.shop))
+    schedule = Schedule(todo, {t.id for t in tasks_of(run) if is_finished(run, t)})
+    with display(run.job.folder, len(todo), lambda: len(schedule.outcomes)) as say, workers as executor:
+        while True:
+            for outcome in schedule.skip():
+                say(f"{outcome.task}: {outcome.status}, {outcome.reason}")
+            for task in schedule.ready(executor.slots):
+                executor.start(task)
+            if not schedule.flying:
+                return list(schedule.outcomes.values())
+            for outcome in executor.wait():
+                schedule.end(outcome)
+                tail = f"{outcome.seconds:.1f} s" if outcome.status == "done" else f"{outcome.status}: {outcome.reason}"
+                say(f"{outcome.task}: {tail}")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder.
+
+    Raises:
+        UserError: that cannot be done, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --run-root") from error

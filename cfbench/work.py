@@ -1,0 +1,108 @@
+"""One task of a run, done in any process, its failure written down instead of raised."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import store
+from .cells import Cell, Job, Workshop
+from .errors import InvalidAnswer
+from .progress import Reporter
+from .spec import Spec
+
+__all__ = ["Outcome", "Task", "failure_of", "perform", "record_failure"]
+
+Stage = Literal["prepare", "judges", "train", "tune", "images", "scores"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work: the data set's own stages, or one stage of a cell; it waits for the tasks in ``needs``."""
+
+    stage: Stage
+    dataset: Spec
+    cell: Cell | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage} {self.cell.label if self.cell else self.dataset.label}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: done, failed, invalid, crashed or skipped, why, and in how many seconds."""
+
+    task: str
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
+    """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
+    from .stages import Stages
+
+    start = time.perf_counter()
+    with Reporter(job.folder, task.id) as report:
+        try:
+            _run(Stages(shop or Workshop(job), report), task)
+        except (Exception, SystemExit) as error:
+            status = "invalid" if isinstance(error, InvalidAnswer) else "failed"
+            return record_failure(job, task, status, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Outcome(task.id, "done", seconds=time.perf_counter() - start)
+
+
+def _run(stages: object, task: Task) -> None:
+    if task.cell is None:
+        getattr(stages, task.stage)(task.dataset)
+    elif task.stage == "scores":
+        _score_all(stages, task.cell)
+    else:
+        getattr(stages, task.stage)(task.cell)
+
+
+def _score_all(stages: object, cell: Cell) -> None:
+    """Every metric; one that fails does not keep the others from being stored."""
+    failed: Exception | None = None
+    for metric in cell.scores:
+        try:
+            stages.scores(cell, metric)  # type: ignore[attr-defined]
+        except Exception as error:
+            error.add_note(f"while scoring {metric}")
+            failed = failed or type("MetricFailed", (Exception,), {})(f"{metric}: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+    if failed:
+        raise failed
+
+
+def record_failure(job: Job, task: Task, status: str, reason: str, log: str = "") -> Outcome:
+    """Write down that a task ended badly, beside the stages of its cell, and say so."""
+    reason = " ".join(reason.split())[:500]
+    base = job.folder / (task.cell.path if task.cell else Path("failed") / task.dataset.folder)
+    number = len(list(base.glob(f"failed-{task.stage}-*"))) + 1
+    about = {"stage": task.stage, "status": status, "reason": reason, "key": _key(task)}
+    with store.writing(base / f"failed-{task.stage}-{number}", **about) as draft:
+        (draft / "log.txt").write_text(log or reason)
+    return Outcome(task.id, status, reason)
+
+
+def failure_of(folder: Path, task: Task) -> tuple[str, str, Path] | None:
+    """Status, reason and folder of a task's last failure under its present key, if there is one."""
+    base = folder / (task.cell.path if task.cell else Path("failed") / task.dataset.folder)
+    found = sorted(base.glob(f"failed-{task.stage}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    for path in reversed(found):
+        about = store.read_json(path / store.MANIFEST)
+        if about["key"] == _key(task):
+            return about["status"], about["reason"], path
+    return None
+
+
+def _key(task: Task) -> str:
+    if task.cell is None:
+        return task.dataset.label
+    return " ".join(task.cell.scores.values()) if task.stage == "scores" else task.cell.keys[task.stage]
