@@ -17,7 +17,7 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _counts(row: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place of each distinct row number in ``row`` [N], and how often it occurs: [U], [U] float64."""
+    """A place of each distinct row number in ``row`` [N], and how often it occurs: [U], [U] float64."""
     _, which, counts = row.unique(return_inverse=True, return_counts=True)
     first = torch.empty_like(counts)
     first[which] = torch.arange(len(row), device=row.device)

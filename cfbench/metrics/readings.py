@@ -23,7 +23,7 @@ def predicted(reading: Tensor) -> Tensor:
 def distance(variable: Variable, a: Tensor, b: Tensor) -> Tensor:
     """|a - b| in raw units, or for classes 1 where a and b differ and else 0; NaN where either is NaN: float64 [N]."""
     gap = (a.double() - b.double()).abs()
-    return torch.where(gap > 0.5, 1.0, 0.0).masked_fill(gap.isnan(), torch.nan) if variable.categorical else gap
+    return (gap > 0.5).double().masked_fill(gap.isnan(), torch.nan) if variable.categorical else gap
 
 
 def measured(evidence: Evidence, images: str) -> Mapping[str, Tensor]:

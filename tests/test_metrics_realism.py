@@ -1,0 +1,202 @@
+"""FID, KID, density and coverage against scipy, torchmetrics, scikit-learn and brute force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from sklearn.metrics.pairwise import polynomial_kernel
+from test_metrics import fresh, make
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
+
+from cfbench.metrics.frechet import frechet, moments, reference
+from cfbench.metrics.kernel import kernel, paired_mmd, within
+from cfbench.metrics.neighbours import coverage, density, inside, radii, spaced
+from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
+
+
+def draw(n: int, f: int = 6, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(f, f, generator=torch.Generator().manual_seed(99)).double()
+    return scale * torch.randn(n, f, generator=g).double() @ mix + shift
+
+
+def exact(n: int, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """n points whose sample mean and covariance are those given."""
+    z = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(n)).double()
+    z = z - z.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(z.T)), z.T, upper=False).T
+    return white @ torch.linalg.cholesky(covariance).T + mean
+
+
+class TestFrechet:
+    def test_equals_the_textbook_form_with_a_matrix_root(self):
+        a, b = draw(60, seed=1), draw(90, seed=2, shift=0.5, scale=1.4)
+        (ma, ca), (mb, cb) = ((x.numpy().mean(0), np.cov(x.numpy().T)) for x in (a, b))
+        expected = ((ma - mb) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
+        assert frechet(a, reference(b)).item() == pytest.approx(expected, rel=1e-9)
+
+    def test_of_two_gaussians_with_known_distance(self):
+        a = exact(50, torch.zeros(2).double(), torch.diag(torch.tensor([4.0, 9.0]).double()))
+        b = exact(70, torch.tensor([1.0, 2.0]).double(), torch.eye(2).double())
+        assert frechet(a, reference(b)).item() == pytest.approx(1 + 4 + (2 - 1) ** 2 + (3 - 1) ** 2)
+
+    def test_of_a_set_with_itself_is_nothing_even_when_features_are_dead(self):
+        a = draw(80)
+        a[:, 2] = 0
+        assert frechet(a, reference(a)).item() == pytest.approx(0, abs=1e-6)
+
+    def test_fewer_images_than_features(self):
+        a, b = draw(5, f=8), draw(6, f=8, seed=3)
+        ca, cb = np.cov(a.numpy().T), np.cov(b.numpy().T)
+        root = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None)).sum()
+        expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(ca + cb) - 2 * root
+        assert frechet(a, reference(b)).item() == pytest.approx(expected, abs=1e-5)
+
+    def test_equals_torchmetrics_through_the_whole_metric(self):
+        e = make(n=60, real=120)
+
+        class Net(nn.Module):
+            num_features = 12
+
+            def forward(self, x):
+                return e.judges.features(x)
+
+        theirs = FrechetInceptionDistance(feature=Net(), normalize=True, input_img_size=(1, 6, 6)).double()
+        theirs.update(e.real.x, real=True)
+        theirs.update(e.answer, real=False)
+        assert Realism()(e)["fid_real"].item() == pytest.approx(theirs.compute().item(), rel=1e-6)
+
+    def test_refuses_a_single_image(self):
+        with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
+            moments(draw(1))
+
+
+class TestKernel:
+    def test_kernel_equals_scikit_learn(self):
+        a, b = draw(7), draw(9, seed=1)
+        np.testing.assert_allclose(kernel(a, b).numpy(), polynomial_kernel(a.numpy(), b.numpy(), degree=3))
+
+    def test_whole_metric_equals_torchmetrics(self):
+        e = make(n=60, real=60)
+        made, real = e.judges.features(e.answer), e.judges.features(e.real.x)
+        theirs = poly_mmd(real, made, degree=3, gamma=None, coef=1.0)
+        assert Realism()(e)["kid_real"].item() == pytest.approx(theirs.item(), rel=1e-9, abs=1e-12)
+
+    def test_is_unbiased_over_splits_of_one_set(self):
+        values = []
+        for seed in range(200):
+            a, b = draw(40, f=3, seed=seed), draw(40, f=3, seed=seed + 1000)
+            values.append((within(a) + within(b) - 2 * kernel(a, b).mean()).item())
+        assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
+        assert min(values) < 0 < max(values)
+
+    def test_chunks_change_nothing(self, monkeypatch):
+        a, b = draw(50), draw(50, seed=1)
+        whole = paired_mmd(a, b)
+        monkeypatch.setattr("cfbench.metrics.kernel.CHUNK", 7)
+        torch.testing.assert_close(paired_mmd(a, b), whole)
+
+    def test_paired_form_equals_a_plain_double_loop(self):
+        a, b = draw(8), draw(8, seed=1, shift=0.2)
+        (aa, bb, ab) = (polynomial_kernel(p, q, degree=3) for p, q in ((a, a), (b, b), (a, b)))
+        h = [aa[i, j] + bb[i, j] - ab[i, j] - ab[j, i] for i in range(8) for j in range(8) if i != j]
+        assert paired_mmd(a, b).item() == pytest.approx(np.mean(h))
+        assert paired_mmd(a, a.clone()).item() == 0
+
+    def test_copies_in_a_resample_are_no_pairs(self):
+        a = draw(30)
+        row = torch.randint(30, (30,), generator=torch.Generator().manual_seed(4))
+        gram = kernel(a, a)[row][:, row]
+        different = row[:, None] != row[None]
+        torch.testing.assert_close(within(a[row], row), gram[different].mean())
+        assert within(a[row], row) < within(a[row])
+
+    def test_resamples_scatter_around_the_score_of_all(self):
+        e = make(n=60, real=120)
+        point = Realism()(e)["kid_real"].item()
+        g = torch.Generator().manual_seed(0)
+        rows = [torch.randint(60, (60,), generator=g) for _ in range(200)]
+        mine = np.array([Realism()(e.take(r))["kid_real"].item() for r in rows])
+        naive = np.array([Realism()(fresh(e.take(r), shared=e.shared))["kid_real"].item() for r in rows])
+        error = mine.std() / np.sqrt(len(rows))
+        assert abs(mine.mean() - point) < 3 * error
+        assert abs(naive.mean() - point) > 10 * error
+
+    def test_refuses_a_single_image_and_knows_no_pair_among_copies(self):
+        with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
+            within(draw(1))
+        with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
+            paired_mmd(draw(1), draw(1))
+        assert within(draw(1).expand(2, -1), torch.tensor([5, 5])).isnan()
+
+
+class TestNeighbours:
+    def test_equal_a_plain_loop(self):
+        made, real = draw(30, seed=1, scale=0.8).numpy(), draw(40, seed=2).numpy()
+        hits = np.zeros((30, 40), dtype=bool)
+        for j in range(40):
+            radius = sorted(np.linalg.norm(real - real[j], axis=1))[5]  # the first is the point itself
+            hits[:, j] = np.linalg.norm(made - real[j], axis=1) < radius
+        balls = inside(torch.from_numpy(made), torch.from_numpy(real), radii(torch.from_numpy(real)))
+        assert density(balls).item() == pytest.approx(hits.sum() / (5 * 30))
+        assert coverage(balls).item() == pytest.approx(hits.any(0).mean())
+        assert 0 < hits.any(0).mean() < 1
+
+    def test_by_hand_on_a_line(self):
+        real = torch.arange(4.0)[:, None]
+        radius = radii(real, k=1)
+        assert radius.tolist() == [1, 1, 1, 1]
+        balls = inside(torch.tensor([[0.5], [0.4], [9.0]]), real, radius)
+        assert density(balls, k=1).item() == pytest.approx(4 / 3)
+        assert coverage(balls).item() == pytest.approx(0.5)
+
+    def test_expectations_for_points_of_the_same_law(self):
+        pairs = [(draw(200, f=3, seed=s), draw(200, f=3, seed=s + 500)) for s in range(10)]
+        balls = [inside(a, b, radii(b)) for a, b in pairs]
+        assert np.mean([density(b).item() for b in balls]) == pytest.approx(1, abs=0.05)
+        assert np.mean([coverage(b).item() for b in balls]) == pytest.approx(1 - 2**-5, abs=0.02)
+
+    def test_as_many_real_images_as_answers(self):
+        assert spaced(torch.arange(90)[:, None], 30)[:, 0].tolist() == list(range(0, 90, 3))
+        assert len(spaced(torch.arange(9)[:, None], 30)) == 9
+        e = make(n=30, real=90)
+        Neighbours()(e)
+        assert e.memo["balls"].shape == (30, 30)
+
+    def test_too_few_images(self):
+        assert all(v.isnan() for v in Neighbours()(make(n=5)).values())
+        with pytest.raises(ValueError, match="at least 2 answers, found 1"):
+            Neighbours()(make(n=1))
+
+
+@pytest.mark.parametrize("metric", [Realism, TrueRealism])
+def test_metrics_refuse_a_single_answer(metric):
+    with pytest.raises(ValueError, match="at least 2"):
+        metric()(make(n=1))
+
+
+def test_the_oracle_is_the_truth_on_every_resample():
+    e = make(n=50)
+    e = replace(e, answer=e.truth)
+    rows = torch.randint(50, (50,), generator=torch.Generator().manual_seed(0))
+    for some in (e, e.take(rows)):
+        scores = TrueRealism()(some)
+        assert scores["kid_truth"].item() == 0
+        assert scores["fid_truth"].item() == pytest.approx(0, abs=1e-6)
+    assert TrueRealism()(make(n=50))["fid_truth"].item() > 1e-4
+
+
+def test_a_subset_scores_the_same_with_and_without_what_is_kept():
+    e = make(n=50)
+    rows = torch.arange(0, 50, 2)
+    for metric in (Realism, TrueRealism):
+        metric()(e)
+        kept, new = metric()(e.take(rows)), metric()(fresh(e.take(rows)))
+        for name in kept:
+            torch.testing.assert_close(kept[name], new[name], rtol=1e-9, atol=1e-12)
