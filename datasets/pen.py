@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-__all__ = ["EDGE", "SEGMENTS", "SIZE", "STYLE", "line_width", "render", "segments", "templates"]
+__all__ = ["EDGE", "SEGMENTS", "SIZE", "STYLE", "line_width", "render", "segments", "templates", "thickness"]
 
 SIZE = 28
 SEGMENTS = 44
@@ -110,6 +110,11 @@ def line_width(thickness: Tensor) -> Tensor:
     return 0.7 + 0.8 * thickness
 
 
+def thickness(line_width: Tensor) -> Tensor:
+    """The thickness whose strokes have this full width in pixels."""
+    return (line_width - 0.7) / 0.8
+
+
 def segments(digit: Tensor, slant: Tensor, style: Tensor) -> Tensor:
     """The centre line of each digit as segments [B, SEGMENTS, 2, 2] in pixels from the middle of the frame.
 
@@ -168,8 +173,8 @@ def render(pa: Tensor, style: Tensor) -> Tensor:
 
 
 def _render(pa: Tensor, style: Tensor) -> Tensor:
-    digit, thickness, intensity, slant = pa.detach().cpu().double().unbind(1)
-    width = line_width(thickness)
+    digit, thick, intensity, slant = pa.detach().cpu().double().unbind(1)
+    width = line_width(thick)
     distance = _distance(_inside(segments(digit, slant, style.cpu()), width))
     cover = ((width[:, None, None] / 2 - distance) / EDGE + 0.5).clamp_(0, 1)
     return (intensity[:, None, None] * cover).round_().clamp_(0, 255).to(torch.uint8)[:, None]

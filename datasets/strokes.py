@@ -15,7 +15,7 @@ from cfbench.contract import Dataset, Split
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import derive
 
-from . import cache, pen
+from . import cache, pen, ruler
 
 __all__ = ["Strokes"]
 
@@ -87,7 +87,7 @@ class Strokes(Dataset):
 
     def fingerprint(self, root: Path) -> str:
         """The key of the generator: its sources, sizes and seed."""
-        sources = [Path(f).read_bytes() for f in (__file__, pen.__file__)]
+        sources = [Path(f).read_bytes() for f in (__file__, pen.__file__, ruler.__file__)]
         digest = hashlib.sha256(b"".join(sources) + f"{self.sizes} {self.seed}".encode())
         return digest.hexdigest()[:12]
 
@@ -123,6 +123,10 @@ class Strokes(Dataset):
         """
         style = self._table(Path(root), "factual")["style"]
         return pen.render(cf_pa, style[index.cpu()]).float().to(cf_pa.device) / 255
+
+    def measure(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Thickness, intensity and slant [B], measured by `ruler.measure`; the digit is left to a judge."""
+        return {name: value.to(images.device) for name, value in ruler.measure(images).items()}
 
     def _rows(self, root: Path, part: str, name: str) -> Split:
         names = list(self.sizes)

@@ -1,0 +1,104 @@
+"""Thickness, intensity and slant of a written digit, measured on the image: nothing here is trained."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import pen
+
+__all__ = ["intensity", "measure", "stroke_width"]
+
+SAMPLES = 4_000
+NEIGHBOURS = 8
+GRID = 20
+REACH = 2.3
+"""Standard deviations of the ink that the normalised picture reaches from its middle."""
+
+
+class Shape(NamedTuple):
+    """A digit without position, size and slant: picture [B, GRID²] of unit length, lean (dx/dy) and aspect [B]."""
+
+    picture: Tensor
+    lean: Tensor
+    aspect: Tensor
+
+
+class Samples(NamedTuple):
+    """Digits whose thickness and slant are known: what each measurement on them must be corrected by."""
+
+    picture: Tensor
+    lean: Tensor
+    widening: Tensor
+
+
+def intensity(images: Tensor) -> Tensor:
+    """Median grey level of the pixels above half the range [B], in the unit of ``images`` [B, 1, H, W].
+
+    The definition of Morpho-MNIST's thickness-intensity data (https://arxiv.org/abs/2006.06485).
+    """
+    grey = images.flatten(1)
+    low, high = grey.amin(1, keepdim=True), grey.amax(1, keepdim=True)
+    return grey.masked_fill(grey < (low + high) / 2, torch.nan).nanmedian(1).values
+
+
+def measure(images: Tensor) -> dict[str, Tensor]:
+    """Thickness, intensity (grey levels) and slant (degrees) [B] of images [B, 1, 28, 28] in [0, 1].
+
+    Stroke width is twice the ink's area over the length of its border, and slant the shear of its second moments.
+    Both depend on the shape of a digit, so each is corrected by the mean of what it gets wrong on the most
+    similar digits among 4,000 of the pen's own. A blank image has NaN throughout. Mean absolute errors on 2,000
+    test images: .04 in thickness, .3 grey levels and 2.0 degrees; with independent parents .09, .3 and 2.2.
+    """
+    images = images.detach().float().cpu()
+    grey = intensity(images)
+    cover = (images / grey[:, None, None, None]).clamp(0, 1)
+    own, known = _shape(cover), _samples()
+    near = (own.picture @ known.picture.T).topk(NEIGHBOURS, dim=1).indices  # [B, NEIGHBOURS]
+    width = stroke_width(cover) / known.widening[near].mean(1)
+    lean = own.lean - own.aspect * known.lean[near].mean(1)
+    thickness = pen.thickness(width)
+    blank = images.flatten(1).amax(1) <= images.flatten(1).amin(1)
+    found = {"thickness": thickness, "intensity": 255 * grey, "slant": torch.rad2deg(torch.atan(lean))}
+    return {name: value.masked_fill(blank, torch.nan) for name, value in found.items()}
+
+
+def stroke_width(cover: Tensor) -> Tensor:
+    """Twice the area over the length of the border [B] of cover [B, 1, H, W]; the border is its total variation."""
+    c = F.pad(cover, (1, 1, 1, 1))
+    across, down = c.diff(dim=-1), c.diff(dim=-2)
+    across = (across[..., 1:, :] + across[..., :-1, :]) / 2
+    down = (down[..., 1:] + down[..., :-1]) / 2
+    return 2 * cover.sum((1, 2, 3)) / torch.hypot(across, down).sum((1, 2, 3))
+
+
+def _shape(cover: Tensor) -> Shape:
+    mass = cover[:, 0] / cover.sum((1, 2, 3))[:, None, None]
+    at = torch.arange(pen.SIZE) - (pen.SIZE - 1) / 2
+    mx, my = (mass.sum(1) * at).sum(1), (mass.sum(2) * at).sum(1)
+    x, y = at - mx[:, None], at - my[:, None]
+    xx, yy = (mass.sum(1) * x * x).sum(1), (mass.sum(2) * y * y).sum(1)
+    shear = torch.einsum("bij,bi,bj->b", mass, y, x) / yy
+    tall = yy.sqrt()
+    wide = torch.maximum((xx - shear * shear * yy).clamp(min=0).sqrt(), 0.3 * tall)  # a bare 1 stays narrow
+    frame = torch.stack([wide, shear * tall, mx / REACH, 0 * tall, tall, my / REACH], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(frame * REACH / (pen.SIZE / 2), [len(cover), 1, GRID, GRID], align_corners=False)
+    picture = F.avg_pool2d(F.grid_sample(cover, grid, align_corners=False), 3, 1, padding=1).flatten(1)
+    return Shape(F.normalize(picture - picture.mean(1, keepdim=True)), -shear, wide / tall)
+
+
+@lru_cache(maxsize=1)
+def _samples() -> Samples:
+    rng = torch.Generator().manual_seed(0)
+    digit = torch.arange(SAMPLES) % 10
+    thickness = 0.8 + 5.7 * torch.rand(SAMPLES, generator=rng) ** 1.5
+    slant = 6 + 9 * torch.randn(SAMPLES, generator=rng)
+    pa = torch.stack([digit.float(), thickness, torch.full_like(slant, 255), slant], dim=1)
+    cover = pen.render(pa, torch.randn(SAMPLES, pen.STYLE, generator=rng)).float() / 255
+    shape = _shape(cover)
+    lean = (shape.lean - torch.tan(torch.deg2rad(slant))) / shape.aspect
+    return Samples(shape.picture, lean, stroke_width(cover) / pen.line_width(thickness))
