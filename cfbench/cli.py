@@ -78,6 +78,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--name", help="Name of the run.  [default: the preset's, and what else differs]")
 @click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
+@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @data_root
 @run_root

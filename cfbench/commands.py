@@ -23,7 +23,7 @@ CONTROLS = ("identity", "nearest", "oracle", "untrained")
 """Methods that run beside whatever is asked for."""
 
 
-def run_command(*, argv: list[str], only: Any, jobs: int, dry_run: bool, **options: Any) -> int:
+def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: bool, **options: Any) -> int:
     """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
     run = _declared(**options)
     todo = missing(run, only)
@@ -35,7 +35,7 @@ def run_command(*, argv: list[str], only: Any, jobs: int, dry_run: bool, **optio
     if todo:
         execute(run, todo, min(jobs or _default_jobs(run), len(todo)))
     for dataset in run.datasets:
-        publish(run.job.folder, dataset.label, run.job.folder / "leaderboard")
+        publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
     return _verdict(run.job.folder, {c.label for c in run.cells})
 
 

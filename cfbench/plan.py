@@ -129,24 +129,26 @@ class Support:
     def __init__(self, graph: CausalGraph, pa: Tensor, *, neighbours: int = 5, quantile: float = 0.99) -> None:
         self.classes = [i for i, v in enumerate(graph.variables) if v.categorical]
         self.values = [i for i, v in enumerate(graph.variables) if not v.categorical]
-        self.scale = pa[:, self.values].std(0).clamp_min(1e-12)
         self.neighbours = neighbours
         groups: dict[tuple[float, ...], list[int]] = {}
         for row, group in enumerate(pa[:, self.classes].tolist()):
             groups.setdefault(tuple(group), []).append(row)
-        points = (pa[:, self.values] / self.scale).numpy()
-        self.trees = {g: NearestNeighbors().fit(points[r]) for g, r in groups.items() if len(r) > neighbours}
-        near = [t.kneighbors(None, neighbours)[0][:, -1] for t in self.trees.values()] if self.values else []
-        self.radius = float(np.quantile(np.concatenate(near), quantile)) if near else 0.0
+        self.groups = {g: rows for g, rows in groups.items() if len(rows) > neighbours}
+        self.trees: dict[tuple[float, ...], NearestNeighbors] = {}
+        if self.values:
+            self.scale = pa[:, self.values].std(0).clamp_min(1e-12)
+            points = (pa[:, self.values] / self.scale).numpy()
+            self.trees = {g: NearestNeighbors().fit(points[rows]) for g, rows in self.groups.items()}
+            own = [tree.kneighbors(None, neighbours)[0][:, -1] for tree in self.trees.values()]
+            self.radius = float(np.quantile(np.concatenate(own), quantile)) if own else 0.0
 
     def __call__(self, pa: Tensor) -> Tensor:
         """Whether each row of pa [B, D] is inside [B]."""
-        inside = []
-        for row in pa:
-            tree = self.trees.get(tuple(row[self.classes].tolist()))
-            if tree is None or not self.values:
-                inside.append(tree is not None)
-                continue
-            point = (row[self.values] / self.scale).numpy()[None]
-            inside.append(bool(tree.kneighbors(point, self.neighbours)[0][0, -1] <= self.radius))
-        return torch.tensor(inside, dtype=torch.bool)
+        return torch.tensor([self._inside(row) for row in pa], dtype=torch.bool)
+
+    def _inside(self, row: Tensor) -> bool:
+        group = tuple(row[self.classes].tolist())
+        if group not in self.groups or not self.values:
+            return group in self.groups
+        point = (row[self.values] / self.scale).numpy()[None]
+        return bool(self.trees[group].kneighbors(point, self.neighbours)[0][0, -1] <= self.radius)

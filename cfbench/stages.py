@@ -67,7 +67,7 @@ class Stages:
 
     def judges(self, spec: Spec) -> None:
         """The judges of a data set and their card."""
-        from .judges import card, train_judges
+        from .judges import JudgeBudget, card, train_judges
 
         folder = self.shop.judge_folder(spec)
         if _done(folder):
@@ -75,9 +75,8 @@ class Stages:
         job, dataset = self.shop.job, self.shop.dataset(spec)
         start = time.perf_counter()
         with quiet(derive("judges"), job.threads):
-            judges = train_judges(
-                dataset, job.data_root, scale=job.budget.judge, device=self.device, seed=0, progress=self.progress
-            )
+            budget = JudgeBudget().scaled(job.budget.judge)
+            judges = train_judges(dataset, job.data_root, dataset.graph, budget, self.device, progress=self.progress)
             self.progress("card", 0, 1)
             rows = card(judges, dataset, job.data_root)
         with store.writing(folder, stage="judges", seconds=time.perf_counter() - start, env=self.env()) as draft:

@@ -1,0 +1,53 @@
+"""Specs as users write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfbench.errors import UserError
+from cfbench.spec import Spec, parse_settings, parse_specs
+
+
+def test_a_list_of_specs_keeps_order_and_drops_repeats():
+    specs = parse_specs("b, a:paper ,b,c[y=2,x=none],c[x=none,y=2]")
+    assert [s.label for s in specs] == ["b", "a:paper", "c[x=null,y=2]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2", 2), ("2.5", 2.5), ("1e-3", 1e-3), ("true", True), ("none", None), ("cld", "cld")]
+)
+def test_values_are_read_as_what_they_look_like(text, value):
+    (spec,) = parse_specs(f"m[k={text}]")
+    assert spec.params == {"k": value}
+    assert type(spec.params["k"]) is type(value)
+
+
+def test_labels_are_read_back_as_the_same_spec():
+    for text in ("m", "m:paper", "m:paper[a=1,b=x,c=null,d=true,e=0.5]"):
+        (spec,) = parse_specs(text)
+        assert spec.label == text
+        assert parse_specs(spec.label) == [spec]
+
+
+@pytest.mark.parametrize("text", ["", ",", "m[", "m[x]", "m[x=]", "m[=1]", "m:", "../m", "m[x=1]y"])
+def test_what_is_no_spec_is_refused_in_one_line(text):
+    with pytest.raises(UserError) as error:
+        parse_specs(text)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_reach_all_rows_of_a_method_and_no_other():
+    specs = parse_settings(["m.scale=2"], parse_specs("m,m[steps=5],n"))
+    assert [s.label for s in specs] == ["m[scale=2]", "m[scale=2,steps=5]", "n"]
+
+
+@pytest.mark.parametrize("setting", ["m.scale", "scale=2", "m.=2", ".scale=2", "other.scale=2", "m.scale="])
+def test_settings_that_reach_nothing_are_refused(setting):
+    with pytest.raises(UserError):
+        parse_settings([setting], [Spec("m")])
+
+
+def test_folders_tell_settings_apart():
+    folders = {s.folder for s in parse_specs("m,m:paper,m[a=1],m[a=2],m:paper[a=1]")}
+    assert len(folders) == 5
+    assert all("/" not in f and "[" not in f for f in folders)

@@ -1,0 +1,142 @@
+"""A toy data set with a known SCM, a method that knows it, and methods that break in every way; a plugin file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from cfbench.contract import Dataset, Method, Split
+from cfbench.graph import CausalGraph, Variable
+from cfbench.rng import derive
+
+SIZES = {"train": 512, "valid": 128, "test": 128}
+
+
+def draw(pa, hand):
+    """Two upright bars (kind 0) or lying ones (kind 1) of a grey level, at the hand's place on its background."""
+    image = hand[:, 1, None, None, None].expand(-1, 1, 8, 8).clone()
+    for i, ((kind, level), place) in enumerate(zip(pa.tolist(), hand[:, 0].tolist(), strict=True)):
+        rows = image[i, 0] if kind == 0 else image[i, 0].T
+        rows[1:7, int(place)] = rows[1:7, int(place) + 3] = level
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+class Bars(Dataset):
+    """Exact truth, no file on disk; ``level`` is caused by ``kind``."""
+
+    graph = CausalGraph(
+        (
+            Variable("kind", "categorical", size=2, truth="exact"),
+            Variable("level", "continuous", low=0.2, high=1.0, parents=("kind",), truth="exact"),
+        ),
+        (1, 8, 8),
+    )
+
+    def _table(self):
+        rng = torch.Generator().manual_seed(derive("bars"))
+        n = sum(SIZES.values())
+        kind = torch.randint(2, (n,), generator=rng).float()
+        level = 0.4 + 0.2 * kind + 0.2 * torch.rand(n, generator=rng)
+        place, background = torch.randint(5, (n,), generator=rng), 0.15 * torch.rand(n, generator=rng)
+        return torch.stack([kind, level], 1), torch.stack([place.float(), background], 1)
+
+    def split(self, root, name):
+        first = sum(list(SIZES.values())[: list(SIZES).index(name)])
+        pa, hand = (t[first : first + SIZES[name]] for t in self._table())
+        return Split((draw(pa, hand) * 255).byte(), pa, torch.arange(first, first + SIZES[name]))
+
+    def act(self, pa, do, rng):
+        new = self.graph.set(pa, do)
+        if "level" not in do:
+            new[:, 1] += 0.2 * (new[:, 0] - pa[:, 0])
+        return new
+
+    def oracle(self, root, split, index, cf_pa):
+        return draw(cf_pa, self._table()[1][index])
+
+
+class Knows(Method):
+    """Reads the hand off the image and draws anew: answers like the oracle."""
+
+    answer_params = frozenset({"dim"})
+
+    def __init__(self, graph, dim: float = 1.0, knob: int = 1):
+        super().__init__(graph)
+        self.dim = dim
+
+    def abduct(self, x, pa, rng):
+        upright = torch.where(pa[:, 0].bool()[:, None, None], x[:, 0].mT, x[:, 0])
+        place = (upright.mean(1) > upright.amin((1, 2))[:, None] + 0.05).float().argmax(1)
+        return torch.stack([place.float(), x.amin((1, 2, 3))], 1)
+
+    def predict(self, u, pa, rng):
+        return draw(pa, u) * self.dim
+
+
+class Learns(Method):
+    """The mean image of its training data, so that its fit and its seed matter."""
+
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.register_buffer("mean", torch.zeros(graph.shape))
+
+    def fit(self, run):
+        for x, _ in run.batches(4, 16):
+            self.mean += x.mean(0) / 4
+            run.log({"step": run.seen})
+
+    def abduct(self, x, pa, rng):
+        return x + 0.01 * rng.normal(*x.shape[1:])
+
+    def predict(self, u, pa, rng):
+        return ((u + self.mean) / 2).clamp(0, 1)
+
+
+class Raises(Learns):
+    def fit(self, run):
+        raise ArithmeticError("this method cannot be fitted")
+
+
+class Holes(Learns):
+    def predict(self, u, pa, rng):
+        x = super().predict(u, pa, rng)
+        return torch.where(pa[:, 0, None, None, None] == 0, torch.nan, x)
+
+
+class Loud(Learns):
+    def predict(self, u, pa, rng):
+        return super().predict(u, pa, rng) + 3
+
+
+class Wide(Learns):
+    def predict(self, u, pa, rng):
+        return torch.zeros(len(u), 1, 8, 9)
+
+
+class Leaves(Learns):
+    def abduct(self, x, pa, rng):
+        sys.exit("goodbye")
+
+
+class Diverges(Learns):
+    def fit(self, run):
+        self.mean += torch.nan
+
+
+class Dies(Learns):
+    def fit(self, run):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Learns):
+    """Takes a second a step, for as long as the file named by TOY_SLOW is there."""
+
+    def fit(self, run):
+        super().fit(run)
+        for step in range(20):
+            run.progress("slow", step, 20)
+            time.sleep(0.05)
