@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -57,6 +58,9 @@ class MNIST(Dataset):
     Args:
         valid: rows of the validation split.
         seed: of the division of the training images.
+
+    Raises:
+        UserError: no row is left to train or to validate.
     """
 
     graph = CausalGraph((Variable("digit", "categorical", size=10),), (1, 28, 28))
@@ -64,6 +68,8 @@ class MNIST(Dataset):
     network: ClassVar[bool] = True
 
     def __init__(self, valid: int = 6_000, seed: int = 0) -> None:
+        if not 0 < valid < 60_000:
+            raise UserError(f"mnist: valid={valid} of 60,000 training images; give 1 to 59,999")
         self.valid = valid
         self.seed = seed
         self._files: dict[tuple[Path, str], Split] = {}
@@ -122,8 +128,8 @@ def read_idx(data: bytes) -> Tensor:
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError("not an IDX file of unsigned bytes")
     start = 4 + 4 * data[3]
-    shape = np.frombuffer(data[4:start], dtype=">u4").astype(int).tolist()
-    if len(shape) != data[3] or len(data) != start + int(np.prod(shape)):
+    shape = [int.from_bytes(data[k : k + 4], "big") for k in range(4, start, 4)]
+    if len(data) != start + math.prod(shape):
         raise ValueError(f"length {len(data)} does not fit the shape {shape}")
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape).copy())
 

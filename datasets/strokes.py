@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cfbench.contract import Dataset, Split
+from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import derive
 
@@ -54,6 +55,9 @@ class Strokes(Dataset):
     Args:
         train, valid, test: rows of each split.
         seed: of the generator.
+
+    Raises:
+        UserError: a split is empty.
     """
 
     graph = CausalGraph(
@@ -73,6 +77,9 @@ class Strokes(Dataset):
 
     def __init__(self, train: int = 20_000, valid: int = 2_000, test: int = 2_000, seed: int = 0) -> None:
         self.sizes = {"train": train, "valid": valid, "test": test}
+        for name, size in self.sizes.items():
+            if size < 1:
+                raise UserError(f"strokes: {name}={size} rows; a split needs at least one")
         self.seed = seed
         self._tables: dict[tuple[Path, str], dict[str, Tensor]] = {}
 
