@@ -25,20 +25,21 @@ COLUMNS = 5
 """Panels side by side; a family with more columns goes on in a second figure."""
 
 
-def _style() -> Any:
+def _style() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import seaborn as sns
 
     sns.set_theme(context="paper", style="ticks", rc={"axes.grid": True, "grid.color": "#e6e6e6", "font.size": 9})
-    return sns
 
 
 def _colours(board: Board) -> dict[str, str]:
     """A colour-blind safe colour for each method; controls are grey."""
+    from seaborn import color_palette
+
     own = [m for m in board.methods if not board.is_control(m)]
-    palette = _style().color_palette("colorblind", max(len(own), 1)).as_hex()
+    palette = color_palette("colorblind", max(len(own), 1)).as_hex()
     return dict.fromkeys(board.methods, CONTROL) | {m: palette[i % len(palette)] for i, m in enumerate(own)}
 
 
@@ -69,7 +70,7 @@ def _dots(ax: Axes, board: Board, key: Key) -> None:
     for y, m in enumerate(board.methods):
         e = board.estimates[m, key]
         if not math.isfinite(e.value):
-            place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "style": "italic"}
+            place: Any = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "style": "italic"}
             ax.text(0.03, y, f"× {_word(board, m, key)}", color="#b02020", **place)
             continue
         if math.isfinite(e.low):
@@ -81,7 +82,7 @@ def _dots(ax: Axes, board: Board, key: Key) -> None:
 
 
 def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     _dots(ax, board, key)
     own = sum(not board.is_control(m) for m in board.methods)
@@ -90,6 +91,8 @@ def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
     ax.set_yticks(range(len(board.methods)), board.methods if first else [])
     ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_locator(MaxNLocator(4))
+    if max(map(abs, ax.get_xlim())) >= 1e4:
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.grid(visible=False, axis="y")
     ax.margins(x=0.08)
     name, unit = heading(board, key)
@@ -100,26 +103,33 @@ def _where(do: str) -> str:
     return {"": "cost", "none": "no intervention"}.get(do, f"do({do})")
 
 
-def _family(board: Board, keys: list[Key]) -> Figure:
-    """A grid: a row for each intervention, a column for each output and measured variable."""
-    import matplotlib.pyplot as plt
-
+def _grid(keys: list[Key]) -> list[list[Key | None]]:
+    """Interventions by outputs, or the other way round where that is wider than high."""
     dos = list(dict.fromkeys(k.do for k in keys))
     outputs = list(dict.fromkeys((k.column, k.variable) for k in keys))
     place = {(k.do, k.column, k.variable): k for k in keys}
-    height = 0.9 + 0.24 * len(board.methods)
-    size = (1.6 + 2.3 * len(outputs), 0.2 + height * len(dos))
-    figure, axes = plt.subplots(len(dos), len(outputs), figsize=size, squeeze=False, layout="constrained")
-    for row, do in zip(axes, dos, strict=True):
-        shown = [place.get((do, *o)) for o in outputs]
-        first = next(i for i, key in enumerate(shown) if key)
-        for i, (ax, key) in enumerate(zip(row, shown, strict=True)):
+    grid = [[place.get((do, *o)) for o in outputs] for do in dos]
+    return grid if len(outputs) >= min(len(dos), COLUMNS) else [list(row) for row in zip(*grid, strict=True)]
+
+
+def _family(board: Board, keys: list[Key]) -> Figure:
+    """Small multiples: each intervention, output and measured variable on its own scale."""
+    import matplotlib.pyplot as plt
+
+    grid = _grid(keys)
+    rows, columns = len(grid), len(grid[0])
+    size = (1.6 + 2.3 * columns, (1.1 + 0.24 * len(board.methods)) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for line, row in zip(axes, grid, strict=True):
+        first = next(i for i, key in enumerate(row) if key)
+        for i, (ax, key) in enumerate(zip(line, row, strict=True)):
             if key is None:
                 ax.set_axis_off()
                 continue
             _panel(ax, board, key, i == first)
-            if i == first:
-                ax.set_title(_where(do), loc="left", fontsize=9.5, fontweight="bold")
+            before = row[i - 1] if i else None
+            if before is None or before.do != key.do:
+                ax.set_title(_where(key.do), loc="left", fontsize=9.5, fontweight="bold")
     return figure
 
 
@@ -162,9 +172,12 @@ def _quality(board: Board) -> list[Key]:
 
 def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[str]:
     """Points with intervals over a log cost axis; what costs nothing stands at its left edge. Returns who is absent."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     colours, markers = _colours(board), _markers(board)
     paid = [c for c in costs.values() if math.isfinite(c) and c > 0]
     edge = min(paid, default=1.0) / 4
+    free = any(c <= edge for c in costs.values())
     absent = []
     for m in board.methods:
         e, cost = board.estimates[m, key], costs[m]
@@ -176,8 +189,12 @@ def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[
             ax.plot([x, x], [e.low, e.high], color=colours[m], lw=1.5, solid_capstyle="butt")
         ax.plot(x, e.value, markers[m], ms=6.5, color=colours[m], mfc="white" if hollow else colours[m], mew=1.3)
     ax.set_xscale("log")
+    wide = max(paid, default=1.0) > 100 * edge
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "" if free and v < 1.6 * edge else f"{v:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(edge / 1.6, max(paid, default=1.0) * 2)
-    if any(c <= edge for c in costs.values()):
+    if free:
         ax.axvspan(edge / 1.6, edge * 1.6, color="#f2f2f2", zorder=0)
         ax.text(0.03, 1.02, "no cost", transform=ax.transAxes, fontsize=7, color="#555555", va="bottom")
     return absent
