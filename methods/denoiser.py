@@ -1,0 +1,71 @@
+"""The unconditional score of the image: a U-Net that predicts the noise at every level."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cfbench.errors import UserError
+
+from .diffusion import noised
+from .networks import UNet
+
+__all__ = ["Denoiser"]
+
+SMALLEST = 0.02
+
+
+class Denoiser(nn.Module):
+    """The noise ε [B, C, H, W] in images x_t [B, C, H, W] in [-1, 1] at steps t [B].
+
+    ``output`` says what the U-Net's own output F stands for. ``eps``: ε itself. ``v``: sqrt(a) ε - sqrt(1 - a) x_0
+    (Salimans & Ho 2022, arXiv 2202.00512). ``residual``: what is left of ε, in its own standard deviation, after
+    the best guess of a pixel from its own grey level, its mean and its variance in the data; the preconditioning
+    of Karras et al. 2022 (arXiv 2206.00364, section 5) with statistics for each pixel. The three are the same
+    model of ε, and the same loss trains them.
+    """
+
+    mean: Tensor
+    var: Tensor
+    levels: Tensor
+
+    def __init__(
+        self, unet: UNet, shape: tuple[int, int, int], levels: Tensor, output: Literal["eps", "v", "residual"]
+    ) -> None:
+        super().__init__()
+        if output not in ("eps", "v", "residual"):
+            raise UserError(f"unknown output {output!r} of the U-Net; known: eps, residual, v")
+        self.unet, self.output = unet, output
+        self.register_buffer("levels", levels.float(), persistent=False)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+
+    def observe(self, images: Tensor) -> None:
+        """Take mean and variance of each pixel from uint8 images [N, C, H, W]."""
+        total, square = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+        for part in images.split(4096):
+            x = part.to(self.mean.device).float() / 127.5 - 1
+            total += x.sum(0)
+            square += x.square().sum(0)
+        self.mean.copy_(total / len(images))
+        self.var.copy_((square / len(images) - self.mean**2).clamp(min=SMALLEST**2))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.unet(x, t)
+        if self.output == "eps":
+            return out
+        a = self.levels[t][:, None, None, None]
+        if self.output == "v":
+            return (1 - a).sqrt() * x + a.sqrt() * out
+        total = a * self.var + 1 - a
+        return (1 - a).sqrt() / total * (x - a.sqrt() * self.mean) + (a * self.var / total).sqrt() * out
+
+    def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Images x [B, C, H, W] in [-1, 1] with noise ``eps`` at steps t [B]."""
+        return noised(x, eps, self.levels[t])
+
+    def loss(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of ε over a batch of clean images."""
+        return (self(self.noised(x, eps, t), t) - eps).square().mean()

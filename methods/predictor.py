@@ -1,0 +1,74 @@
+"""An anti-causal predictor: the log-probabilities of all parents given a noisy image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfbench.graph import CausalGraph, Variable
+
+from .networks import Encoder
+
+__all__ = ["ParentPredictor"]
+
+LOWEST = 2 * math.log(0.1)
+"""The smallest log-variance of a standardised parent: a tenth of its standard deviation in the data."""
+
+
+class ParentPredictor(nn.Module):
+    """Densities p(pa_k | x_t, t) of every parent from one trunk: softmax over classes, Gaussian over values.
+
+    The parents are taken as independent of each other *given x_t*: log p(pa | x_t) = sum_k log p(pa_k | x_t).
+    Means and log-variances depend on the image and its noise level. Parents z [B, D] are standardised.
+
+    Args:
+        graph: variables and image shape.
+        width, mult, patch, pool: of the trunk, see `Encoder`.
+    """
+
+    def __init__(
+        self, graph: CausalGraph, width: int, mult: Sequence[int], patch: int = 1, pool: str = "flatten"
+    ) -> None:
+        super().__init__()
+        self.variables = graph.variables
+        self.sizes = [v.size if v.categorical else 2 for v in self.variables]
+        self.trunk = Encoder(graph.shape, sum(self.sizes), width, mult, patch, pool)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logits, means and log-variances [B, numbers] for images x [B, C, H, W] in [-1, 1] at steps t [B]."""
+        return self.trunk(x, t)
+
+    def _heads(self, out: Tensor) -> Iterator[tuple[int, Variable, Tensor]]:
+        yield from zip(range(len(self.sizes)), self.variables, out.split(self.sizes, dim=1), strict=True)
+
+    def log_probs(self, out: Tensor, z: Tensor) -> Tensor:
+        """log p(z_k | x_t) [B, D] in nats."""
+        terms = []
+        for k, v, head in self._heads(out):
+            if v.categorical:
+                terms.append(-F.cross_entropy(head, z[:, k].round().long(), reduction="none"))
+            else:
+                mean, log_var = head[:, 0], LOWEST + F.softplus(head[:, 1] - LOWEST)
+                square = (z[:, k] - mean) ** 2 * torch.exp(-log_var)
+                terms.append(-0.5 * (square + log_var + math.log(2 * math.pi)))
+        return torch.stack(terms, dim=1)
+
+    def best(self, out: Tensor) -> Tensor:
+        """The most probable parents z [B, D]."""
+        return torch.stack(
+            [h.argmax(1).to(h.dtype) if v.categorical else h[:, 0] for _, v, h in self._heads(out)], dim=1
+        )
+
+    def success(self, z: Tensor, wanted: Tensor, factual: Tensor) -> Tensor:
+        """How much of what was wanted is there [B, D], 0 to 1, for read, wanted and factual parents [B, D].
+
+        Classes: whether they agree. Values: 1 - |z - wanted| / |factual - wanted|, at least 0.
+        """
+        same = (z == wanted).to(z.dtype)
+        share = 1 - (z - wanted).abs() / (factual - wanted).abs().clamp(min=1e-6)
+        classes = torch.tensor([v.categorical for v in self.variables], device=z.device)
+        return torch.where(classes, same, share.clamp(min=0))

@@ -1,0 +1,156 @@
+"""How Diff-SCM chooses its guidance: questions on validation images, the curve of the answers, and the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cfbench.contract import Fit, Split
+from cfbench.graph import CausalGraph
+
+from . import cld
+
+if TYPE_CHECKING:
+    from .diffscm import DiffSCM
+
+__all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
+
+RULES = ("effectiveness", "cld")
+SCALES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
+CONTRASTS = (0.0, 0.5, 1.0)
+FACTUALS = 96
+POOL = 500
+REPORT = 400
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Factuals x [B, C, H, W] with parents pa [B, D], new parents cf_pa [B, D], and which variable is set [B]."""
+
+    x: Tensor
+    pa: Tensor
+    cf_pa: Tensor
+    variable: Tensor
+
+
+def questions(graph: CausalGraph, data: Split, count: int, rng: torch.Generator) -> Questions:
+    """One question for each of ``count`` rows, the variables in turn.
+
+    The new value and those of the variable's descendants come from one other row, so that they fit together; a
+    class always changes where one of 32 rows has another one.
+    """
+    rows = torch.randperm(len(data), generator=rng)[:count]
+    pa = data.parents[rows]
+    cf_pa = pa.clone()
+    variable = torch.arange(len(rows)) % len(graph.variables)
+    for i, k in enumerate(variable.tolist()):
+        donors = data.parents[torch.randint(len(data), (32,), generator=rng)]
+        other = (donors[:, k] != pa[i, k]).int().argmax()
+        name = graph.names[k]
+        columns = [k, *(graph.index(n) for n in graph.descendants(name))]
+        cf_pa[i, columns] = donors[other, columns]
+    return Questions(data[rows].x, pa, cf_pa, variable)
+
+
+def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[float, float]]) -> Iterator[Row]:
+    """A row for each (contrast, scale): effectiveness by the clean predictor, overall and by variable, mean absolute
+    change and composition error in [0, 1] grey levels, and CLD where the method has a VAE."""
+    z, z_cf = method.encoder.standardise(q.pa), method.encoder.standardise(q.cf_pa)
+    u = method.abduct(q.x, q.pa)
+    both = {name: torch.cat([value, value]) for name, value in u.items()}
+    for method.contrast, method.scale in settings:
+        answer, null = method.predict(both, torch.cat([q.cf_pa, q.pa])).chunk(2)
+        row = {"contrast": method.contrast, "scale": method.scale}
+        row |= {"change": float((answer - q.x).abs().mean()), "composition": float((null - q.x).abs().mean())}
+        if method.shares["clean"]:
+            success = method.clean.success(method.read(answer), z_cf, z)
+            parts = {
+                f"effectiveness/{v.name}": float(success[q.variable == k, k].mean())
+                for k, v in enumerate(method.graph.variables)
+            }
+            row |= {"effectiveness": sum(parts.values()) / len(parts), **parts}
+        if method.shares["vae"]:
+            row["cld"] = float(_cld(method, q, answer, pool))
+        yield row
+
+
+def _cld(method: DiffSCM, q: Questions, answer: Tensor, pool: Split) -> Tensor:
+    real = pool.parents.to(q.pa)
+    rows = torch.arange(len(q.pa))
+    near = []
+    for pa in (q.cf_pa, q.pa):
+        distance = (real[:, q.variable].T - pa[rows, q.variable][:, None]).abs()
+        nearest = distance.kthvalue(max(1, len(real) // 10), dim=1, keepdim=True).values
+        classes = torch.tensor([v.categorical for v in method.graph.variables], device=pa.device)[q.variable]
+        near.append(torch.where(classes[:, None], distance == 0, distance <= nearest))
+    return cld.latent_divergence(method.vae, answer, q.x, pool.x.to(q.x), near[0], near[1]).mean()
+
+
+def choose(rows: Sequence[Row], rule: str, enough: float) -> Row:
+    """The row that the rule picks.
+
+    ``cld``: the smallest divergence. ``effectiveness``: of the rows with at least ``enough`` times the best
+    effectiveness, the one that changes the images least; with one contrast that is the smallest scale.
+    """
+    if rule == "cld":
+        return min(rows, key=lambda row: row["cld"])
+    bar = enough * max(row["effectiveness"] for row in rows)
+    return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"])
+
+
+@torch.no_grad()
+def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
+    """Values of the open parameters among ``scale`` and ``contrast``; records the table ``guidance``."""
+    categorical = any(v.categorical for v in method.graph.variables)
+    contrasts = CONTRASTS if "contrast" in method.open and categorical else (method.contrast,)
+    scales = SCALES if "scale" in method.open else (method.scale,)
+    settings = [(c, s) for c in contrasts for s in scales]
+    q = questions(method.graph, run.valid, FACTUALS, run.rng)
+    q = Questions(*(part.to(run.device) for part in (q.x, q.pa, q.cf_pa, q.variable)))
+    pool = run.valid[torch.randperm(len(run.valid), generator=run.rng)[:POOL]]
+    rows = []
+    for row in curve(method, q, pool, settings):
+        rows.append(row)
+        run.log({"stage": "guidance", **row})
+        run.progress("guidance", len(rows), len(settings))
+    best = choose(rows, method.rule, method.enough)
+    run.record("guidance", [{**row, "chosen": row is best} for row in rows])
+    method.scale, method.contrast = best["scale"], best["contrast"]
+    return {name: best[name] for name in method.open}
+
+
+@torch.no_grad()
+def report(method: DiffSCM, run: Fit) -> None:
+    """Record, as ``predictor``, how well the guiding predictor reads the parents at each noise level.
+
+    Classes: accuracy. Values: 1 - mean squared error / variance. The clean predictor's row has t = -1.
+    """
+    part = run.valid[:REPORT]
+    x, z = 2 * part.x.to(run.device) - 1, method.encoder.standardise(part.parents.to(run.device))
+    rows = []
+    if method.shares["clean"]:
+        rows.append({"t": -1, **_scores(method, method.read(part.x.to(run.device)), z)})
+    for t in range(0, len(method.levels), len(method.levels) // 10):
+        steps = torch.full((len(x),), t, device=run.device)
+        eps = torch.randn(x.shape, generator=run.rng).to(run.device)
+        out = method.predictor(method.denoiser.noised(x, eps, steps), steps)
+        rows.append({"t": t, **_scores(method, method.predictor.best(out), z)})
+    for row in rows:
+        run.log({"stage": "predictor accuracy", **row})
+    run.record("predictor", rows)
+
+
+def _scores(method: DiffSCM, read: Tensor, z: Tensor) -> Row:
+    return {
+        v.name: float(
+            (read[:, k] == z[:, k]).float().mean()
+            if v.categorical
+            else 1 - (read - z)[:, k].square().mean() / z[:, k].var()
+        )
+        for k, v in enumerate(method.graph.variables)
+    }
