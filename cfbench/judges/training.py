@@ -1,0 +1,147 @@
+"""How judges are trained: each network by itself, within a number of images, from a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..contract import Dataset, Split
+from ..graph import CausalGraph
+from ..rng import derive
+from .autoencoders import AutoEncoder
+from .panel import Judges, seeded
+
+__all__ = ["JudgeBudget", "train_judges"]
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class JudgeBudget:
+    """How many training images pass through each judge, and how many at a time.
+
+    ``reader`` and ``vae`` count for their network, ``class_encoder`` for the auto-encoder of each class,
+    ``all_encoder`` for that of all classes.
+    """
+
+    reader: int = 120_000
+    vae: int = 60_000
+    class_encoder: int = 10_000
+    all_encoder: int = 20_000
+    batch: int = 64
+
+    def scaled(self, factor: float) -> JudgeBudget:
+        """The budget with ``factor`` times the images, at the same batch size."""
+        counts = {f.name: int(getattr(self, f.name) * factor) for f in fields(self) if f.name != "batch"}
+        return JudgeBudget(**counts, batch=self.batch)
+
+
+def _silent(stage: str, done: int, total: int, loss: float | None = None) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """AdamW under a one-cycle learning rate on the rows of a split."""
+
+    data: Split
+    batch: int
+    device: torch.device
+    seed: int
+    progress: Progress
+
+    def __call__(self, module: nn.Module, loss: Callable[..., Tensor], images: int, rate: float, stage: str) -> None:
+        """Train ``module`` by ``loss(x, pa, rng)`` on ``images`` images and freeze it."""
+        rng = torch.Generator().manual_seed(derive(self.seed, "judge", stage))
+        _initialise(module, derive(self.seed, "initial weights", stage))
+        module.requires_grad_(True).train()
+        batch = min(self.batch, len(self.data))
+        steps = max(2, images // batch)
+        optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, rate, total_steps=steps, pct_start=0.2, final_div_factor=1e3, cycle_momentum=False
+        )
+        with torch.enable_grad():
+            for step, rows in enumerate(_rows(len(self.data), batch, steps, rng)):
+                value = loss(*self._take(rows), rng)
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                schedule.step()
+                if step % 20 == 0:
+                    self.progress(stage, step, steps, float(value.detach()))
+        self.progress(stage, steps, steps)
+        module.zero_grad()
+        module.requires_grad_(False).eval()
+
+    def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.data.images[rows].to(self.device).float().div_(255)
+        return x.contiguous(memory_format=torch.channels_last), self.data.parents[rows].to(self.device)
+
+
+def _rows(count: int, batch: int, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """``steps`` index batches, every row once before any comes again."""
+    queue = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(queue) < batch:
+            queue = torch.cat([queue, torch.randperm(count, generator=rng)])
+        yield queue[:batch]
+        queue = queue[batch:]
+
+
+def _initialise(module: nn.Module, seed: int) -> None:
+    """PyTorch's own initial weights, drawn from ``seed``."""
+    with seeded(seed):
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm):
+                part.reset_parameters()
+
+
+def train_judges(
+    dataset: Dataset,
+    root: Path,
+    graph: CausalGraph,
+    budget: JudgeBudget,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> Judges:
+    """The judges of ``dataset``, trained and frozen; the same seed gives the same weights.
+
+    The reader learns from ``judge_split``, where the data set has removed the confounding, so that it reads each
+    variable itself and not what goes along with it. VAE and auto-encoders learn from the ordinary training split:
+    CLD and IM ask how images are distributed in the data as they are. The class auto-encoders of a variable start
+    from the same weights, so that their differences come from their images; one whose class has no training image is
+    filled with NaN.
+    """
+    device = torch.device(device)
+    judges = Judges(graph).to(device)
+    unconfounded, train = dataset.judge_split(root, "train"), dataset.split(root, "train")
+    judges.reader.standardise_by(unconfounded.parents)
+
+    def on(data: Split) -> _Trainer:
+        return _Trainer(data, budget.batch, device, seed, progress)
+
+    def bound(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        return judges.vae.loss(x, torch.randn(len(x), judges.sizes["latents"], generator=rng).to(x.device))
+
+    on(unconfounded)(judges.reader, lambda x, pa, rng: judges.reader.loss(x, pa), budget.reader, 4e-3, "reader")
+    on(train)(judges.vae, bound, budget.vae, 2e-3, "vae")
+    on(train)(judges.all_encoder, _of(judges.all_encoder), budget.all_encoder, 4e-3, "auto-encoder")
+    for d, v in enumerate(graph.variables):
+        for k, coder in enumerate(judges.coders(v.name)):
+            rows = train[train.parents[:, d] == k]
+            if len(rows):
+                on(rows)(coder, _of(coder), budget.class_encoder, 4e-3, f"auto-encoders of {v.name}")
+            else:
+                for parameter in coder.parameters():
+                    nn.init.constant_(parameter, torch.nan)
+    return judges.eval()
+
+
+def _of(coder: AutoEncoder) -> Callable[..., Tensor]:
+    return lambda x, pa, rng: coder.loss(x)
