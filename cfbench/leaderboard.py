@@ -186,14 +186,18 @@ class Board:
 
     @cached_property
     def flagged(self) -> dict[Key, str]:
-        """Columns that the oracle does not win, with a row that is surely better; costs are not asked."""
+        """Columns that the oracle does not win, with a row that is surely better; costs are not asked.
+
+        The level is Bonferroni's over the oracle's rivals, for a flag accuses the metric.
+        """
+        oracle = next((m for m in self.methods if re.split(r"[:\[]", m)[0] == "oracle"), None)
+        level = 1 - 0.05 / max(len(self.methods) - 1, 1)
         found = {}
         for key, score in self.columns.items():
-            oracle = next((m for m in self.methods if re.split(r"[:\[]", m)[0] == "oracle"), None)
             if score.kind == "cell" or oracle is None:
                 continue
-            winners = [a for a, b in surely_better(self.samples(key), self.resamples, score.about) if b == oracle]
-            if winners:
+            told = surely_better(self.samples(key), self.resamples, score.about, level)
+            if winners := [a for a, b in told if b == oracle]:
                 found[key] = min(winners, key=self.methods.index)
         return found
 
@@ -265,7 +269,7 @@ class Board:
         rows: list[dict[str, Any]] = []
         for key, score in self.columns.items():
             rows += self._rows(key, "all", None)
-            if score.kind == "image" and score.do in self.results.supported:
+            if score.kind == "image" and score.do != "null" and score.do in self.results.supported:
                 rows += self._rows(key, "supported", np.asarray(self.results.supported[score.do], dtype=bool))
         if not rows:
             blank = dict.fromkeys(TIDY, "") | dict.fromkeys(("value", "low", "high", "rank_low", "rank_high"), np.nan)

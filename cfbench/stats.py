@@ -103,11 +103,11 @@ def _mean(x: np.ndarray, axis: int | None = None) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _interval(replicates: np.ndarray) -> tuple[float, float]:
+def _interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     ok = replicates[np.isfinite(replicates)]
     if len(ok) < 2 or 2 * len(ok) < len(replicates):
         return np.nan, np.nan
-    low, high = np.percentile(ok, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    low, high = np.percentile(ok, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
@@ -258,7 +258,9 @@ def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
     return {name: charge(s) for name, s in samples.items()}
 
 
-def surely_better(samples: Mapping[str, Sample], resamples: Resamples, about: Column) -> set[tuple[str, str]]:
+def surely_better(
+    samples: Mapping[str, Sample], resamples: Resamples, about: Column, level: float = LEVEL
+) -> set[tuple[str, str]]:
     """The pairs (better, worse) whose paired interval excludes 0.
 
     Unanswered questions count as the worst score seen; where only the set has a score, a method that answered
@@ -275,7 +277,7 @@ def surely_better(samples: Mapping[str, Sample], resamples: Resamples, about: Co
     losses = {k: _loss(e.replicates[:rows], about) for k, e in told.items()}
     found = set()
     for a, b in combinations(told, 2):
-        low, high = _interval(losses[a] - losses[b])
+        low, high = _interval(losses[a] - losses[b], level)
         ahead = (a, b) if high < -negligible else (b, a) if low > negligible else None
         if ahead and (samples[a].kind != "set" or samples[ahead[0]].coverage >= samples[ahead[1]].coverage):
             found.add(ahead)

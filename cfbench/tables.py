@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def _title(board: Board, section: Section) -> str:
 
 
 def _weak(results: Results) -> set[str]:
-    return {str(row.get("variable", "")) for row in results.card if not row.get("good", True)}
+    return {str(row.get("variable", "")) for row in results.card if row.get("good") is False}
 
 
 def _extra(board: Board, section: Section, method: str) -> list[str]:
@@ -126,7 +126,7 @@ def _plural(n: int, word: str) -> str:
 def footnotes(board: Board) -> list[str]:
     """All that a reader must know to judge the numbers, one sentence or two each."""
     r = board.results
-    notes = [f"Preset {r.preset}; " + "; ".join(f"{k}: {v}" for k, v in r.notes.items() if _scalar(v))]
+    notes = [f"Preset {r.preset}; {_told(r.notes)}; device: {_devices(board) or 'not told'}."]
     seeds = ", ".join(map(str, r.seeds))
     training = (
         f"One training seed ({seeds}): the variance between trainings is not in the intervals."
@@ -145,11 +145,37 @@ def footnotes(board: Board) -> list[str]:
         "have one; for ranks the others count as the worst score seen.",
         f"Questions: plan {r.plan_key[:12]}.",
     ]
-    return [n.rstrip("; ") for n in [*notes, *_marks(board), *_failures(board)]]
+    return [*notes, *_marks(board), *_failures(board), *_chosen(board)]
 
 
-def _scalar(v: object) -> bool:
-    return isinstance(v, str | int | float | bool)
+def _told(notes: Mapping[str, Any]) -> str:
+    """Settings in words; of a mapping its numbers, as a budget has them."""
+    said = []
+    for k, v in notes.items():
+        if isinstance(v, Mapping):
+            inner = (f"{n} {x:,}" for n, x in v.items() if isinstance(x, int | float) and not isinstance(x, bool))
+            said.append(f"{k}: {', '.join(inner)}")
+        elif isinstance(v, str | int | float):
+            said.append(f"{k}: {v}")
+    return "; ".join(said)
+
+
+def _devices(board: Board) -> str:
+    own = [board.results.notes.get("device"), *(c.notes.get("device") for c in board.results.cells)]
+    return ", ".join(dict.fromkeys(str(d) for d in own if d))
+
+
+def _chosen(board: Board) -> Iterable[str]:
+    """What methods chose for themselves on the validation split, where they chose anything."""
+    for c in board.results.cells:
+        if chosen := c.notes.get("chosen"):
+            seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
+            values = ", ".join(f"{k}={_value(v)}" for k, v in chosen.items())
+            yield f"{c.method}{seed} chose {values} on validation data."
+
+
+def _value(v: object) -> str:
+    return f"{v:.4g}" if isinstance(v, float) else str(v)
 
 
 def _marks(board: Board) -> Iterable[str]:
@@ -161,8 +187,12 @@ def _marks(board: Board) -> Iterable[str]:
     if weak := sorted(_weak(r)):
         yield f"{WEAK} The judges of {', '.join(weak)} are not good enough to tell methods apart by them."
     if board.flagged:
-        won = "; ".join(f"{key.name} ({winner})" for key, winner in board.flagged.items())
-        yield f"{FLAG} The oracle does not win these, which a row in brackets is surely better at: {won}."
+        won: dict[str, list[str]] = {}
+        for key, winner in board.flagged.items():
+            where = "no intervention" if key.do == "none" else f"do({key.do})"
+            won.setdefault("/".join(filter(None, (key.path, key.variable))), []).append(f"{where} {winner}")
+        told = "; ".join(f"{name} ({', '.join(places)})" for name, places in won.items())
+        yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {told}."
 
 
 def _failures(board: Board) -> Iterable[str]:
@@ -172,11 +202,25 @@ def _failures(board: Board) -> Iterable[str]:
 
 
 def _card(results: Results) -> pd.DataFrame:
-    rows = [{**row, "good": "yes" if row.get("good") else "NO"} for row in results.card]
+    rows = [{**row, "good": _good(row.get("good"))} for row in results.card]
     card = pd.DataFrame(rows)
     if "error" in card:
         card["error"] = [number(float(e))(float(e)) for e in card["error"]]
     return card
+
+
+def _good(flag: bool | None) -> str:
+    return "" if flag is None else "yes" if flag else "NO"
+
+
+def _card_line(results: Results) -> str:
+    """The judge card in a line: each judge's errors, one a kind of data."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in _card(results).to_dict("records"):
+        judge = " ".join(filter(None, (str(row.get("judge", "")), str(row.get("variable", "")))))
+        error = f"{row.get('data', '')} {row['error']} (n={row.get('n', '')})"
+        told.setdefault((judge, str(row.get("unit", ""))), []).append(error)
+    return "; ".join(f"{judge} [{unit or 'own unit'}]: {', '.join(e)}" for (judge, unit), e in told.items())
 
 
 # Spreadsheets run what begins with these.
@@ -329,10 +373,7 @@ def render(results: Results | Board, width: int = 120) -> Group:
 
     board = results if isinstance(results, Board) else Board(results)
     tables = [t for s in board.sections for t in _terminal(board, s, width)]
-    card = "; ".join(
-        " ".join(map(str, row)) for row in _card(board.results).drop(columns="good", errors="ignore").values
-    )
-    notes = [*footnotes(board), *([f"Judge card (judge, variable, data, error, unit, n): {card}."] if card else [])]
+    notes = [*footnotes(board), *([f"Judges' errors: {_card_line(board.results)}."] if board.results.card else [])]
     return Group(*tables, *(Text(n, style="dim") for n in notes))
 
 

@@ -73,14 +73,15 @@ def build(seeds=(0,), factuals=120, methods=METHODS, failed=(), variables=("digi
             keys = {} if bad else {"images": "a1b2c3d4e5f6", "score-cld": "0123456789ab"}
             reason = "ValueError: loss is NaN at step 12" if bad else ""
             residual = "-" if method in CONTROLS else "full"
-            cells.append(CellState(method, seed, "failed" if bad else "ok", reason, residual, keys))
+            notes = {"device": "cpu", "chosen": {"scale": 2.5} if method == "diffscm" else {}}
+            cells.append(CellState(method, seed, "failed" if bad else "ok", reason, residual, keys, notes))
             scores += [] if bad else list(_scores(method, seed, variables, shared, noise, sets))
     return Results(
         "strokes", "quick", tuple(methods), tuple(seeds), tuple(variables), factuals, factual,
         {v: np.arange(factuals) % 4 > 0 for v in variables}, {"digit": "convention", "thickness": "exact"},
         "0123456789abcdef" * 2, tuple(cells), tuple(scores),
         CARD,
-        CONTROLS, {"device": "cpu", "budget": "200,000 training images"},
+        CONTROLS, {"budget": {"name": "quick", "images": 200000, "seeds": [0]}, "split": "test"},
     )  # fmt: skip
 
 
@@ -260,7 +261,14 @@ def test_truth_judges_seeds_plan_and_device_are_told(failed, board):
     text = terminal(failed)
     assert "do(digit)*, truth by convention" in text
     assert "do(thickness)§, exact truth" in text
-    for part in ("judges of thickness are not good enough", "One training seed (0)", "0123456789ab", "device: cpu"):
+    for part in (
+        "judges of thickness are not good enough",
+        "One training seed (0)",
+        "0123456789ab",
+        "device: cpu.",
+        "images 200,000",
+        "diffscm chose scale=2.5 on validation data.",
+    ):
         assert part in re.sub(r"\s+", " ", text)
     assert "Training seeds 0, 1, 2" in terminal(board)
 
