@@ -231,7 +231,8 @@ class Board:
         return "; ".join(text for seed in seeds if (text := short(self.cells.get((method, seed)))))
 
     def _row(self, method: str, seeds: tuple[int, ...], key: Key, questions: str, sample: Sample) -> dict[str, Any]:
-        told, about = estimate(sample, self.resamples), self.about(key)
+        about = self.about(key)
+        told = estimate(sample, self.resamples, about)
         one = len(seeds) == 1 < len(self.seeds(method))
         return {
             "dataset": self.results.dataset,
@@ -280,7 +281,11 @@ class Board:
     @cached_property
     def estimates(self) -> dict[tuple[str, Key], Estimate]:
         """The pooled score of each method in each column, on all questions."""
-        return {(m, key): estimate(s, self.resamples) for key in self.columns for m, s in self.samples(key).items()}
+        return {
+            (m, key): estimate(s, self.resamples, score.about)
+            for key, score in self.columns.items()
+            for m, s in self.samples(key).items()
+        }
 
     @cached_property
     def coverage(self) -> dict[tuple[str, Key], tuple[int, int]]:

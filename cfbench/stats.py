@@ -135,12 +135,12 @@ def _varies(s: Sample) -> bool:
     return len(s.points) > 1 or (s.kind != "cell" and s.values is not None and s.values.shape[1] > 1)
 
 
-def estimate(s: Sample, resamples: Resamples) -> Estimate:
+def estimate(s: Sample, resamples: Resamples, about: Column | None = None) -> Estimate:
     """The mean over seeds with an interval from factuals and seeds, both resampled.
 
     Per-image scores are weighted by how often their factual was drawn (all questions about a factual together);
     what is NaN leaves with its weight. With S seeds the spread between trainings is understated by about
-    sqrt((S - 1) / S), as with every bootstrap of few units.
+    sqrt((S - 1) / S), as with every bootstrap of few units. The interval is cut to the column's range.
     """
     training = len(s.points) > 1
     value = float(_mean(_points(s)))
@@ -149,7 +149,12 @@ def estimate(s: Sample, resamples: Resamples) -> Estimate:
     by_seed = _by_seed(s, resamples)
     seeds = resamples.seeds[: len(by_seed)] if training else np.zeros((len(by_seed), 1), dtype=np.int64)
     replicates = _mean(np.take_along_axis(by_seed, seeds, axis=1), 1)
-    return Estimate(value, *_interval(replicates), replicates, training)
+    low, high = _interval(replicates)
+    if about is not None and about.low is not None:
+        low = max(low, min(about.low, value))
+    if about is not None and about.high is not None:
+        high = min(high, max(about.high, value))
+    return Estimate(value, low, high, replicates, training)
 
 
 def _loss(x: np.ndarray, about: Column) -> np.ndarray:

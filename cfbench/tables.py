@@ -30,9 +30,9 @@ UNITS = {"share of images": "", "variable's unit": "own unit", "evaluations": ""
 
 
 def number(x: float, low: float = math.nan, high: float = math.nan) -> Callable[[float], str]:
-    """How to write a score and what belongs to it: two digits of the interval's half width, else three of ``x``."""
+    """How to write a score and its interval: two digits of the half width, or four of ``x`` if that is 0."""
     half = (high - low) / 2
-    scale = half / 10 if math.isfinite(half) and half > 1e-9 * abs(x) else abs(x) / 100
+    scale = half / 10 if half > 1e-9 * abs(x) else abs(x) / (100 if math.isnan(half) else 1000)
     if 0 < max(abs(x), scale) < 1e-3:
         return lambda v: f"{v:.1e}".replace("e-0", "e-")
     decimals = 0 if not scale or abs(x) >= 1e4 else min(max(-math.floor(math.log10(scale)), 0), 4)

@@ -332,7 +332,7 @@ def test_latex_is_escaped_and_balanced():
         (0.91234, 0.8912, 0.9335, "0.912"),
         (123.456, 101.0, 147.0, "123"),
         (12.3456, np.nan, np.nan, "12.3"),
-        (1.0, 1.0, 1.0, "1.00"),
+        (1.3132617, 1.3132617, 1.3132617, "1.313"),
         (1234567.0, np.nan, np.nan, "1.23M"),
         (0.0000123, np.nan, np.nan, "1.2e-5"),
         (-0.00001, -0.2, 0.2, "0.00"),
@@ -409,3 +409,11 @@ def test_a_contact_sheet_refuses_rows_of_another_length(tmp_path):
     with pytest.raises(ValueError, match="needs 2 images"):
         contact_sheet(tmp_path / "s.png", ["a", "b"], {"factual": np.zeros((3, 1, 8, 8))})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_intervals_of_set_scores_keep_within_the_columns_range(failed):
+    rows = failed.tidy.query("metric == 'realism.fid_real' and method == 'oracle'")
+    assert (rows.value == 0).all()
+    assert (rows.low == 0).all()
+    assert (rows.high > 0).all()
+    assert (failed.tidy.query("metric == 'realism.kid_real' and method == 'oracle'").low < 0).all()
