@@ -47,12 +47,9 @@ class Terms(NamedTuple):
     kl: Tensor
 
 
-def _sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Sides of the feature maps, halved at least once and until they are at most 8."""
-    sizes = [(height, width)]
-    while len(sizes) == 1 or max(sizes[-1]) > 8:
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    return sizes
+def _stages(height: int, width: int) -> int:
+    """How often the sides are halved: at least once, and until they are at most 8."""
+    return max(1, math.ceil(math.log2(max(height, width) / 8)))
 
 
 def _channels(width: int, stages: int) -> list[int]:
@@ -64,18 +61,20 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], parents: int, latent: int, width: int, hidden: int) -> None:
         super().__init__()
-        sizes = _sizes(*shape[1:])
-        channels = [shape[0], *_channels(width, len(sizes) - 1)]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
-        self.sizes = sizes
-        self.mix = nn.Linear(channels[-1] * math.prod(sizes[-1]) + parents, hidden)
+        channels = _channels(width, _stages(*shape[1:]))
+        step = 2 ** len(channels)
+        rows, columns = (math.ceil(side / step) for side in shape[1:])
+        self.pad = (0, columns * step - shape[2], 0, rows * step - shape[1])
+        self.first = nn.Conv2d(4 * shape[0], width, 3, 1, 1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(channels))
+        self.mix = nn.Linear(channels[-1] * rows * columns + parents, hidden)
         self.out = nn.Linear(hidden + parents, 2 * latent)
 
     def forward(self, y: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        h = y.contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            h = F.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2))
-            h = F.silu(conv(h), inplace=True)
+        h = F.pixel_unshuffle(F.pad(y, self.pad, mode="replicate"), 2).contiguous(memory_format=torch.channels_last)
+        h = F.silu(self.first(h), inplace=True)
+        for down in self.down:
+            h = F.silu(down(h), inplace=True)
         h = h.permute(0, 2, 3, 1).flatten(1)
         h = F.silu(self.mix(torch.cat([h, e], dim=1)), inplace=True)
         mean, log_variance = self.out(torch.cat([h, e], dim=1)).chunk(2, dim=1)
@@ -87,22 +86,24 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], parents: int, latent: int, width: int, hidden: int) -> None:
         super().__init__()
-        self.sizes = _sizes(*shape[1:])[::-1]
-        channels = [*_channels(width, len(self.sizes) - 1)[::-1], shape[0]]
-        self.start = channels[0]
+        self.shape = shape
+        channels = _channels(width, _stages(*shape[1:]))[::-1]
+        rows, columns = (math.ceil(side / 2 ** len(channels)) for side in shape[1:])
+        self.grid = (rows, columns, channels[0])
         self.mix = nn.Linear(latent + parents, hidden)
         self.scale = nn.Linear(parents, hidden)
         self.deep = nn.Linear(hidden, hidden)
-        self.spread = nn.Linear(hidden, channels[0] * math.prod(self.sizes[0]))
-        self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
+        self.spread = nn.Linear(hidden, math.prod(self.grid))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
+        self.last = nn.Conv2d(width, 4 * shape[0], 3, 1, 1)
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         h = F.silu(self.mix(torch.cat([z, e], dim=1)) * (1 + self.scale(e)))
-        h = F.silu(self.deep(h), inplace=True)
-        h = self.spread(h).unflatten(1, (*self.sizes[0], self.start)).permute(0, 3, 1, 2)
-        for conv, (rows, columns) in zip(self.convs, self.sizes[1:], strict=True):
-            h = conv(F.silu(h))[:, :, :rows, :columns]
-        return h
+        h = h + F.silu(self.deep(h), inplace=True)
+        h = F.silu(self.spread(h).unflatten(1, self.grid).permute(0, 3, 1, 2))
+        for up in self.up:
+            h = F.silu(up(h), inplace=True)
+        return F.pixel_shuffle(self.last(h), 2)[:, :, : self.shape[1], : self.shape[2]]
 
 
 class DeepSCM(Method):
