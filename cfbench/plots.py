@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .leaderboard import Board, Key
 from .results import Results
-from .tables import heading
+from .wording import heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from cfbench.contract import Column
+from cfbench.latex import latex
 from cfbench.leaderboard import TIDY, Board, tidy, wide
 from cfbench.plots import write_plots
 from cfbench.results import CellState, Results, Score
 from cfbench.sheet import contact_sheet
-from cfbench.tables import csv, latex, markdown, number, render, write
+from cfbench.tables import csv, markdown, render, write
+from cfbench.wording import number
 
 GREY = "grey levels"
 ABOUT = {
@@ -417,3 +419,15 @@ def test_intervals_of_set_scores_keep_within_the_columns_range(failed):
     assert (rows.low == 0).all()
     assert (rows.high > 0).all()
     assert (failed.tidy.query("metric == 'realism.kid_real' and method == 'oracle'").low < 0).all()
+
+
+def test_an_incomplete_method_is_never_bold(failed):
+    def spoil(s):
+        if (s.method, s.column) != ("diffscm", "fid_real"):
+            return s
+        return replace(s, value=0.0, values=s.values - s.values.mean(), finite=s.asked // 2)
+
+    board = Board(replace(failed.results, scores=tuple(map(spoil, failed.results.scores))), 200)
+    key = next(k for k in board.columns if k.column == "fid_real")
+    assert board.places[key]["diffscm"][0] == 1
+    assert board.best[key] == {"diffscm[contrast=0]"}
