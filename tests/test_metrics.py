@@ -238,8 +238,9 @@ class TestEvery:
         e = make()
         order = torch.randperm(len(e), generator=torch.Generator().manual_seed(3))
         whole, shuffled = metric()(e), metric()(fresh(e.take(order)))
-        same({k: v[order] if v.ndim else v for k, v in whole.items()}, shuffled)
-        same(metric()(e.take(order)), shuffled)
+        tol = 1e-6 if metric in SETS else 1e-9  # roots of eigenvalues that are 0 but for rounding
+        same({k: v[order] if v.ndim else v for k, v in whole.items()}, shuffled, tol)
+        same(metric()(e.take(order)), shuffled, tol)
 
     def test_float64_images_score_the_same(self, metric):
         e = make()

@@ -113,6 +113,10 @@ class TestCLD:
         assert scores["cld"].item() == pytest.approx(0.9741, abs=1e-4)
         assert scores["cld_weighted"].item() == pytest.approx(math.log(0.8 * math.exp(0.5) + 0.2))
 
+    def test_a_reference_image_as_far_as_the_answer_counts_in_both(self):
+        scores = CLD()(planted(0, 100, [(100, 0), (100, 1)]))
+        assert (scores["p1"].item(), scores["p2"].item()) == (1, 1)
+
     def test_reference_images_lie_in_the_first_argument_of_the_divergence(self):
         """KL(narrow ‖ wide) and its reverse put the answer on different sides of the one reference image."""
         e = planted(0, 100, [(50, 0), (50, 1)])
@@ -169,6 +173,14 @@ class TestCLD:
         assert (wanted[0].item(), wanted[1].item()) == (0, 9)
         assert torch.bincount(real, minlength=10).tolist() == [9] * 10
         assert factual.min() >= 0
+
+    def test_a_value_on_an_edge_belongs_to_the_pool_above(self):
+        e = make("thickness", n=2, real=11)
+        e.real.parents[:, 1] = torch.arange(11)
+        e.pa[:, 1] = torch.tensor([3.0, 2.9])
+        factual, _, real = pools(e)
+        assert real.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9]
+        assert factual.tolist() == [3, 2]
 
     def test_the_documented_exception_to_noise_never_improves(self):
         """A slight change of the unchanged factual lowers p2 before it raises p1, and so lowers CLD."""
