@@ -43,7 +43,8 @@ class DiffSCM(Method):
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
             `UNet`, `Denoiser`).
         focus: nine tenths of the training noise levels lie below this share of all of them.
-        batch, lr, cycle, ema: of the training of every network (`train`).
+        batch, cycle, ema: of the training of every network (`train`); lr: of the diffusion model's, predictor_lr:
+            of all others'.
         predictor_width, predictor_mult, predictor_patch, predictor_pool: of the trunk of the guiding predictor.
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
@@ -66,15 +67,17 @@ class DiffSCM(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "schedule": "cosine", "width": 64, "mult": (1, 2, 4), "patch": 1, "attention": True, "output": "eps",
-            "focus": 1.0, "batch": 256, "lr": 1e-4, "cycle": False, "ema": 0.0, "predictor_mult": (1, 2, 4, 4),
-            "predictor_patch": 1, "predictor_pool": "attention", "predictor_share": 0.09, "clean_share": 0.0,
+            "focus": 1.0, "batch": 256, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False, "ema": 0.0,
+            "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1, "predictor_pool": "attention",
+            "predictor_share": 0.09, "clean_share": 0.0,
             "scale": 0.7, "contrast": 0.0, "steps": 1000, "start": 1.0, "fixed_point": 0, "clip": "steps",
             "aligned": False,
         },
         "repo": {
             "width": 32, "mult": (1, 2, 2), "patch": 1, "attention": True, "dropout": 0.1, "output": "eps",
-            "focus": 1.0, "batch": 100, "lr": 1e-4, "cycle": False, "ema": 0.0, "predictor_mult": (1, 2, 4, 4),
-            "predictor_patch": 1, "predictor_pool": "attention", "predictor_share": 0.25, "clean_share": 0.0,
+            "focus": 1.0, "batch": 100, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False, "ema": 0.0,
+            "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1, "predictor_pool": "attention",
+            "predictor_share": 0.25, "clean_share": 0.0,
             "respaced": 100, "scale": 1.0, "contrast": 0.0, "steps": 75, "start": 0.75, "fixed_point": 0,
             "clip": "normalise", "aligned": False,
         },
@@ -97,8 +100,9 @@ class DiffSCM(Method):
         dropout: float = 0.0,
         output: Literal["eps", "v", "residual"] = "residual",
         focus: float = 0.75,
-        batch: int = 64,
-        lr: float = 2e-3,
+        batch: int = 32,
+        lr: float = 4e-3,
+        predictor_lr: float = 2e-3,
         cycle: bool = True,
         ema: float = 0.995,
         predictor_width: int = 32,
@@ -125,19 +129,22 @@ class DiffSCM(Method):
                 raise UserError(f"diffscm: {name} is {value!r}; known: {', '.join(sorted(known))}")
         self.levels = signal_levels(schedule)
         self.route: Route = route(self.levels, steps, start, aligned)
-        self.unet_params = {
+        self.unet_params: dict[str, Any] = {
             "width": width, "mult": mult, "blocks": blocks, "patch": patch, "attention": attention,
             "dropout": dropout,
         }  # fmt: skip
-        self.trunk_params = {
+        self.trunk_params: dict[str, Any] = {
             "width": predictor_width, "mult": predictor_mult, "patch": predictor_patch, "pool": predictor_pool,
         }  # fmt: skip
         self.output = output
         self.focus, self.respaced = focus, respaced
-        self.training_params = {"batch": batch, "lr": lr, "cycle": cycle, "ema": ema}
+        self.training_params: dict[str, Any] = {"batch": batch, "cycle": cycle, "ema": ema}
+        self.lr, self.predictor_lr = lr, predictor_lr
         self.shares = {"predictor": predictor_share, "clean": clean_share, "vae": cld_share * (rule == "cld")}
         self.rule, self.enough = rule, enough
         self.open = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
+        if self.open and rule == "effectiveness" and not clean_share:
+            raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
         self.scale = 2.0 if scale is None else scale
         self.contrast = 0.5 if contrast is None else contrast
         self.fixed_point, self.clip, self.process = fixed_point, clip, PROCESSES[clip]
@@ -186,12 +193,36 @@ class DiffSCM(Method):
             return self.denoiser.loss(2 * x - 1, self._draw(x, run), self._draw_t(len(x), run)[0])
 
         if self.shares["clean"]:
-            train(run, self.clean, clean, images["clean"], stage="clean predictor", **self.training_params)
+            train(
+                run,
+                self.clean,
+                clean,
+                images["clean"],
+                stage="clean predictor",
+                lr=self.predictor_lr,
+                **self.training_params,
+            )
         if self.shares["vae"]:
-            train(run, self.vae, cld.loss(self.vae), images["vae"], stage="vae", **self.training_params)
-        train(run, self.predictor, noisy, images["predictor"], stage="predictor", **self.training_params)
+            train(
+                run,
+                self.vae,
+                cld.loss(self.vae),
+                images["vae"],
+                stage="vae",
+                lr=self.predictor_lr,
+                **self.training_params,
+            )
+        train(
+            run,
+            self.predictor,
+            noisy,
+            images["predictor"],
+            stage="predictor",
+            lr=self.predictor_lr,
+            **self.training_params,
+        )
         left = run.images - run.seen
-        train(run, self.denoiser, denoise, left, stage="diffusion", **self.training_params)
+        train(run, self.denoiser, denoise, left, stage="diffusion", lr=self.lr, **self.training_params)
         tuning.report(self, run)
 
     @staticmethod

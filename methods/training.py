@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 
 from cfbench.contract import Fit
 
-__all__ = ["train"]
+__all__ = ["one_cycle", "train"]
+
+
+def one_cycle(n: int, steps: int) -> float:
+    """The learning rate at step n of ``steps`` over its peak: a tenth of the steps up, then a cosine down to 0."""
+    top = max(1, steps // 10)
+    if n < top:
+        return (n + 1) / top
+    return 0.5 * (1 + math.cos(math.pi * (n - top) / max(1, steps - top)))
 
 
 def train(
@@ -30,7 +39,7 @@ def train(
 
     Args:
         loss: of a batch x [B, C, H, W] in [0, 1], pa [B, D]: a scalar.
-        cycle: a one-cycle learning rate (a tenth of the steps up, a cosine down) with gradients clipped to norm 1;
+        cycle: the learning rate goes through `one_cycle`, and gradients are clipped to norm 1;
             otherwise the rate stays at ``lr``.
         ema: where not 0, the weights that are kept are the average with decay min(ema, (1 + n) / (10 + n)).
     """
@@ -38,9 +47,9 @@ def train(
     steps = images // batch if batch else 0
     if not steps:
         return
-    parameters = list(net.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=run.device.type != "mps")
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2), pct_start=0.1)
+    parameters: list[Tensor] = list(net.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99 if cycle else 0.999))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: one_cycle(n, steps) if cycle else 1.0)
     mean = copy.deepcopy(parameters)
     net.train()
     for n, (x, pa) in enumerate(run.batches(steps, batch, stage)):
@@ -51,13 +60,12 @@ def train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        if cycle:
-            schedule.step()
+        schedule.step()
         with torch.no_grad():
             torch._foreach_lerp_(mean, parameters, 1 - min(ema, (1 + n) / (10 + n)))
         if n % 25 == 0 or n == steps - 1:
-            run.log({"stage": stage, "step": n, "images": run.seen, "loss": float(value)})
-            run.progress(stage, n + 1, steps, float(value))
+            run.log({"stage": stage, "step": n, "images": run.seen, "loss": float(value.detach())})
+            run.progress(stage, n + 1, steps, float(value.detach()))
     with torch.no_grad():
         torch._foreach_copy_(parameters, mean)
     net.eval()

@@ -1,0 +1,432 @@
+"""Diff-SCM: guidance, contrast, purity of its answers, networks of the published sizes, and tuning."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from cfbench_methods import cld, tuning
+from cfbench_methods.denoiser import Denoiser
+from cfbench_methods.diffscm import DiffSCM
+from cfbench_methods.diffusion import signal_levels
+from cfbench_methods.networks import Encoder, UNet
+from cfbench_methods.parents import ParentEncoder
+from cfbench_methods.predictor import ParentPredictor
+
+from cfbench.contract import Fit, Split
+from cfbench.errors import UserError
+from cfbench.graph import CausalGraph, Variable
+
+DIGIT = Variable("digit", "categorical", size=3)
+WIDTH = Variable("width", "continuous", low=1, high=5)
+GREY = Variable("grey", "continuous", parents=("width",))
+GRAPHS = {
+    "both": CausalGraph((DIGIT, WIDTH, GREY), (1, 8, 8)),
+    "classes": CausalGraph((DIGIT,), (1, 8, 8)),
+    "values": CausalGraph((WIDTH,), (3, 7, 9)),
+}
+SMALL = {"width": 8, "mult": (1, 2), "predictor_width": 8, "predictor_mult": (1, 2), "steps": 4}
+
+
+def data(graph, count=120, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
+    columns = [
+        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
+        for v in graph.variables
+    ]
+    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
+
+
+def session(graph, images=600, seed=0, **more):
+    g = torch.Generator().manual_seed(seed)
+    return Fit(data(graph), data(graph, seed=1), images, torch.device("cpu"), g, **more)
+
+
+def fitted(graph, **params):
+    method = DiffSCM(graph, **{**SMALL, **params})
+    with torch.no_grad():
+        method.fit(session(graph))
+    return method
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def method(request):
+    return fitted(GRAPHS[request.param], scale=2.0, contrast=0.5)
+
+
+@pytest.fixture(scope="module")
+def both():
+    return fitted(GRAPHS["both"], scale=2.0, contrast=0.5)
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_networks_have_the_published_sizes():
+    paper, repo = DiffSCM.presets["paper"], DiffSCM.presets["repo"]
+    unet = lambda p: UNet(1, p["width"], p["mult"], patch=p["patch"], attention=p["attention"])  # noqa: E731
+    assert parameters(unet(paper)) == 10_601_473
+    unused = 3 * 0 + 10 * 128 + 0
+    assert 1_178_177 - parameters(unet(repo)) == 37_248 >= unused  # class and context layers that are never used
+    classifier = ParentPredictor(
+        CausalGraph((Variable("d", "categorical", 10),), (1, 28, 28)), 32, (1, 2, 4, 4), 1, "attention"
+    )
+    assert parameters(classifier) == 1_936_330
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 13, 17), (1, 64, 64)])
+@pytest.mark.parametrize(("patch", "attention"), [(1, True), (2, False)])
+def test_networks_take_any_size(shape, patch, attention):
+    x, t = torch.randn(2, *shape), torch.tensor([0, 999])
+    with torch.no_grad():
+        assert UNet(shape[0], 8, (1, 2, 2), patch=patch, attention=attention)(x, t).shape == x.shape
+        pool = "attention" if attention else "flatten"
+        assert Encoder(shape, 5, 8, (1, 2, 2, 2), patch, pool)(x, t).shape == (2, 5)
+
+
+def test_the_unet_tells_levels_apart_once_trained(both):
+    x = torch.randn(2, 1, 8, 8)
+    assert not torch.allclose(both.denoiser(x, torch.tensor([10, 10])), both.denoiser(x, torch.tensor([700, 700])))
+
+
+@pytest.mark.parametrize("output", ["eps", "v", "residual"])
+def test_every_output_stands_for_the_same_noise(output):
+    levels = signal_levels("linear")
+    x0 = torch.full((2, 1, 4, 4), 0.3)
+    t = torch.tensor([100, 600])
+    a = levels[t].float()[:, None, None, None]
+    eps = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, var = 0.1, 0.2
+    total = a * var + 1 - a
+    target = {
+        "eps": eps,
+        "v": a.sqrt() * eps - (1 - a).sqrt() * x0,
+        "residual": (eps * a.sqrt() * var**0.5 - (1 - a).sqrt() * (x0 - mean) / var**0.5) / total.sqrt(),
+    }[output]
+    denoiser = Denoiser(UNet(1, 8, (1,)), (1, 4, 4), levels, output)
+    denoiser.unet.forward = lambda x, t: target
+    denoiser.mean.fill_(mean)
+    denoiser.var.fill_(var)
+    torch.testing.assert_close(denoiser(denoiser.noised(x0, eps, t), t), eps, atol=1e-5, rtol=1e-4)
+
+
+def test_log_probabilities_agree_with_torch_distributions():
+    graph = GRAPHS["both"]
+    predictor = ParentPredictor(graph, 8, (1,))
+    out = torch.randn(5, 3 + 2 + 2)
+    z = torch.tensor([[0, 0.1, 2], [1, -1, 0], [2, 0, 0], [0, 1, 1], [1, 3, -2]])
+    expected = [torch.distributions.Categorical(logits=out[:, :3]).log_prob(z[:, 0].long())]
+    for k in (1, 2):
+        mean, raw = out[:, 2 * k + 1], out[:, 2 * k + 2]
+        floor = 2 * math.log(0.1)
+        std = torch.exp(0.5 * (floor + torch.nn.functional.softplus(raw - floor)))
+        expected.append(torch.distributions.Normal(mean, std).log_prob(z[:, k]))
+    torch.testing.assert_close(predictor.log_probs(out, z), torch.stack(expected, dim=1))
+
+
+@torch.no_grad()
+def test_guidance_is_the_gradient_of_the_contrast(both):
+    method = both
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    wanted, factual = (method.encoder.standardise(data(method.graph, seed=s).parents[:3]) for s in (3, 4))
+    classes = torch.tensor([1.0, 0.0, 0.0])
+
+    def score(y):
+        out = method.predictor.double()(y.double(), torch.full((3,), 200))
+        terms = method.predictor.log_probs(out, wanted.double())
+        return (terms - 0.5 * classes * method.predictor.log_probs(out, factual.double())).sum(1)
+
+    g = method.guidance(x, 200, wanted, factual)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    slope = (score(x + 1e-4 * direction.double()) - score(x - 1e-4 * direction.double())) / 2e-4
+    method.predictor.float()
+    torch.testing.assert_close((g * direction).sum((1, 2, 3)).double(), slope, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_full_contrast_leaves_the_null_intervention_unguided():
+    method = fitted(GRAPHS["classes"], scale=5.0, contrast=1.0)
+    split = data(method.graph, seed=2)[:6]
+    u = method.abduct(split.x, split.parents)
+    null, other = method.predict(u, split.parents), method.predict(u, (split.parents + 1) % 3)
+    method.scale = 0.0
+    plain = method.predict(u, split.parents)
+    torch.testing.assert_close(null, plain)
+    assert not torch.allclose(other, plain, atol=1e-3)
+
+
+@torch.no_grad()
+def test_answers_do_not_depend_on_the_batch(method):
+    split = data(method.graph, seed=2)[:5]
+    new = split.parents.flip(0)
+    together = method.predict(method.abduct(split.x, split.parents), new)
+    for i in range(5):
+        u = method.abduct(split.x[i : i + 1], split.parents[i : i + 1])
+        torch.testing.assert_close(method.predict(u, new[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_answers_keep_shape_and_range_and_change_nothing_they_are_given(method):
+    split = data(method.graph, seed=2)[:4]
+    u = method.abduct(split.x, split.parents)
+    before = {name: value.clone() for name, value in u.items()}
+    first, second = (method.predict(u, split.parents.flip(0)) for _ in range(2))
+    assert first.shape == split.x.shape
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert not first.requires_grad
+    assert torch.equal(first, second)
+    assert all(torch.equal(u[name], before[name]) for name in u)
+    assert all(p.grad is None for p in method.parameters())
+
+
+@torch.no_grad()
+def test_abduction_reads_no_predictor_and_no_parents(both):
+    split = data(both.graph, seed=2)[:4]
+    u = both.abduct(split.x, split.parents)
+    assert torch.equal(u["pa"], split.parents)
+    assert torch.equal(u["x"], both.abduct(split.x, split.parents.flip(0))["x"])
+
+
+@torch.no_grad()
+def test_fit_follows_its_generator_and_leaves_the_global_one_alone(both):
+    before = torch.get_rng_state()
+    again = fitted(both.graph, scale=2.0, contrast=0.5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in both.state_dict().items())
+    other = DiffSCM(both.graph, **SMALL)
+    other.fit(session(both.graph, seed=1))
+    assert not torch.equal(other.predictor.trunk.inlet.weight, both.predictor.trunk.inlet.weight)
+
+
+@torch.no_grad()
+def test_state_dict_carries_all_that_was_learnt(method):
+    copy = DiffSCM(method.graph, **SMALL, scale=2.0, contrast=0.5)
+    copy.load_state_dict(method.state_dict())
+    split = data(method.graph, seed=2)[:4]
+    answers = [m.predict(m.abduct(split.x, split.parents), split.parents.flip(0)) for m in (method, copy)]
+    assert torch.equal(*answers)
+    assert all(v.is_contiguous() for v in method.state_dict().values())
+
+
+def test_budget_is_spent_and_not_exceeded():
+    graph = GRAPHS["both"]
+    run = session(graph, images=700)
+    DiffSCM(graph, **SMALL, batch=64).fit(run)
+    assert 700 - 3 * 64 < run.seen <= 700
+
+
+def test_weights_are_an_average_with_warm_up():
+    from cfbench_methods.training import train
+
+    graph, seen = GRAPHS["classes"], []
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    run = session(graph)
+
+    def loss(x, pa):
+        seen.append(float(net.weight.detach()))
+        return (net.weight - 10).square().sum()
+
+    train(run, net, loss, 96, stage="", batch=32, lr=0.1, cycle=False, ema=0.9999, weight_decay=0)
+    # Adam walks .1, .2, .3 for a constant sign of the gradient
+    mean = 0.0
+    for n, weight in enumerate((0.1, 0.2, 0.3)):
+        decay = (1 + n) / (10 + n)
+        mean = decay * mean + (1 - decay) * weight
+    assert seen == pytest.approx([0, 0.1, 0.2], abs=1e-3)
+    assert float(net.weight.detach()) == pytest.approx(mean, abs=1e-3)
+
+
+@torch.no_grad()
+def test_the_predictor_is_shown_the_step_that_the_image_is_at(both, monkeypatch):
+    shown = []
+    forward = both.predictor.trunk.forward
+    monkeypatch.setattr(both.predictor.trunk, "forward", lambda x, t: shown.append(int(t[0])) or forward(x, t))
+    split = data(both.graph)[:2]
+    both.predict(both.abduct(split.x, split.parents), split.parents)
+    assert shown == [749, 561, 374, 186]
+
+
+def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
+    graph = GRAPHS["classes"]
+    run = session(graph)
+    t, number = DiffSCM(graph, **SMALL)._draw_t(20_000, run)
+    assert t.min() == 0
+    assert t.max() > 990
+    assert torch.equal(t, number)
+    assert (t < 750).float().mean() == pytest.approx(0.975, abs=0.01)
+    t, number = DiffSCM(graph, **SMALL, respaced=100)._draw_t(20_000, run)
+    assert sorted(set(t.tolist())) == list(range(0, 1000, 10))
+    assert torch.equal(t, 10 * number)
+
+
+@pytest.mark.parametrize("preset", ["paper", "repo"])
+@torch.no_grad()
+def test_presets_run(preset):
+    graph = GRAPHS["classes"]
+    params = {**DiffSCM.presets[preset], "width": 8, "predictor_width": 8, "batch": 20, "steps": 5}
+    run = session(graph, images=80)
+    method = DiffSCM(graph, **params)
+    method.fit(run)
+    split = data(graph)[:3]
+    assert method.predict(method.abduct(split.x, split.parents), split.parents).isfinite().all()
+    assert method.tune(run) == {}
+
+
+def test_presets_state_the_published_settings():
+    paper, repo = (DiffSCM(GRAPHS["classes"], **DiffSCM.presets[name]) for name in ("paper", "repo"))
+    assert (paper.scale, paper.contrast, paper.clip, len(paper.route.down)) == (0.7, 0, "steps", 1000)
+    assert paper.route.down[0].start == pytest.approx(2.43e-9, rel=2e-3)
+    assert paper.route.up[-1].end == 0
+    assert [m.t for m in repo.route.down] == list(range(740, -1, -10))
+    assert repo.clip == "normalise"
+    repaired = DiffSCM(
+        GRAPHS["classes"], **{**DiffSCM.presets["repo"], "clip": "final", "aligned": True, "respaced": 0}
+    )
+    assert repaired.process is None
+    assert repaired.route.up[-1].end == repaired.route.down[0].start
+
+
+@torch.no_grad()
+def test_a_repaired_abduction_neither_clips_nor_normalises(both):
+    split = data(both.graph)[:2]
+    routes = {}
+    for clip in ("final", "steps", "normalise"):
+        method = DiffSCM(both.graph, **SMALL, clip=clip)
+        method.load_state_dict(both.state_dict())
+        method.denoiser.mean.fill_(-2.0)  # estimates of the clean image leave [-1, 1]
+        routes[clip] = method.abduct(split.x, split.parents)["x"]
+    assert not torch.allclose(routes["final"], routes["steps"], atol=1e-3)
+    assert not torch.allclose(routes["steps"], routes["normalise"], atol=1e-3)
+
+
+@torch.no_grad()
+def test_tune_stores_what_was_left_open_and_records_its_curve():
+    graph, tables = GRAPHS["both"], {}
+    method = DiffSCM(graph, **SMALL)
+    run = session(graph, record=tables.__setitem__)
+    method.fit(run)
+    chosen = method.tune(run)
+    rows = tables["guidance"]
+    assert set(chosen) == {"scale", "contrast"}
+    assert chosen["scale"] in tuning.SCALES
+    assert [r for r in rows if r["chosen"]] == [r for r in rows if all(r[k] == v for k, v in chosen.items())]
+    assert {"effectiveness", "change", "composition", "effectiveness/digit"} <= set(rows[0])
+    assert {r["t"] for r in tables["predictor"]} == {-1, *range(0, 1000, 100)}
+    again = DiffSCM(graph, **SMALL, **chosen)
+    assert again.tune(run) == {}
+    assert (again.scale, again.contrast) == (chosen["scale"], chosen["contrast"])
+    plain = DiffSCM(graph, **SMALL, contrast=0.0)
+    plain.load_state_dict(method.state_dict())
+    assert set(plain.tune(run)) == {"scale"}
+    assert plain.contrast == 0
+
+
+def test_the_rule_takes_the_least_change_among_the_effective():
+    rows = [
+        {"scale": 1, "effectiveness": 0.5, "change": 0.01, "cld": 1.2},
+        {"scale": 2, "effectiveness": 0.97, "change": 0.03, "cld": 1.1},
+        {"scale": 3, "effectiveness": 0.96, "change": 0.02, "cld": 1.3},
+        {"scale": 4, "effectiveness": 1.0, "change": 0.05, "cld": 1.15},
+    ]
+    assert tuning.choose(rows, "effectiveness", 0.95)["scale"] == 3
+    assert tuning.choose(rows, "effectiveness", 0.999)["scale"] == 4
+    assert tuning.choose(rows, "cld", 0.95)["scale"] == 2
+
+
+@torch.no_grad()
+def test_the_papers_rule_uses_a_vae_of_the_methods_own():
+    graph, tables = GRAPHS["both"], {}
+    method = DiffSCM(graph, **SMALL, rule="cld", contrast=0.0)
+    run = session(graph, record=tables.__setitem__)
+    method.fit(run)
+    chosen = method.tune(run)
+    best = min(tables["guidance"], key=lambda row: row["cld"])
+    assert chosen == {"scale": best["scale"]}
+    assert all(math.log(2) - 1e-6 <= row["cld"] <= math.log(2 * math.e) + 1e-6 for row in tables["guidance"])
+    assert not hasattr(DiffSCM(graph, **SMALL), "vae")
+
+
+def test_divergence_is_the_kl_of_torch_distributions():
+    g = torch.Generator().manual_seed(0)
+    means, logs = torch.randn(2, 4, 16, generator=g), torch.randn(2, 4, 16, generator=g)
+    got = cld.divergence((means[0], logs[0]), (means[1], logs[1]))
+    normal = [torch.distributions.Normal(m, torch.exp(v / 2)) for m, v in zip(means, logs, strict=True)]
+    for i in range(4):
+        a = torch.distributions.Normal(normal[0].loc[i], normal[0].scale[i])
+        expected = torch.distributions.kl_divergence(a, normal[1]).sum(1)
+        torch.testing.assert_close(got[i], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_doing_nothing_scores_ln_of_one_plus_e():
+    vae = cld.VAE((1, 8, 8))
+    x, pool = torch.rand(4, 1, 8, 8), torch.rand(50, 1, 8, 8)
+    near = torch.ones(4, 50, dtype=torch.bool)
+    torch.testing.assert_close(
+        cld.latent_divergence(vae, x, x, pool, near, near), torch.full((4,), math.log(1 + math.e))
+    )
+
+
+def test_questions_change_one_variable_and_what_follows_from_it():
+    graph = GRAPHS["both"]
+    split = data(graph)
+    q = tuning.questions(graph, split, 30, torch.Generator().manual_seed(0))
+    changed = q.pa != q.cf_pa
+    assert q.variable.tolist() == [0, 1, 2] * 10
+    assert changed[q.variable == 0].tolist() == [[True, False, False]] * 10
+    assert changed[q.variable == 1].tolist() == [[False, True, True]] * 10
+    assert changed[q.variable == 2].tolist() == [[False, False, True]] * 10
+    donors = {tuple(row) for row in split.parents[:, 1:].tolist()}
+    assert all(tuple(row) in donors for row in q.cf_pa[q.variable == 1, 1:].tolist())
+
+
+def test_encoder_standardises_values_and_keeps_classes():
+    graph = GRAPHS["both"]
+    pa = data(graph, 500).parents
+    encoder = ParentEncoder(graph).fit(pa)
+    encoded = encoder(pa)
+    assert encoder.dim == encoded.shape[1] == 5
+    torch.testing.assert_close(encoded[:, :3].argmax(1).float(), pa[:, 0])
+    torch.testing.assert_close(encoded[:, 3:].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoded[:, 3:].std(0, correction=0), torch.ones(2))
+    assert torch.equal(encoder.standardise(pa)[:, 0], pa[:, 0])
+
+
+def test_evaluations_count_gradients_apart(both):
+    calls = {"unet": 0, "trunk": 0}
+    hooks = [
+        both.denoiser.unet.register_forward_hook(lambda *_: calls.__setitem__("unet", calls["unet"] + 1)),
+        both.predictor.trunk.register_forward_hook(lambda *_: calls.__setitem__("trunk", calls["trunk"] + 1)),
+    ]
+    split = data(both.graph)[:2]
+    with torch.no_grad():
+        u = both.abduct(split.x, split.parents)
+        assert calls["unet"] == both.evaluations["abduct"]
+        both.predict(u, split.parents)
+    for hook in hooks:
+        hook.remove()
+    assert calls["unet"] + calls["trunk"] == both.evaluations["abduct"] + both.evaluations["predict"]
+    assert calls["trunk"] == both.evaluations["predict_gradients"]
+
+
+@pytest.mark.parametrize("params", [{"clip": "x"}, {"rule": "x"}, {"schedule": "x"}, {"output": "x"}, {"steps": 0}])
+def test_bad_settings_are_named(params):
+    with pytest.raises(UserError):
+        DiffSCM(GRAPHS["classes"], **{**SMALL, **params})
+
+
+def test_tuning_without_a_clean_predictor_is_refused():
+    with pytest.raises(UserError, match="clean_share"):
+        DiffSCM(GRAPHS["classes"], **SMALL, clean_share=0.0)
+
+
+def test_more_steps_use_more_levels():
+    route = DiffSCM(GRAPHS["classes"], **{**SMALL, "steps": 50}).route
+    assert all(a.start < b.start for a, b in pairwise(route.down))
+    assert len(route.down) == 50

@@ -1,0 +1,176 @@
+"""Schedules, DDIM moves and both directions of travel, against closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from cfbench_methods.diffusion import Route, clip, ddim, generate, invert, noised, normalised, route, signal_levels
+
+from cfbench.errors import UserError
+
+LINEAR = signal_levels("linear")
+
+
+def gaussian(mean: float, var: float):
+    """The exact noise of images whose pixels are N(mean, var), as a function of signal level."""
+
+    def eps(x, a):
+        return math.sqrt(1 - a) * (x - math.sqrt(a) * mean) / (a * var + 1 - a)
+
+    return eps
+
+
+class Mixture:
+    """The exact noise of a mixture of narrow Gaussians in 64 dimensions."""
+
+    def __init__(self, levels, modes=8, width=0.3):
+        g = torch.Generator().manual_seed(0)
+        self.centres = torch.randn(modes, 64, generator=g, dtype=torch.float64)
+        self.levels, self.var = levels, width**2
+
+    def sample(self, count):
+        g = torch.Generator().manual_seed(1)
+        rows = torch.randint(len(self.centres), (count,), generator=g)
+        noise = torch.randn(count, 64, generator=g, dtype=torch.float64)
+        return (self.centres[rows] + self.var**0.5 * noise).reshape(count, 1, 8, 8)
+
+    def __call__(self, x, t):
+        a = float(self.levels[t])
+        flat = x.flatten(1)
+        away = flat[:, None] - math.sqrt(a) * self.centres
+        total = a * self.var + 1 - a
+        weight = torch.softmax(-away.square().sum(2) / (2 * total), dim=1)
+        return (math.sqrt(1 - a) * (weight[:, :, None] * away).sum(1) / total).reshape(x.shape)
+
+
+def test_linear_levels_are_the_product_of_one_minus_beta():
+    beta = [1e-4 + (0.02 - 1e-4) * k / 999 for k in range(1000)]
+    expected = list(itertools.accumulate((1 - b for b in beta), lambda p, q: p * q))
+    torch.testing.assert_close(LINEAR, torch.tensor(expected, dtype=torch.float64))
+    assert LINEAR[0] == pytest.approx(0.9999)
+
+
+def test_cosine_levels_end_where_the_literature_says():
+    levels = signal_levels("cosine")
+    assert levels[999] == pytest.approx(2.43e-9, rel=2e-3)
+    assert levels[998] == pytest.approx(2.43e-6, rel=2e-2)
+    assert 1 / math.sqrt(levels[999]) == pytest.approx(20291, rel=1e-3)
+
+
+def test_unknown_schedule():
+    with pytest.raises(UserError, match="sigmoid"):
+        signal_levels("sigmoid")
+
+
+def test_aligned_routes_pass_the_same_levels_both_ways():
+    r = route(LINEAR, 20, 0.75)
+    assert [(m.start, m.end) for m in r.up] == [(m.end, m.start) for m in reversed(r.down)]
+    assert r.up[0].start == 1
+    assert r.up[-1].end == float(LINEAR[749])
+    assert [m.t for m in r.down] == [m.t_end for m in reversed(r.up)]
+
+
+def test_all_levels_are_visited_when_asked_for():
+    assert [m.t for m in route(LINEAR, 1000).down] == list(range(999, -1, -1))
+
+
+def test_misaligned_route_ends_one_level_beyond_where_it_starts_back():
+    r = route(LINEAR, 75, 0.75, aligned=False)
+    assert [m.t for m in r.up] == list(range(0, 750, 10)) == [m.t for m in reversed(r.down)]
+    assert r.up[0].start == float(LINEAR[0])
+    assert r.up[-1].end == float(LINEAR[750])
+    assert r.down[0].start == float(LINEAR[740])
+    assert r.down[-1].end == 1
+    assert math.sqrt(r.up[-1].end / r.down[0].start) == pytest.approx(0.927, abs=2e-3)
+
+
+def test_misaligned_route_to_the_end_forgets_the_image():
+    assert route(LINEAR, 100, 1.0, aligned=False).up[-1].end == 0
+
+
+@pytest.mark.parametrize(("steps", "reach"), [(0, 1.0), (1001, 1.0), (800, 0.75), (10, 1.5)])
+def test_impossible_routes(steps, reach):
+    with pytest.raises(UserError, match="steps"):
+        route(LINEAR, steps, reach)
+
+
+def test_a_move_along_the_true_noise_is_exact():
+    g = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 3, 1, 4, 4, generator=g, dtype=torch.float64)
+    at = lambda a: noised(x, eps, torch.full((3,), a, dtype=torch.float64))  # noqa: E731
+    torch.testing.assert_close(ddim(at(0.8), eps, 0.8, 0.3), at(0.3))
+    torch.testing.assert_close(ddim(at(0.3), eps, 0.3, 1.0), x)
+
+
+def test_many_moves_follow_the_exact_flow_of_a_gaussian():
+    mean, var = -0.4, 0.25
+    exact = gaussian(mean, var)
+    r = route(LINEAR, 750, 0.75)
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    u = invert(lambda y, t: exact(y, float(LINEAR[t])), x, r.up)
+    a = float(LINEAR[749])
+    expected = math.sqrt(a) * mean + math.sqrt((a * var + 1 - a) / var) * (x - mean)
+    torch.testing.assert_close(u, expected, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("var", [0.05, 0.5])
+def test_only_aligned_levels_come_back_to_the_image(var):
+    exact = gaussian(0.2, var)
+    denoiser = lambda y, t: exact(y, float(LINEAR[t]))  # noqa: E731
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    for aligned, low, high in ((True, 0, 1e-8), (False, 3e-4, 1)):
+        r = route(LINEAR, 75, 0.75, aligned)
+        back = generate(denoiser, invert(denoiser, x, r.up, fixed_point=40), r.down)
+        assert low <= (back - x).abs().mean() < high
+    r = route(LINEAR, 75, 0.75)
+    assert (generate(denoiser, invert(denoiser, x, r.up), r.down) - x).abs().mean() < 0.07
+
+
+def test_fixed_point_iterations_shrink_the_error_of_inversion():
+    exact = Mixture(LINEAR)
+    x, r = exact.sample(16), route(LINEAR, 75, 0.75)
+    errors = [
+        float((generate(exact, invert(exact, x, r.up, fixed_point=k), r.down) - x).abs().mean()) for k in (0, 1, 2, 10)
+    ]
+    assert errors[1] < errors[0] / 5
+    assert errors[2] < errors[1] / 3
+    assert errors[3] < 1e-7
+
+
+def test_fixed_point_iterations_cost_one_evaluation_each():
+    calls = []
+    denoiser = lambda y, t: calls.append(t) or torch.zeros_like(y)  # noqa: E731
+    for k, expected in ((0, 10), (1, 11), (2, 21)):
+        calls.clear()
+        invert(denoiser, torch.zeros(1, 1, 2, 2), route(LINEAR, 10).up, fixed_point=k)
+        assert len(calls) == expected
+
+
+@pytest.mark.parametrize("process", [clip, normalised])
+def test_processing_inside_abduction_breaks_the_round_trip(process):
+    exact = Mixture(LINEAR)
+    x, r = exact.sample(8), route(LINEAR, 75, 0.75)
+    plain = (generate(exact, invert(exact, x, r.up), r.down) - x).abs().mean()
+    processed = (generate(exact, invert(exact, x, r.up, process=process), r.down, process=process) - x).abs().mean()
+    assert processed > 3 * plain
+
+
+def test_dynamic_normalisation_divides_by_the_quantile_where_it_exceeds_one():
+    x = torch.linspace(-2, 2, 401, dtype=torch.float64).reshape(1, 1, 1, 401)
+    q = float(torch.quantile(x.abs().flatten(), 0.99))
+    torch.testing.assert_close(normalised(x), x.clamp(-q, q) / q)
+    torch.testing.assert_close(normalised(x / 4), x / 4)
+
+
+def test_guidance_shifts_the_noise_against_the_gradient_and_is_not_clipped_again():
+    a, b = float(LINEAR[499]), float(LINEAR[249])
+    move = route(LINEAR, 2, 0.5).down[0]
+    assert (move.start, move.end) == (a, b)
+    x, g = torch.zeros(1, 1, 2, 2, dtype=torch.float64), torch.full((1, 1, 2, 2), 50.0, dtype=torch.float64)
+    out = generate(lambda y, t: torch.zeros_like(y), x, (move,), lambda y, t: g, clip)
+    shift = math.sqrt(1 - a) * (math.sqrt(b * (1 - a) / a) - math.sqrt(1 - b))
+    torch.testing.assert_close(out, shift * g)
+    assert isinstance(route(LINEAR, 2), Route)
