@@ -192,6 +192,7 @@ class DeepSCM(Method):
         )
         return Terms(likelihood, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1))
 
+    @torch.enable_grad()
     def fit(self, run: Fit) -> None:
         self.parents.fit(run.train.parents)
         steps = (run.images - run.seen) // self.batch

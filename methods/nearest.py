@@ -47,7 +47,8 @@ class Nearest(Control):
 
     def _closest(self, pool: Split, train: Split, x: Tensor, cf_pa: Tensor) -> Tensor:
         """The row of ``pool`` for each factual x [B, C, H, W] and its wanted parents [B, D]."""
-        scale = train.parents[:, self.numbers].std(0, correction=0).clamp(min=1e-12)
+        numbers = train.parents[:, self.numbers]
+        scale = (numbers - numbers.mean(0)).square().mean(0).sqrt().clamp(min=1e-12)
         have, want = pool.parents[:, self.numbers] / scale, cf_pa[:, self.numbers].to(pool.parents) / scale
         away = _distance(want, have)  # [B, P]
         limit = away.kthvalue(min(self.candidates, len(pool)), dim=1, keepdim=True).values
