@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -24,14 +25,18 @@ class Untrained(Method):
 
     answer_params: ClassVar[frozenset[str]] = DeepSCM.answer_params
 
-    def __init__(self, graph: CausalGraph, residual: str = "full", **params: Any) -> None:
+    def __init__(self, graph: CausalGraph, residual: Literal["none", "scaled", "full"] = "full", **params: Any) -> None:
         super().__init__(graph)
         self.model = DeepSCM(graph, residual=residual, **params)
-        self.residual = self.model.residual
+        self.residual = residual  # type: ignore[misc]
 
     def fit(self, run: Fit) -> None:
         """Take over the scale of the parents from ``run.train``, and nothing else."""
         self.model.parents.fit(run.train.parents)
+
+    @property
+    def evaluations(self) -> Mapping[str, float]:
+        return self.model.evaluations
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Noise:
         return self.model.abduct(x, pa, rng)
