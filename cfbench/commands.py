@@ -12,6 +12,7 @@ from .budget import Budget
 from .cells import Job, Workshop
 from .environment import pick_device
 from .errors import UserError
+from .plan import check_plan
 from .publish import publish
 from .reading import read_about, states
 from .run import Run, check_writable, declare, execute, missing, tasks_of
@@ -56,7 +57,10 @@ def _declared(
     shop = Workshop(job)
     beside = [s for s in map(Spec, CONTROLS) if controls and s.label not in {r.label for r in rows}]
     for spec in sets:
-        shop.registry.resolve("dataset", spec)
+        dataset = shop.dataset(spec)
+        check_plan(dataset, spec.label, plan)
+        if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
+            dataset.split(job.data_root, "train"), dataset.split(job.data_root, split)
     for spec in [*rows, *beside]:
         shop.registry.resolve("method", spec)
     chosen = _metrics(shop, metrics)

@@ -13,12 +13,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from .contract import Dataset, Split
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .rng import derive
 from .store import read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["Asked", "Plan", "make_plan"]
+__all__ = ["Asked", "Plan", "check_plan", "make_plan"]
 
 PLANS = ("marginal", "force-change")
 
@@ -70,6 +70,17 @@ class Plan:
         return cls(about["name"], about["split"], tensors["rows"], tensors["index"], tensors["pa"], asked)
 
 
+def check_plan(dataset: Dataset, label: str, name: str) -> None:
+    """Nothing, where the data set has a plan of that name.
+
+    Raises:
+        UserError: it has none.
+    """
+    known = dict.fromkeys([*PLANS, *dataset.plans])
+    if name not in known:
+        raise UserError(f"{label} has no plan {name!r}; {did_you_mean(name, known)}")
+
+
 def make_plan(
     dataset: Dataset, root: Path, *, name: str, split: Literal["valid", "test"], factuals: int, seed: int = 0
 ) -> Plan:
@@ -81,8 +92,7 @@ def make_plan(
     Raises:
         UserError: the data set has no plan of that name, or does not know how its parents respond.
     """
-    if name not in {*PLANS, *dataset.plans}:
-        raise UserError(f"this data set has no plan {name!r}; known: {', '.join({*PLANS, *dataset.plans})}")
+    check_plan(dataset, type(dataset).__name__, name)
     train, pool = dataset.split(root, "train"), dataset.split(root, split)
     shuffled = np.random.default_rng(derive("factuals", seed)).permutation(len(pool))
     rows = torch.from_numpy(shuffled[: min(factuals, len(pool) // 2)].copy())

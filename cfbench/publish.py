@@ -28,15 +28,16 @@ def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> 
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
         return
     board = Board(read_results(folder, dataset))
-    paths = write(board, out)
+    tables = list(write(board, out).values())
+    charts, sheets = [], []
     if pictures:
-        from .plots import draw
+        from .plots import write_plots
 
-        paths += draw(board, out)
-        paths += _sheet(folder, dataset, out)
+        charts, sheets = write_plots(board, out), [_sheet(folder, dataset, out)]
     _show(render(board, _width()))
-    for path in paths:
-        print(f"  {path}")
+    for what, paths in (("tables", tables), ("charts", charts), ("contact sheet", sheets)):
+        if paths:
+            print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
 
 
 def _width() -> int:
@@ -49,8 +50,8 @@ def _show(table: Any) -> None:
     Console(width=max(_width(), 100)).print(table)
 
 
-def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> list[Path]:
-    """The contact sheet: the first questions of the plan about each variable, answered by the first seed of each row."""
+def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> Path:
+    """The contact sheet: the plan's first questions about each variable, answered by the first seed of each row."""
     from .sheet import contact_sheet
 
     about = read_about(folder)
@@ -65,8 +66,7 @@ def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> list[Path]:
     for cell, images in _answers(folder, about, dataset).items():
         rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     path = out / f"{described['folder']}-counterfactuals.png"
-    contact_sheet(path, labels, {name: images.numpy() for name, images in rows.items()})
-    return [path]
+    return contact_sheet(path, labels, rows)
 
 
 def _first(images: Tensor | None, like: Tensor, each: int) -> Tensor:

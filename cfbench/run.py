@@ -111,13 +111,13 @@ def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
 
 
 def is_finished(run: Run, task: Task) -> bool:
-    """Whether a task's folders are all there."""
+    """Whether a task's folders are all there and whole."""
     if task.cell is None:
         if task.stage == "judges":
-            return store.complete(run.shop.judge_folder(task.dataset))
-        return store.complete(run.shop.plan_folder(task.dataset))
+            return store.whole(run.shop.judge_folder(task.dataset))
+        return store.whole(run.shop.plan_folder(task.dataset))
     stages = [f"score-{m}" for m in task.cell.scores] if task.stage == "scores" else [task.stage]
-    return all(store.complete(run.job.folder / task.cell.stage(s)) for s in stages)
+    return all(store.whole(run.job.folder / task.cell.stage(s)) for s in stages)
 
 
 def missing(run: Run, only: Literal["missing", "failed", "all"]) -> list[Task]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["complete", "discard_broken", "read_json", "read_tensors", "write_json", "write_tensors", "writing"]
+__all__ = ["complete", "discard_broken", "read_json", "read_tensors", "whole", "write_json", "write_tensors", "writing"]
 
 MANIFEST = "stage.json"
 
@@ -44,6 +44,11 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
 def complete(folder: Path) -> bool:
     """Whether a stage's folder is there, finished."""
     return (folder / MANIFEST).is_file()
+
+
+def whole(folder: Path) -> bool:
+    """Whether a stage is there and its files match its manifest; one that does not match is removed."""
+    return complete(folder) and not discard_broken(folder)
 
 
 def discard_broken(folder: Path) -> list[str]:

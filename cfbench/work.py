@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from . import store
+from . import fitting, groundwork, store
+from .bench import Bench
 from .cells import Cell, Job, Workshop
 from .errors import InvalidAnswer
 from .progress import Reporter
+from .scores import scores
 from .spec import Spec
 
 __all__ = ["Outcome", "Task", "failure_of", "perform", "record_failure"]
 
 Stage = Literal["prepare", "judges", "train", "tune", "images", "scores"]
+STAGES: Mapping[str, Callable[[Bench, Any], None]] = {
+    "prepare": groundwork.prepare,
+    "judges": groundwork.judges,
+    "train": fitting.train,
+    "tune": fitting.tune,
+    "images": fitting.images,
+    "scores": scores,
+}
 
 
 @dataclass(frozen=True)
@@ -45,39 +56,14 @@ class Outcome:
 
 def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
     """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
-    from .stages import Stages
-
     start = time.perf_counter()
     with Reporter(job.folder, task.id) as report:
         try:
-            _run(Stages(shop or Workshop(job), report), task)
+            STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
         except (Exception, SystemExit) as error:
             status = "invalid" if isinstance(error, InvalidAnswer) else "failed"
             return record_failure(job, task, status, f"{type(error).__name__}: {error}", traceback.format_exc())
     return Outcome(task.id, "done", seconds=time.perf_counter() - start)
-
-
-def _run(stages: object, task: Task) -> None:
-    if task.cell is None:
-        getattr(stages, task.stage)(task.dataset)
-    elif task.stage == "scores":
-        _score_all(stages, task.cell)
-    else:
-        getattr(stages, task.stage)(task.cell)
-
-
-def _score_all(stages: object, cell: Cell) -> None:
-    """Every metric; one that fails does not keep the others from being stored."""
-    failed: Exception | None = None
-    for metric in cell.scores:
-        try:
-            stages.scores(cell, metric)  # type: ignore[attr-defined]
-        except Exception as error:
-            error.add_note(f"while scoring {metric}")
-            failed = failed or type("MetricFailed", (Exception,), {})(f"{metric}: {type(error).__name__}: {error}")
-            failed.__cause__ = error
-    if failed:
-        raise failed
 
 
 def record_failure(job: Job, task: Task, status: str, reason: str, log: str = "") -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cfbench.contract import Dataset, Split
+from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import derive
@@ -93,10 +93,8 @@ class Strokes(Dataset):
             self._table(Path(root), part)
 
     def fingerprint(self, root: Path) -> str:
-        """The key of the generator: its sources, sizes and seed."""
-        sources = [Path(f).read_bytes() for f in (__file__, pen.__file__, ruler.__file__)]
-        digest = hashlib.sha256(b"".join(sources) + f"{self.sizes} {self.seed}".encode())
-        return digest.hexdigest()[:12]
+        """The key of the generator: its code, sizes and seed."""
+        return key_of(source_digest(Strokes), self.sizes, self.seed)
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
         """The named split; rows are numbered through train, valid and test."""

@@ -85,9 +85,10 @@ def test_an_answer_parameter_shares_the_fit_and_changes_the_answers(finished):
     assert run(finished, "--methods", "knows,knows[dim=0.5],knows[knob=2]") == 0
     cells = finished / "runs/tiny/cells/bars"
     about = json.loads((finished / "runs/tiny/run.json").read_text())
-    keys = {c["method"]["params"].get("dim", c["method"]["params"].get("knob")): c["keys"] for c in about["cells"]}
-    assert keys[0.5]["train"] == keys[None]["train"] != keys[2]["train"]
-    assert keys[0.5]["images"] != keys[None]["images"]
+    mine = [c for c in about["cells"] if c["method"]["name"] == "knows"]
+    plain, dim, knob = (c["keys"] for c in sorted(mine, key=lambda c: sorted(c["method"]["params"])))
+    assert dim["train"] == plain["train"] != knob["train"]
+    assert dim["images"] != plain["images"]
     assert len(list(cells.glob("knows*"))) == 3
     df = table(finished)
     assert value(df, "knows[dim=0.5]", "truth.abs_error", do="level") > 1
@@ -100,7 +101,8 @@ def test_ray_gives_the_same_numbers(finished, tmp_path):
     columns = ["method", "metric", "variable", "do", "questions", "seed", "value"]
     ours, theirs = (table(p)[columns] for p in (tmp_path, finished))
     theirs = theirs[theirs.method.isin(set(ours.method))]
-    timeless = [df[~df.metric.str.startswith("runtime")].reset_index(drop=True) for df in (ours, theirs)]
+    timeless = [df[~df.metric.str.startswith("runtime")] for df in (ours, theirs)]
+    timeless = [df.sort_values(columns[:-1]).reset_index(drop=True) for df in timeless]
     pd.testing.assert_frame_equal(*timeless, check_exact=True)
 
 
@@ -136,7 +138,7 @@ def test_a_process_that_dies_is_a_crash_and_the_others_finish(tmp_path):
     assert run(tmp_path, "--methods", "learns,dies", "--no-controls", jobs="2") == 2
     df = table(tmp_path)
     assert df[df.method == "dies"].status.str.startswith("crashed").all()
-    assert (df[df.method == "learns"].status == "ok").all()
+    assert (df[(df.method == "learns") & (df.metric == "change.l1_factual")].status == "ok").all()
 
 
 def test_failed_cells_are_tried_again_only_when_asked(tmp_path, capsys):

@@ -1,0 +1,52 @@
+"""What every stage works with: the job's plugins, the device, and the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from . import store
+from .cells import Cell, Workshop
+from .digest import key_of
+from .environment import describe, pick_device, quiet
+from .rng import derive
+
+__all__ = ["Bench"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A place to work on one run; ``progress(stage, done, total, loss)`` moves the live display."""
+
+    shop: Workshop
+    progress: Callable[..., None] = field(default=lambda stage, done, total, loss=None: None)
+
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.shop.job.device)
+
+    def folder(self, cell: Cell, stage: str) -> Path:
+        """Where a stage of a cell lies."""
+        return self.shop.job.folder / cell.stage(stage)
+
+    def quiet(self, stage: str, seed: int = 0) -> AbstractContextManager[None]:
+        """A block with the global random state and the threads of a stage, both put back afterwards."""
+        return quiet(derive(stage, seed), self.shop.job.threads)
+
+    def env(self) -> str:
+        """The key under which the environment of this process is described in the run's folder."""
+        about = describe(self.device, self.shop.job.threads)
+        key = key_of(about)
+        path = self.shop.job.folder / "env" / f"{key}.json"
+        if not path.exists():
+            store.write_json(path, about)
+        return key
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

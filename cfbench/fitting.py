@@ -1,0 +1,135 @@
+"""A cell from fit to images: its weights, the answer parameters it chooses, and its answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import store
+from .answer import answer_plan, mechanism
+from .bench import Bench
+from .cells import Cell
+from .contract import Control, Fit, Method
+from .environment import peak_memory
+from .plan import Plan
+from .rng import derive
+
+__all__ = ["images", "train", "tune"]
+
+
+class Diary:
+    """What a method logs and records while it is fitted or tuned."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, object]] = []
+        self.tables: dict[str, object] = {}
+
+    def write(self, folder: Path) -> None:
+        """Put every table and the log into a folder."""
+        for name, table in self.tables.items():
+            store.write_json(folder / f"{name}.json", table)
+        if self.rows:
+            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def train(bench: Bench, cell: Cell) -> None:
+    """The weights of a method, with its training log and what it recorded."""
+    folder, diary = bench.folder(cell, "train"), Diary()
+    if store.whole(folder):
+        return
+    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0}
+    with bench.quiet("train", cell.seed), peak_memory(bench.device) as peak:
+        method = bench.shop.method(cell)
+        if isinstance(method, Method):
+            run = _fit(bench, cell, diary, bench.shop.job.budget.images)
+            method.to(bench.device).train()
+            start = time.perf_counter()
+            with torch.enable_grad():
+                method.fit(run)
+            bench.synchronize()
+            costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
+            costs["parameters"] = float(sum(p.numel() for p in method.parameters()))
+            _check_finite(method)
+    with store.writing(folder, stage="train", key=cell.keys["train"], env=bench.env()) as draft:
+        if isinstance(method, Method):
+            store.write_tensors(draft / "weights.safetensors", method.state_dict())
+        store.write_json(draft / "costs.json", costs | {"train_peak_mb": peak["peak_mb"]})
+        diary.write(draft)
+
+
+def tune(bench: Bench, cell: Cell) -> None:
+    """The answer parameters that a method leaves open, chosen by itself on the validation split."""
+    folder, diary = bench.folder(cell, "tune"), Diary()
+    if store.whole(folder):
+        return
+    chosen: dict[str, Any] = {}
+    with bench.quiet("tune", cell.seed):
+        method = _trained(bench, cell)
+        start = time.perf_counter()
+        if isinstance(method, Method):
+            with torch.no_grad():
+                chosen = dict(method.tune(_fit(bench, cell, diary, 0)))
+            bench.synchronize()
+        seconds = time.perf_counter() - start
+    with store.writing(folder, stage="tune", key=cell.keys["tune"], env=bench.env()) as draft:
+        store.write_json(draft / "chosen.json", chosen)
+        store.write_json(draft / "costs.json", {"tune_s": seconds})
+        diary.write(draft)
+
+
+def images(bench: Bench, cell: Cell) -> None:
+    """The answers to the plan, and what they cost."""
+    folder = bench.folder(cell, "images")
+    if store.whole(folder):
+        return
+    job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
+    plan = Plan.load(bench.shop.plan_folder(cell.dataset))
+    x = dataset.split(job.data_root, job.split).x[plan.rows]
+    with bench.quiet("images", cell.seed), peak_memory(bench.device) as peak:
+        method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
+        answers = answer_plan(
+            mechanism(method, dataset, job.data_root, job.split), plan, x,
+            seed=cell.seed, device=bench.device, rounds=job.budget.rounds,
+            progress=lambda done, total: bench.progress("images", done, total),
+        )  # fmt: skip
+    calls = method.evaluations if isinstance(method, Method) else {}
+    costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
+    costs |= {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
+    about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
+    with store.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
+        store.write_tensors(draft / "answers.safetensors", answers.images)
+        store.write_json(draft / "costs.json", costs | {"peak_mb": peak["peak_mb"]})
+
+
+def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]:
+    """Answers that break the contract; a control may leave a question without one."""
+    return {what: n for what, n in wrong.items() if isinstance(method, Method) or "not finite" not in what}
+
+
+def _fit(bench: Bench, cell: Cell, diary: Diary, budget: int) -> Fit:
+    root, dataset = bench.shop.job.data_root, bench.shop.dataset(cell.dataset)
+    rng = torch.Generator().manual_seed(derive("fit", cell.seed))
+    train_split, valid = dataset.split(root, "train"), dataset.split(root, "valid")
+    return Fit(
+        train_split, valid, budget, bench.device, rng, diary.rows.append, diary.tables.__setitem__, bench.progress
+    )
+
+
+def _trained(bench: Bench, cell: Cell, **chosen: Any) -> Method | Control:
+    method = bench.shop.method(cell, **chosen)
+    if isinstance(method, Method):
+        method.load_state_dict(store.read_tensors(bench.folder(cell, "train") / "weights.safetensors"))
+        method.to(bench.device).eval()
+    return method
+
+
+def _check_finite(method: Method) -> None:
+    bad = [name for name, value in method.state_dict().items() if not value.double().isfinite().all()]
+    if bad:
+        raise FloatingPointError(f"training diverged: {bad[0]} is not finite")
