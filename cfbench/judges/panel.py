@@ -70,8 +70,8 @@ class Judges(nn.Module):
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """For each variable: class probabilities [B, K], or the value in raw units [B]."""
-        names = self.graph.names
-        return dict(zip(names, self._run(lambda chunk: tuple(self.reader(chunk)[n] for n in names), x), strict=True))
+        values = self._run(lambda chunk: tuple(self.reader(chunk).values()), x)
+        return dict(zip(self.graph.names, values, strict=True))
 
     def features(self, x: Tensor) -> Tensor:
         """The reader's penultimate layer [B, F], non-negative."""

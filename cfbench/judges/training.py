@@ -25,13 +25,13 @@ class JudgeBudget:
     """How many training images pass through each judge, and how many at a time.
 
     ``reader`` and ``vae`` count for their network, ``class_encoder`` for the auto-encoder of each class,
-    ``all_encoder`` for that of all classes.
+    ``all_encoder`` for that of all classes. Auto-encoders, which see few images, take a quarter of ``batch``.
     """
 
-    reader: int = 120_000
-    vae: int = 60_000
-    class_encoder: int = 10_000
-    all_encoder: int = 20_000
+    reader: int = 110_000
+    vae: int = 30_000
+    class_encoder: int = 7_000
+    all_encoder: int = 8_000
     batch: int = 64
 
     def scaled(self, factor: float) -> JudgeBudget:
@@ -123,20 +123,20 @@ def train_judges(
     unconfounded, train = dataset.judge_split(root, "train"), dataset.split(root, "train")
     judges.reader.standardise_by(unconfounded.parents)
 
-    def on(data: Split) -> _Trainer:
-        return _Trainer(data, budget.batch, device, seed, progress)
+    def on(data: Split, share: int = 1) -> _Trainer:
+        return _Trainer(data, max(1, budget.batch // share), device, seed, progress)
 
     def bound(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         return judges.vae.loss(x, torch.randn(len(x), judges.sizes["latents"], generator=rng).to(x.device))
 
     on(unconfounded)(judges.reader, lambda x, pa, rng: judges.reader.loss(x, pa), budget.reader, 4e-3, "reader")
     on(train)(judges.vae, bound, budget.vae, 2e-3, "vae")
-    on(train)(judges.all_encoder, _of(judges.all_encoder), budget.all_encoder, 4e-3, "auto-encoder")
+    on(train, 4)(judges.all_encoder, _of(judges.all_encoder), budget.all_encoder, 1e-2, "auto-encoder")
     for d, v in enumerate(graph.variables):
         for k, coder in enumerate(judges.coders(v.name)):
             rows = train[train.parents[:, d] == k]
             if len(rows):
-                on(rows)(coder, _of(coder), budget.class_encoder, 4e-3, f"auto-encoders of {v.name}")
+                on(rows, 4)(coder, _of(coder), budget.class_encoder, 1e-2, f"auto-encoders of {v.name}")
             else:
                 for parameter in coder.parameters():
                     nn.init.constant_(parameter, torch.nan)
