@@ -18,7 +18,7 @@ from .errors import UserError
 
 __all__ = ["describe", "git_state", "peak_memory", "pick_device", "quiet"]
 
-PACKAGES = ("cfbench-scm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "torchmetrics", "ray")
+PACKAGES = ("cfbench-scm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "ray")
 
 
 def pick_device(name: str) -> torch.device:

@@ -62,8 +62,10 @@ def line(state: dict[str, Any]) -> str:
     done, total = state["done"], state["total"]
     spent = max(state["now"] - state["stage_begun"], 1e-9)
     parts = [f"{state['task']}: {state['stage']}" if state["stage"] else state["task"]]
-    if total and done:
+    if total and done and spent > 1:
         parts.append(f"{done}/{total}, {done / spent:.1f}/s, {_clock(spent * (total - done) / done)} left")
+    elif total:
+        parts.append(f"{done}/{total}")
     if state["loss"] is not None:
         parts.append(f"loss {state['loss']:.4g}")
     return ", ".join(parts)

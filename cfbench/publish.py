@@ -66,7 +66,10 @@ def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> Path:
     for cell, images in _answers(folder, about, dataset).items():
         rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     path = out / f"{described['folder']}-counterfactuals.png"
-    return contact_sheet(path, labels, rows)
+    conventions = [d["name"] for d in described["variables"] if d["truth"] == "convention"]
+    title = f"{dataset}, preset {about['budget']['name']}, first seed of each method"
+    title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
+    return contact_sheet(path, labels, rows, title=title)
 
 
 def _first(images: Tensor | None, like: Tensor, each: int) -> Tensor:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cfbench.contract import Control, Questions
+from cfbench.contract import Control, Dataset, Questions
 
 __all__ = ["Oracle"]
 
 
 class Oracle(Control):
     """Answers with the data set's true counterfactual, where it has one."""
+
+    def applies(self, dataset: Dataset) -> bool:
+        """Whether the data set has true counterfactuals."""
+        return type(dataset).oracle is not Dataset.oracle
 
     def answer(self, questions: Questions) -> Tensor | None:
         q = questions

@@ -133,7 +133,7 @@ class Dies(Learns):
 
 
 class Slow(Learns):
-    """Takes a second a step, for as long as the file named by TOY_SLOW is there."""
+    """Takes a second, so that there is a moment to kill it."""
 
     def fit(self, run):
         super().fit(run)
