@@ -23,9 +23,13 @@ def test_a_stage_appears_when_its_block_ends(tmp_path):
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), store.writing(tmp_path / "s") as draft:
-        fill(draft, 1)
-        raise RuntimeError
+    def fail():
+        with store.writing(tmp_path / "s") as draft:
+            fill(draft, 1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
