@@ -76,12 +76,12 @@ def answer(method, x, pa, new):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A model fitted on the toy, and its log."""
-    rows = []
-    method = small(TOY, batch=64, width=16, hidden=64)
+    """A model fitted on the toy, its log, and what it recorded."""
+    rows, tables = [], {}
+    method = small(TOY, beta=1.0, lr=2e-3, width=16, hidden=64, residual="none")
     with torch.no_grad():
-        method.fit(session(toy()[0], 64 * 200 + 17, log=rows.append))
-    return method, rows
+        method.fit(session(toy()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
+    return method, rows, tables
 
 
 def test_logit_space_is_invertible_and_has_the_papers_constants():
@@ -177,7 +177,7 @@ def test_particles_spread_and_the_posterior_mean_does_not_move():
 
 
 def test_a_short_fit_learns_what_the_parents_do(fitted):
-    method, _ = fitted
+    method, _, _ = fitted
     split, ground = toy(seed=1)
     for column, value in ((0, (split.parents[:, 0] + 1) % 3), (1, 6 - split.parents[:, 1])):
         new = split.parents.clone()
@@ -188,9 +188,10 @@ def test_a_short_fit_learns_what_the_parents_do(fitted):
 
 
 def test_a_fit_spends_its_budget_and_improves_its_bound(fitted):
-    _, rows = fitted
+    _, rows, tables = fitted
     assert rows[-1]["step"] == 199
     assert rows[-1]["elbo"] > rows[0]["elbo"] + 50
+    assert abs(tables["valid"]["elbo"] - rows[-1]["elbo"]) < 50
     assert all(math.isclose(r["elbo"], r["likelihood"] - r["kl"]) for r in rows)
 
 
