@@ -36,14 +36,15 @@ class Nearest(Control):
 
     def answer(self, questions: Questions) -> Tensor:
         q = questions
-        answer = torch.full_like(q.x, torch.nan)
-        groups, group = q.cf_pa[:, self.classes].unique(dim=0, return_inverse=True)
+        x, cf_pa = q.x.cpu(), q.cf_pa.cpu()  # where the training images are
+        answer = torch.full_like(x, torch.nan)
+        groups, group = cf_pa[:, self.classes].unique(dim=0, return_inverse=True)
         for number, classes in enumerate(groups):
             pool = q.train[(q.train.parents[:, self.classes] == classes).all(1)]
             for rows in (group == number).nonzero()[:, 0].split(ROWS):
                 if len(pool):
-                    answer[rows] = pool[self._closest(pool, q.train, q.x[rows], q.cf_pa[rows])].x.to(q.x)
-        return answer
+                    answer[rows] = pool[self._closest(pool, q.train, x[rows], cf_pa[rows])].x
+        return answer.to(q.x.device)
 
     def _closest(self, pool: Split, train: Split, x: Tensor, cf_pa: Tensor) -> Tensor:
         """The row of ``pool`` for each factual x [B, C, H, W] and its wanted parents [B, D]."""
