@@ -29,6 +29,7 @@ VALID = 2000
 
 def logit(v: Tensor) -> Tensor:
     """Grey levels v in [0, 256) as unbounded y, v = 256 (sigmoid(y) - alpha) / (1 - alpha) with alpha = .05."""
+    v = v.clamp(max=LEVELS - 1e-3)  # single precision rounds the brightest dequantised values up to 256
     return torch.logit(ALPHA + (1 - ALPHA) * v / LEVELS)
 
 

@@ -92,6 +92,16 @@ def test_logit_space_is_invertible_and_has_the_papers_constants():
     assert math.isclose(logit(torch.tensor(0.0, dtype=torch.float64)).item(), math.log(0.05 / 0.95))
 
 
+def test_white_images_stay_finite():
+    assert logit(torch.tensor(255.0) + torch.tensor(1 - 2**-24)).isfinite()
+    split = Split(torch.full((64, 1, 28, 28), 255, dtype=torch.uint8), torch.zeros(64, 2), torch.arange(64))
+    method = small(GRAPHS["both"])
+    g = torch.Generator().manual_seed(0)
+    assert (255 + torch.rand(64 * 784 * 20, generator=g) == 256).any()
+    method.fit(session(split, 64 * 20))
+    assert all(p.isfinite().all() for p in method.parameters())
+
+
 def test_the_log_determinant_is_that_of_autograd():
     v = torch.linspace(0.1, 255.5, 50, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(logit(v).sum(), v)
