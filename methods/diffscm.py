@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
@@ -20,7 +20,8 @@ from .diffusion import Process, Route, clip, generate, invert, normalised, route
 from .networks import UNet
 from .parents import ParentEncoder
 from .predictor import ParentPredictor
-from .training import train
+from .presets import PRESETS
+from .training import Loss, train
 
 __all__ = ["DiffSCM"]
 
@@ -54,6 +55,8 @@ class DiffSCM(Method):
             on ``cld_share`` of the budget).
         scale, contrast: s and c; what is left open is tuned.
         steps, start: moves each way, and the share of the noise levels that they span.
+        residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
+            same noise level (`ParentPredictor.aim`), so that its errors are abducted too and cancel.
         fixed_point: iterations that solve each move of the abduction (`invert`).
         clip: the image is cut to [-1, 1] at the end (``final``), or its estimate in every move both ways as in
             the official code (``steps``), there also normalised (``normalise``).
@@ -62,26 +65,9 @@ class DiffSCM(Method):
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"scale", "contrast", "steps", "start", "fixed_point", "clip", "aligned", "enough"}
+        {"scale", "contrast", "steps", "start", "fixed_point", "residuals", "clip", "aligned", "enough"}
     )
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "schedule": "cosine", "width": 64, "mult": (1, 2, 4), "patch": 1, "attention": True, "output": "eps",
-            "focus": 1.0, "batch": 256, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False, "ema": 0.0,
-            "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1, "predictor_pool": "attention",
-            "predictor_share": 0.09, "clean_share": 0.0,
-            "scale": 0.7, "contrast": 0.0, "steps": 1000, "start": 1.0, "fixed_point": 0, "clip": "steps",
-            "aligned": False,
-        },
-        "repo": {
-            "width": 32, "mult": (1, 2, 2), "patch": 1, "attention": True, "dropout": 0.1, "output": "eps",
-            "focus": 1.0, "batch": 100, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False, "ema": 0.0,
-            "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1, "predictor_pool": "attention",
-            "predictor_share": 0.25, "clean_share": 0.0,
-            "respaced": 100, "scale": 1.0, "contrast": 0.0, "steps": 75, "start": 0.75, "fixed_point": 0,
-            "clip": "normalise", "aligned": False,
-        },
-    }  # fmt: skip
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     residual: ClassVar[str] = "none"
     paper: ClassVar[str] = (
         "Sanchez & Tsaftaris 2022, Diffusion Causal Models for Counterfactual Estimation, CLeaR, arXiv 2202.10166"
@@ -119,6 +105,7 @@ class DiffSCM(Method):
         steps: int = 20,
         start: float = 0.75,
         fixed_point: int = 1,
+        residuals: bool = True,
         clip: Literal["final", "none", "steps", "normalise"] = "final",
         aligned: bool = True,
         enough: float = 0.97,
@@ -147,6 +134,7 @@ class DiffSCM(Method):
             raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
         self.scale = 2.0 if scale is None else scale
         self.contrast = 0.5 if contrast is None else contrast
+        self.residuals = residuals and not all(v.categorical for v in graph.variables)
         self.fixed_point, self.clip, self.process = fixed_point, clip, PROCESSES[clip]
         self.encoder = ParentEncoder(graph)
         with self._seeded(0):
@@ -186,43 +174,20 @@ class DiffSCM(Method):
             return -self.predictor.log_probs(self.predictor(x, number), self.encoder.standardise(pa)).sum(1).mean()
 
         def clean(x: Tensor, pa: Tensor) -> Tensor:
-            out = self.clean(2 * x - 1, torch.zeros(len(x), device=x.device))
-            return -self.clean.log_probs(out, self.encoder.standardise(pa)).sum(1).mean()
+            return -self.clean.log_probs(self.clean.read(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
 
         def denoise(x: Tensor, pa: Tensor) -> Tensor:
             return self.denoiser.loss(2 * x - 1, self._draw(x, run), self._draw_t(len(x), run)[0])
 
+        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float) -> None:
+            train(run, net, loss, images, stage=stage, lr=lr, **self.training_params)
+
         if self.shares["clean"]:
-            train(
-                run,
-                self.clean,
-                clean,
-                images["clean"],
-                stage="clean predictor",
-                lr=self.predictor_lr,
-                **self.training_params,
-            )
+            learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)
         if self.shares["vae"]:
-            train(
-                run,
-                self.vae,
-                cld.loss(self.vae),
-                images["vae"],
-                stage="vae",
-                lr=self.predictor_lr,
-                **self.training_params,
-            )
-        train(
-            run,
-            self.predictor,
-            noisy,
-            images["predictor"],
-            stage="predictor",
-            lr=self.predictor_lr,
-            **self.training_params,
-        )
-        left = run.images - run.seen
-        train(run, self.denoiser, denoise, left, stage="diffusion", lr=self.lr, **self.training_params)
+            learn(self.vae, cld.loss(self.vae), "vae", images["vae"], self.predictor_lr)
+        learn(self.predictor, noisy, "predictor", images["predictor"], self.predictor_lr)
+        learn(self.denoiser, denoise, "diffusion", run.images - run.seen, self.lr)
         tuning.report(self, run)
 
     @staticmethod
@@ -244,40 +209,39 @@ class DiffSCM(Method):
         return tuning.tune(self, run) if self.open else {}
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
-        """The noised image and the factual parents, which the contrast needs."""
-        u = invert(self._eps, 2 * x - 1, self.route.up, self.fixed_point, self.process)
-        return {"x": u, "pa": pa}
+        """The noised image, the factual parents, and what the predictor reads of them on the way (``residuals``)."""
+        read: list[Tensor] = []
+        watch = (
+            (lambda y, t: read.append(self.predictor.moments(self.predictor.read(y, t)))) if self.residuals else None
+        )
+        u = {"x": invert(self._eps, 2 * x - 1, self.route.up, self.fixed_point, self.process, watch), "pa": pa}
+        return {**u, "read": torch.stack(read, dim=1)} if read else u
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image that the noise gives on the way back under guidance by ``pa``."""
         wanted, factual = self.encoder.standardise(pa), self.encoder.standardise(u["pa"])
-        guide = (lambda x, t: self.scale * self.guidance(x, t, wanted, factual)) if self.scale else None
-        x = generate(self._eps, u["x"], self.route.down, guide, self.process)
+        level = {move.t: i for i, move in enumerate(reversed(self.route.down))}
+
+        def guide(y: Tensor, t: int) -> Tensor:
+            aim = self.predictor.aim(wanted, factual, u["read"][:, level[t]]) if self.residuals else wanted
+            return self.scale * self.predictor.gradient(y, t, aim, factual, self.contrast, self.residuals)
+
+        x = generate(self._eps, u["x"], self.route.down, guide if self.scale else None, self.process)
         x = (x + 1) / 2
         return x if self.clip == "none" else x.clamp(0, 1)
 
-    def guidance(self, x: Tensor, t: int, wanted: Tensor, factual: Tensor) -> Tensor:
-        """The gradient [B, C, H, W] of the contrast at x [B, C, H, W], step t, for standardised parents [B, D]."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            out = self.predictor(x, torch.full((len(x),), t, device=x.device))
-            contrast = self.contrast * torch.tensor([float(v.categorical) for v in self.graph.variables])
-            score = self.predictor.log_probs(out, wanted)
-            if self.contrast:
-                score = score - contrast.to(x) * self.predictor.log_probs(out, factual)
-            return torch.autograd.grad(score.sum(), x)[0]
-
     def read(self, x: Tensor) -> Tensor:
         """The standardised parents [B, D] that the clean predictor sees in images [B, C, H, W] in [0, 1]."""
-        return self.clean.best(self.clean(2 * x - 1, torch.zeros(len(x), device=x.device)))
+        return self.clean.best(self.clean.read(2 * x - 1, 0))
 
     def _eps(self, x: Tensor, t: int) -> Tensor:
         return self.denoiser(x, torch.full((len(x),), t, device=x.device))
 
     @property
     def evaluations(self) -> Mapping[str, float]:
-        """U-Net evaluations of ``abduct``; U-Net evaluations and gradients of the predictor of ``predict``."""
+        """Evaluations of the U-Net and the predictor in each step; a gradient of the predictor counts once."""
         steps = len(self.route.down)
         gradients = steps if self.scale else 0
         abduct = steps * self.fixed_point + 1 if self.fixed_point else steps
+        abduct += steps if self.residuals else 0
         return {"abduct": abduct, "predict": steps + gradients, "predict_gradients": gradients}

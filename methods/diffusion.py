@@ -134,8 +134,9 @@ def invert(
     moves: tuple[Move, ...],
     fixed_point: int = 0,
     process: Process | None = None,
+    watch: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """The noisy image at the end of ``moves`` that x [B, C, H, W] belongs to.
+    """The noisy image at the end of ``moves`` that x [B, C, H, W] belongs to; ``watch`` sees all on the way.
 
     With ``fixed_point`` = 0 each move follows the noise at its clean end. Otherwise it solves the move back by
     iterating y <- ddim(x, ε(y)): the noise is read at the noisier end, first where the previous move's noise
@@ -150,6 +151,8 @@ def invert(
             eps = _processed(y, denoiser(y, move.t_end), move.end, process)
             y = ddim(x, eps, move.start, move.end)
         x = y
+        if watch is not None:
+            watch(x, move.t_end)
     return x
 
 

@@ -45,17 +45,60 @@ class ParentPredictor(nn.Module):
     def _heads(self, out: Tensor) -> Iterator[tuple[int, Variable, Tensor]]:
         yield from zip(range(len(self.sizes)), self.variables, out.split(self.sizes, dim=1), strict=True)
 
-    def log_probs(self, out: Tensor, z: Tensor) -> Tensor:
-        """log p(z_k | x_t) [B, D] in nats."""
+    def read(self, x: Tensor, t: int | Tensor) -> Tensor:
+        """`forward` at one step for all images."""
+        return self(x, torch.as_tensor(t, device=x.device).expand(len(x)))
+
+    def log_probs(self, out: Tensor, z: Tensor, hold: bool = False) -> Tensor:
+        """log p(z_k | x_t) [B, D] in nats; with ``hold`` no gradient flows through the variances."""
         terms = []
         for k, v, head in self._heads(out):
             if v.categorical:
                 terms.append(-F.cross_entropy(head, z[:, k].round().long(), reduction="none"))
             else:
-                mean, log_var = head[:, 0], LOWEST + F.softplus(head[:, 1] - LOWEST)
+                mean, log_var = self._gaussian(head)
+                log_var = log_var.detach() if hold else log_var
                 square = (z[:, k] - mean) ** 2 * torch.exp(-log_var)
                 terms.append(-0.5 * (square + log_var + math.log(2 * math.pi)))
         return torch.stack(terms, dim=1)
+
+    @staticmethod
+    def _gaussian(head: Tensor) -> tuple[Tensor, Tensor]:
+        return head[:, 0], LOWEST + F.softplus(head[:, 1] - LOWEST)
+
+    def moments(self, out: Tensor) -> Tensor:
+        """For each parent the mean, and the share of its variance that x_t explains [B, D, 2]; 0 for classes."""
+        found = torch.zeros(len(out), len(self.sizes), 2, dtype=out.dtype, device=out.device)
+        for k, v, head in self._heads(out):
+            if not v.categorical:
+                mean, log_var = self._gaussian(head)
+                found[:, k] = torch.stack([mean, (1 - log_var.exp()).clamp(min=0)], dim=1)
+        return found
+
+    def aim(self, wanted: Tensor, factual: Tensor, moments: Tensor) -> Tensor:
+        """What the predictor should read [B, D] off the counterfactual, given the ``moments`` it read off the factual.
+
+        Values keep the predictor's residual on the factual: mean + share * (wanted - factual), as the mean moves by
+        ``share`` when the value moves by 1. Classes are what is wanted.
+        """
+        return torch.where(self._classes(wanted), wanted, moments[..., 0] + moments[..., 1] * (wanted - factual))
+
+    def gradient(self, x: Tensor, t: int, aim: Tensor, factual: Tensor, contrast: float, hold: bool = False) -> Tensor:
+        """The gradient [B, C, H, W] at x of log p(aim | x, t) - contrast * log p(factual classes | x, t), nats.
+
+        An ``aim`` relative to the predictor's own reading has no expected square, so its variances are held: the
+        gradient is then 0 where the aim is read.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out = self.read(x, t)
+            score = self.log_probs(out, aim, hold)
+            if contrast:
+                score = score - contrast * self._classes(aim) * self.log_probs(out, factual)
+            return torch.autograd.grad(score.sum(), x)[0]
+
+    def _classes(self, z: Tensor) -> Tensor:
+        return torch.tensor([v.categorical for v in self.variables], device=z.device)
 
     def best(self, out: Tensor) -> Tensor:
         """The most probable parents z [B, D]."""
@@ -70,5 +113,4 @@ class ParentPredictor(nn.Module):
         """
         same = (z == wanted).to(z.dtype)
         share = 1 - (z - wanted).abs() / (factual - wanted).abs().clamp(min=1e-6)
-        classes = torch.tensor([v.categorical for v in self.variables], device=z.device)
-        return torch.where(classes, same, share.clamp(min=0))
+        return torch.where(self._classes(z), same, share.clamp(min=0))

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cfbench.contract import Fit
 
-__all__ = ["one_cycle", "train"]
+__all__ = ["Loss", "one_cycle", "train"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def one_cycle(n: int, steps: int) -> float:
@@ -25,7 +27,7 @@ def one_cycle(n: int, steps: int) -> float:
 def train(
     run: Fit,
     net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     images: int,
     *,
     stage: str,

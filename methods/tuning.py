@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
 
 RULES = ("effectiveness", "cld")
-SCALES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
-CONTRASTS = (0.0, 0.5, 1.0)
+GRID: Mapping[float, tuple[float, ...]] = {0.0: (2.0, 4.0, 8.0), 0.5: (1.0, 2.0, 3.0, 4.5), 1.0: (1.0, 2.0, 3.0)}
+"""The scales tried at each contrast."""
 FACTUALS = 96
+NULLS = 24
 POOL = 500
 REPORT = 400
 Row = dict[str, float]
@@ -62,11 +63,12 @@ def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[f
     change and composition error in [0, 1] grey levels, and CLD where the method has a VAE."""
     z, z_cf = method.encoder.standardise(q.pa), method.encoder.standardise(q.cf_pa)
     u = method.abduct(q.x, q.pa)
-    both = {name: torch.cat([value, value]) for name, value in u.items()}
+    n = min(NULLS, len(q.pa))
+    both = {name: torch.cat([value, value[:n]]) for name, value in u.items()}
     for method.contrast, method.scale in settings:
-        answer, null = method.predict(both, torch.cat([q.cf_pa, q.pa])).chunk(2)
+        answer, null = method.predict(both, torch.cat([q.cf_pa, q.pa[:n]])).split([len(q.pa), n])
         row = {"contrast": method.contrast, "scale": method.scale}
-        row |= {"change": float((answer - q.x).abs().mean()), "composition": float((null - q.x).abs().mean())}
+        row |= {"change": float((answer - q.x).abs().mean()), "composition": float((null - q.x[:n]).abs().mean())}
         if method.shares["clean"]:
             success = method.clean.success(method.read(answer), z_cf, z)
             parts = {
@@ -103,13 +105,19 @@ def choose(rows: Sequence[Row], rule: str, enough: float) -> Row:
     return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"])
 
 
+def _settings(method: DiffSCM) -> list[tuple[float, float]]:
+    """Pairs (contrast, scale): the grid, without a contrast where no parent is a class, and what is fixed as fixed."""
+    categorical = any(v.categorical for v in method.graph.variables)
+    contrasts = tuple(GRID) if "contrast" in method.open and categorical else (method.contrast * categorical,)
+    finest = tuple(sorted({scale for scales in GRID.values() for scale in scales}))
+    scales = {c: GRID.get(c, finest) if "scale" in method.open else (method.scale,) for c in contrasts}
+    return [(c, s) for c in contrasts for s in scales[c]]
+
+
 @torch.no_grad()
 def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
     """Values of the open parameters among ``scale`` and ``contrast``; records the table ``guidance``."""
-    categorical = any(v.categorical for v in method.graph.variables)
-    contrasts = CONTRASTS if "contrast" in method.open and categorical else (method.contrast,)
-    scales = SCALES if "scale" in method.open else (method.scale,)
-    settings = [(c, s) for c in contrasts for s in scales]
+    settings = _settings(method)
     q = questions(method.graph, run.valid, FACTUALS, run.rng)
     q = Questions(*(part.to(run.device) for part in (q.x, q.pa, q.cf_pa, q.variable)))
     pool = run.valid[torch.randperm(len(run.valid), generator=run.rng)[:POOL]]

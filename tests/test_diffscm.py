@@ -130,21 +130,49 @@ def test_log_probabilities_agree_with_torch_distributions():
 
 @torch.no_grad()
 def test_guidance_is_the_gradient_of_the_contrast(both):
-    method = both
+    predictor, encoder = both.predictor, both.encoder
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    wanted, factual = (method.encoder.standardise(data(method.graph, seed=s).parents[:3]) for s in (3, 4))
+    wanted, factual = (encoder.standardise(data(both.graph, seed=s).parents[:3]) for s in (3, 4))
     classes = torch.tensor([1.0, 0.0, 0.0])
 
     def score(y):
-        out = method.predictor.double()(y.double(), torch.full((3,), 200))
-        terms = method.predictor.log_probs(out, wanted.double())
-        return (terms - 0.5 * classes * method.predictor.log_probs(out, factual.double())).sum(1)
+        out = predictor.double()(y, torch.full((3,), 200))
+        terms = predictor.log_probs(out, wanted.double()) - 0.5 * classes * predictor.log_probs(out, factual.double())
+        return terms.sum(1)
 
-    g = method.guidance(x, 200, wanted, factual)
-    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    slope = (score(x + 1e-4 * direction.double()) - score(x - 1e-4 * direction.double())) / 2e-4
-    method.predictor.float()
-    torch.testing.assert_close((g * direction).sum((1, 2, 3)).double(), slope, rtol=1e-3, atol=1e-3)
+    g = predictor.gradient(x, 200, wanted, factual, 0.5)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    slope = (score(x.double() + 1e-4 * direction) - score(x.double() - 1e-4 * direction)) / 2e-4
+    predictor.float()
+    torch.testing.assert_close((g * direction).sum((1, 2, 3)), slope, rtol=1e-3, atol=1e-3)
+
+
+def test_values_are_steered_relative_to_what_was_read_off_the_factual():
+    predictor = ParentPredictor(GRAPHS["both"], 8, (1,))
+    out = torch.randn(5, 7)
+    moments = predictor.moments(out)
+    mean, share = moments.unbind(2)
+    torch.testing.assert_close(mean[:, 1:], predictor.best(out)[:, 1:])
+    variance = 0.01 + torch.nn.functional.softplus(out[:, [4, 6]] - 2 * math.log(0.1)).expm1() * 0.01
+    torch.testing.assert_close(share[:, 1:], (1 - variance).clamp(min=0), rtol=1e-3, atol=1e-3)
+    factual, wanted = torch.randn(5, 3), torch.randn(5, 3)
+    torch.testing.assert_close(predictor.aim(factual, factual, moments)[:, 1:], mean[:, 1:])
+    torch.testing.assert_close(
+        predictor.aim(wanted, factual, moments)[:, 1:], (mean + share * (wanted - factual))[:, 1:]
+    )
+    assert torch.equal(predictor.aim(wanted, factual, moments)[:, 0], wanted[:, 0])
+
+
+@torch.no_grad()
+def test_carried_residuals_put_no_force_on_a_null_intervention():
+    method = fitted(GRAPHS["values"], scale=3.0, contrast=0.0)
+    split = data(method.graph, seed=2)[:6]
+    u, z = method.abduct(split.x, split.parents), method.encoder.standardise(split.parents)
+    assert u["read"].shape == (6, SMALL["steps"], 1, 2)
+    x, t = u["x"], method.route.up[-1].t_end
+    aim = method.predictor.aim(z, z, u["read"][:, -1])
+    assert method.predictor.gradient(x, t, aim, z, 0.0, hold=True).abs().max() < 1e-5
+    assert method.predictor.gradient(x, t, z, z, 0.0).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -249,7 +277,7 @@ def test_the_predictor_is_shown_the_step_that_the_image_is_at(both, monkeypatch)
     monkeypatch.setattr(both.predictor.trunk, "forward", lambda x, t: shown.append(int(t[0])) or forward(x, t))
     split = data(both.graph)[:2]
     both.predict(both.abduct(split.x, split.parents), split.parents)
-    assert shown == [749, 561, 374, 186]
+    assert shown == [186, 374, 561, 749, 749, 561, 374, 186]
 
 
 def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
@@ -314,7 +342,7 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
     chosen = method.tune(run)
     rows = tables["guidance"]
     assert set(chosen) == {"scale", "contrast"}
-    assert chosen["scale"] in tuning.SCALES
+    assert chosen["scale"] in tuning.GRID[chosen["contrast"]]
     assert [r for r in rows if r["chosen"]] == [r for r in rows if all(r[k] == v for k, v in chosen.items())]
     assert {"effectiveness", "change", "composition", "effectiveness/digit"} <= set(rows[0])
     assert {r["t"] for r in tables["predictor"]} == {-1, *range(0, 1000, 100)}
@@ -407,12 +435,14 @@ def test_evaluations_count_gradients_apart(both):
     split = data(both.graph)[:2]
     with torch.no_grad():
         u = both.abduct(split.x, split.parents)
-        assert calls["unet"] == both.evaluations["abduct"]
+        assert calls["unet"] + calls["trunk"] == both.evaluations["abduct"]
+        assert calls["unet"] == SMALL["steps"] + 1
+        read = calls["trunk"]
         both.predict(u, split.parents)
     for hook in hooks:
         hook.remove()
     assert calls["unet"] + calls["trunk"] == both.evaluations["abduct"] + both.evaluations["predict"]
-    assert calls["trunk"] == both.evaluations["predict_gradients"]
+    assert calls["trunk"] - read == both.evaluations["predict_gradients"]
 
 
 @pytest.mark.parametrize("params", [{"clip": "x"}, {"rule": "x"}, {"schedule": "x"}, {"output": "x"}, {"steps": 0}])
