@@ -25,7 +25,7 @@ from .training import Loss, train
 
 __all__ = ["DiffSCM"]
 
-PROCESSES: Mapping[str, Process | None] = {"final": None, "none": None, "steps": clip, "normalise": normalised}
+PROCESSES: Mapping[str, Process | None] = {"final": None, "steps": clip, "normalise": normalised}
 
 
 class DiffSCM(Method):
@@ -36,9 +36,10 @@ class DiffSCM(Method):
 
         e = ε(x_t, t) - s sqrt(1 - ᾱ_t) ∇ [ sum_k log p(pa*_k | x_t, t) - c sum_k log p(pa_k | x_t, t) ].
 
-    Guidance by *all* parents, Gaussian densities for continuous ones, and the contrast c with the factual parents
-    (part of u; over classes only, as a Gaussian density that is subtracted moves the optimum) extend the paper,
-    which has one class and c = 0. Parents are taken as independent given x_t.
+    Three things extend the paper, which has one class and c = 0. Guidance is by *all* parents, taken as independent
+    given x_t, with Gaussian densities for continuous ones. The contrast c turns from the factual classes, which are
+    part of u; values have none, as a Gaussian density that is subtracted moves the optimum. Values are steered
+    relative to what the predictor reads off the factual at each noise level (``residuals``).
 
     Args:
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
@@ -58,8 +59,8 @@ class DiffSCM(Method):
         residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
             same noise level (`ParentPredictor.aim`), so that its errors are abducted too and cancel.
         fixed_point: iterations that solve each move of the abduction (`invert`).
-        clip: the image is cut to [-1, 1] at the end (``final``), or its estimate in every move both ways as in
-            the official code (``steps``), there also normalised (``normalise``).
+        clip: the image is cut to the grey scale at the end only (``final``), or its estimate in every move both ways
+            as in the official code (``steps``), there also normalised (``normalise``).
         aligned: whether abduction and prediction pass the same noise levels (`route`).
         enough: the rule ``effectiveness`` asks for this part of the best effectiveness.
     """
@@ -106,7 +107,7 @@ class DiffSCM(Method):
         start: float = 0.75,
         fixed_point: int = 1,
         residuals: bool = True,
-        clip: Literal["final", "none", "steps", "normalise"] = "final",
+        clip: Literal["final", "steps", "normalise"] = "final",
         aligned: bool = True,
         enough: float = 0.97,
     ) -> None:
@@ -135,7 +136,7 @@ class DiffSCM(Method):
         self.scale = 2.0 if scale is None else scale
         self.contrast = 0.5 if contrast is None else contrast
         self.residuals = residuals and not all(v.categorical for v in graph.variables)
-        self.fixed_point, self.clip, self.process = fixed_point, clip, PROCESSES[clip]
+        self.fixed_point, self.process = fixed_point, PROCESSES[clip]
         self.encoder = ParentEncoder(graph)
         with self._seeded(0):
             self._build()
@@ -227,8 +228,7 @@ class DiffSCM(Method):
             return self.scale * self.predictor.gradient(y, t, aim, factual, self.contrast, self.residuals)
 
         x = generate(self._eps, u["x"], self.route.down, guide if self.scale else None, self.process)
-        x = (x + 1) / 2
-        return x if self.clip == "none" else x.clamp(0, 1)
+        return ((x + 1) / 2).clamp(0, 1)
 
     def read(self, x: Tensor) -> Tensor:
         """The standardised parents [B, D] that the clean predictor sees in images [B, C, H, W] in [0, 1]."""

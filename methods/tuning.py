@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
 
 RULES = ("effectiveness", "cld")
-GRID: Mapping[float, tuple[float, ...]] = {0.0: (2.0, 4.0, 8.0), 0.5: (1.0, 2.0, 3.0, 4.5), 1.0: (1.0, 2.0, 3.0)}
-"""The scales tried at each contrast."""
+GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 8.0), 0.5: (2.0, 3.0, 4.5, 7.0), 1.0: (2.0, 3.0)}
+"""The scales tried at each contrast; at one that is given, all of them."""
 FACTUALS = 96
 NULLS = 24
 POOL = 500
@@ -110,8 +110,9 @@ def _settings(method: DiffSCM) -> list[tuple[float, float]]:
     categorical = any(v.categorical for v in method.graph.variables)
     contrasts = tuple(GRID) if "contrast" in method.open and categorical else (method.contrast * categorical,)
     finest = tuple(sorted({scale for scales in GRID.values() for scale in scales}))
-    scales = {c: GRID.get(c, finest) if "scale" in method.open else (method.scale,) for c in contrasts}
-    return [(c, s) for c in contrasts for s in scales[c]]
+    if "scale" not in method.open:
+        return [(c, method.scale) for c in contrasts]
+    return [(c, s) for c in contrasts for s in (GRID[c] if len(contrasts) > 1 else finest)]
 
 
 @torch.no_grad()
