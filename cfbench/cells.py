@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from .answer import answer_plan
 from .budget import Budget
 from .contract import Control, Dataset, Method, Metric
 from .digest import key_of, source_digest
 from .plan import Plan
 from .registry import Kind, Registry
+from .scoring import score
 from .spec import Spec
 
 __all__ = ["Cell", "Job", "Workshop"]
@@ -112,18 +114,20 @@ class Workshop:
 
     def judge_key(self, spec: Spec) -> str:
         """What the judges depend on."""
-        from .judges import Judges
+        from .judges import card, train_judges
 
-        return key_of(self.data_key(spec), source_digest(Judges), self.job.budget.judge)
+        sources = source_digest(train_judges), source_digest(card)
+        return key_of(self.data_key(spec), *sources, self.job.budget.judge)
 
     def cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
         """The cell with the keys of all its stages, none of which needs to have run."""
         fit, answer = self.method_params(method)
         train = self._of("method", method, fit, self.data_key(dataset), seed, self.job.budget.images)
         tune = key_of(train, answer)
-        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds)
+        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan))
         judge = self.judge_key(dataset)
-        scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge) for m in metrics}
+        scoring = source_digest(score)
+        scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}
         keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
         return Cell(dataset, method, seed, keys, scores)
 

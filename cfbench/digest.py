@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,15 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def source_digest(cls: type[Any]) -> str:
-    """A digest of the module that defines a class and of what it imports from its own package.
+def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
+    """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
     Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
     """
-    file = inspect.getsourcefile(cls)
+    file = inspect.getsourcefile(thing)
     if file is None:
         return "unknown"
-    package = sys.modules[cls.__module__].__package__ or ""
+    package = sys.modules[thing.__module__].__package__ or ""
     seen: dict[str, str] = {}
     _walk(Path(file), package, seen)
     return key_of(sorted(seen.values()))
@@ -46,10 +47,15 @@ def _walk(file: Path, package: str, seen: dict[str, str]) -> None:
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
             names = [f"{base}.{node.module}"] if node.module else [f"{base}.{a.name}" for a in node.names]
             for name in names:
-                # the contract's own modules are versioned with the harness, not with each plugin
-                spec = None if name.startswith("cfbench.") and not package.startswith("cfbench.") else _spec(name)
+                spec = _spec(name) if _belongs(name, package) else None
                 if spec and spec.origin:
                     _walk(Path(spec.origin), name.rpartition(".")[0], seen)
+
+
+def _belongs(name: str, package: str) -> bool:
+    """Whether a module's code is a plugin's own: of its distribution, and for the built-in ones of their folder."""
+    own = package if package.split(".")[0] == "cfbench" else package.split(".")[0]
+    return own != "cfbench" and name.startswith(f"{own}.")
 
 
 def _spec(name: str) -> Any:

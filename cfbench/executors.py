@@ -65,6 +65,8 @@ class Workers:
                 self.start(task, attempt + 1)
                 return None
             return record_failure(self.job, task, "crashed", f"its process died twice ({type(error).__name__})")
+        except self.ray.exceptions.RayError as error:
+            return record_failure(self.job, task, "failed", f"{type(error).__name__}: {error}")
 
 
 @lru_cache(maxsize=4)

@@ -105,7 +105,7 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, p
     rows = _scorable(metric, evidence).nonzero()[:, 0]
     if not len(rows):
         return [Row(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
-    usable = evidence.take(rows)
+    usable = evidence if len(rows) == n else evidence.take(rows)
     results, asked = _call(metric, usable), {True: int((factual < rounds).sum()), False: n}
     replicates = _replicates(metric, usable, factual[rows.numpy()], len(plan), plan_key) if _sets(results) else {}
     found = []
