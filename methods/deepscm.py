@@ -159,7 +159,7 @@ class DeepSCM(Method):
         self,
         graph: CausalGraph,
         latent: int = 16,
-        beta: float = 8.0,
+        beta: float = 14.0,
         width: int = 32,
         hidden: int = 256,
         log_variance: float | None = None,
