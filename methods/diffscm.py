@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -45,8 +46,8 @@ class DiffSCM(Method):
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
             `UNet`, `Denoiser`).
         focus: nine tenths of the training noise levels lie below this share of all of them.
-        batch, cycle, ema: of the training of every network (`train`); lr: of the diffusion model's, predictor_lr:
-            of all others'.
+        batch, cycle, ema: of the training of every network (`train`); a batch that is left open grows with the budget,
+            from 32 at 130,000 images to 256. lr: of the diffusion model's training, predictor_lr: of all others'.
         predictor_width, predictor_mult, predictor_patch, predictor_pool: of the trunk of the guiding predictor.
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
@@ -87,7 +88,7 @@ class DiffSCM(Method):
         dropout: float = 0.0,
         output: Literal["eps", "v", "residual"] = "residual",
         focus: float = 0.75,
-        batch: int = 32,
+        batch: int | None = None,
         lr: float = 4e-3,
         predictor_lr: float = 2e-3,
         cycle: bool = True,
@@ -126,7 +127,8 @@ class DiffSCM(Method):
         }  # fmt: skip
         self.output = output
         self.focus, self.respaced = focus, respaced
-        self.training_params: dict[str, Any] = {"batch": batch, "cycle": cycle, "ema": ema}
+        self.training_params: dict[str, Any] = {"cycle": cycle, "ema": ema}
+        self.batch = batch
         self.lr, self.predictor_lr = lr, predictor_lr
         self.shares = {"predictor": predictor_share, "clean": clean_share, "vae": cld_share * (rule == "cld")}
         self.rule, self.enough = rule, enough
@@ -167,6 +169,7 @@ class DiffSCM(Method):
     def _fit(self, run: Fit) -> None:
         self.encoder.fit(run.train.parents)
         self.denoiser.observe(run.train.images)
+        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
         images = {name: int(share * run.images) for name, share in self.shares.items()}
 
         def noisy(x: Tensor, pa: Tensor) -> Tensor:
@@ -181,7 +184,7 @@ class DiffSCM(Method):
             return self.denoiser.loss(2 * x - 1, self._draw(x, run), self._draw_t(len(x), run)[0])
 
         def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float) -> None:
-            train(run, net, loss, images, stage=stage, lr=lr, **self.training_params)
+            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, **self.training_params)
 
         if self.shares["clean"]:
             learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)

@@ -22,7 +22,7 @@ __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune
 RULES = ("effectiveness", "cld")
 GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 8.0), 0.5: (2.0, 3.0, 4.5, 7.0), 1.0: (2.0, 3.0)}
 """The scales tried at each contrast; at one that is given, all of them."""
-FACTUALS = 96
+FEWEST, FACTUALS = 8, 96
 NULLS = 24
 POOL = 500
 REPORT = 400
@@ -119,7 +119,8 @@ def _settings(method: DiffSCM) -> list[tuple[float, float]]:
 def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
     """Values of the open parameters among ``scale`` and ``contrast``; records the table ``guidance``."""
     settings = _settings(method)
-    q = questions(method.graph, run.valid, FACTUALS, run.rng)
+    count = min(FACTUALS, max(FEWEST, run.images // 1000))
+    q = questions(method.graph, run.valid, count, run.rng)
     q = Questions(*(part.to(run.device) for part in (q.x, q.pa, q.cf_pa, q.variable)))
     pool = run.valid[torch.randperm(len(run.valid), generator=run.rng)[:POOL]]
     rows = []
