@@ -95,7 +95,7 @@ class Method(nn.Module):
     """Keywords that change answers but not the fit (guidance scale, steps, sampler)."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of keywords, asked for as ``method:preset``."""
-    residual: ClassVar[str] = "none"
+    residual: str = "none"
     """How the image's residual is carried into answers: none, scaled, full or exact-inverse."""
     paper: ClassVar[str] = ""
 
@@ -142,7 +142,7 @@ class Control:
     """A row of the table that knows more than a method may (the truth, the training images)."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    residual: ClassVar[str] = "-"
+    residual: str = "-"
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:

@@ -174,7 +174,7 @@ class DeepSCM(Method):
         _one_of("residual", residual, ("none", "scaled", "full"))
         _one_of("schedule", schedule, ("cosine", "constant"))
         self.beta, self.batch, self.lr, self.schedule = beta, batch, lr, schedule
-        self.particles, self.residual = particles, residual  # type: ignore[misc]
+        self.particles, self.residual = particles, residual
         self.tau = {"none": 0.0, "scaled": tau, "full": 1.0}[residual]
         self.parents = ParentEncoder(graph)
         self.encoder = Encoder(graph.shape, self.parents.dim, latent, width, hidden)

@@ -70,7 +70,7 @@ class DiffSCM(Method):
         {"scale", "contrast", "steps", "start", "fixed_point", "residuals", "clip", "aligned", "enough"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    residual: ClassVar[str] = "none"
+    residual: str = "none"
     paper: ClassVar[str] = (
         "Sanchez & Tsaftaris 2022, Diffusion Causal Models for Counterfactual Estimation, CLeaR, arXiv 2202.10166"
     )

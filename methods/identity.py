@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from cfbench.contract import Method
@@ -15,7 +13,7 @@ __all__ = ["Identity"]
 class Identity(Method):
     """Answers every question with the factual: the noise of an image is the image."""
 
-    residual: ClassVar[str] = "full"
+    residual: str = "full"
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Tensor:
         return x

@@ -28,7 +28,7 @@ class Untrained(Method):
     def __init__(self, graph: CausalGraph, residual: Literal["none", "scaled", "full"] = "full", **params: Any) -> None:
         super().__init__(graph)
         self.model = DeepSCM(graph, residual=residual, **params)
-        self.residual = residual  # type: ignore[misc]
+        self.residual = residual
 
     def fit(self, run: Fit) -> None:
         """Take over the scale of the parents from ``run.train``, and nothing else."""
