@@ -97,12 +97,13 @@ def choose(rows: Sequence[Row], rule: str, enough: float) -> Row:
     """The row that the rule picks.
 
     ``cld``: the smallest divergence. ``effectiveness``: of the rows with at least ``enough`` times the best
-    effectiveness, the one that changes the images least; with one contrast that is the smallest scale.
+    effectiveness, the one that moves the images least, asked (``change``) and unasked (``composition``) together;
+    with one contrast that is the smallest scale.
     """
     if rule == "cld":
         return min(rows, key=lambda row: row["cld"])
     bar = enough * max(row["effectiveness"] for row in rows)
-    return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"])
+    return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"] + row["composition"])
 
 
 def _settings(method: DiffSCM) -> list[tuple[float, float]]:

@@ -357,10 +357,10 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
 
 def test_the_rule_takes_the_least_change_among_the_effective():
     rows = [
-        {"scale": 1, "effectiveness": 0.5, "change": 0.01, "cld": 1.2},
-        {"scale": 2, "effectiveness": 0.97, "change": 0.03, "cld": 1.1},
-        {"scale": 3, "effectiveness": 0.96, "change": 0.02, "cld": 1.3},
-        {"scale": 4, "effectiveness": 1.0, "change": 0.05, "cld": 1.15},
+        {"scale": 1, "effectiveness": 0.5, "change": 0.01, "composition": 0.001, "cld": 1.2},
+        {"scale": 2, "effectiveness": 0.97, "change": 0.019, "composition": 0.004, "cld": 1.1},
+        {"scale": 3, "effectiveness": 0.96, "change": 0.020, "composition": 0.001, "cld": 1.3},
+        {"scale": 4, "effectiveness": 1.0, "change": 0.05, "composition": 0.002, "cld": 1.15},
     ]
     assert tuning.choose(rows, "effectiveness", 0.95)["scale"] == 3
     assert tuning.choose(rows, "effectiveness", 0.999)["scale"] == 4
