@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """One (data set, method, seed) with the keys of its stages."""
+    """One (data set, method, seed) with the keys of its stages; ``fit`` is the method's spec without answer parameters.
+
+    Cells whose methods differ only in how they answer share the folder of one fit.
+    """
 
     dataset: Spec
     method: Spec
     seed: int
+    fit: Spec
     keys: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,14 +60,19 @@ class Cell:
     def stage(self, name: str) -> Path:
         """A stage's folder inside the run: train, tune, images, or score-METRIC."""
         key = self.scores[name.removeprefix("score-")] if name.startswith("score-") else self.keys[name]
-        return self.path / f"{name}-{key}"
+        return (self.fitted.path if name == "train" else self.path) / f"{name}-{key}"
+
+    @property
+    def fitted(self) -> Cell:
+        """The cell that the fit is done for."""
+        return replace(self, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Cell:
-        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], d["keys"], d["scores"])
+        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], Spec(**d["fit"]), d["keys"], d["scores"])
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,10 @@ class Workshop:
         return fit, {k: v for k, v in params.items() if k in answer}
 
     def method(self, cell: Cell, **chosen: Any) -> Method | Control:
-        """The method or control of a cell, not fitted, with answer parameters laid over its own."""
+        """The method or control of a cell, not fitted; what tuning chose fills in what the user left open."""
         cls, params = self.registry.resolve("method", cell.method)
-        return cls(self.dataset(cell.dataset).graph, **{**params, **chosen})
+        open_ = {k: v for k, v in chosen.items() if params.get(k) is None}
+        return cls(self.dataset(cell.dataset).graph, **{**params, **open_})
 
     def metric(self, name: str) -> Metric:
         return self.registry.load("metric", name)()
@@ -122,6 +132,7 @@ class Workshop:
     def cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
         """The cell with the keys of all its stages, none of which needs to have run."""
         fit, answer = self.method_params(method)
+        own = {k: v for k, v in method.params.items() if k in fit}
         train = self._of("method", method, fit, self.data_key(dataset), seed, self.job.budget.images)
         tune = key_of(train, answer)
         images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan))
@@ -129,7 +140,7 @@ class Workshop:
         scoring = source_digest(score)
         scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}
         keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
-        return Cell(dataset, method, seed, keys, scores)
+        return Cell(dataset, method, seed, Spec(method.name, method.preset, own), keys, scores)
 
     def plan_folder(self, dataset: Spec) -> Path:
         return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"

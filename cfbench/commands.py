@@ -121,7 +121,7 @@ def _announce(run: Run, todo: list[Any]) -> None:
     )
     unfinished = {t.cell.label for t in todo if t.cell}
     for cell in run.cells:
-        print(f"  {'to do' if cell.label in unfinished else 'done '}  {cell.label}")
+        print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.label}")
     print(f"  {len(todo)} of {total} tasks to do", flush=True)
 
 

@@ -46,7 +46,8 @@ class Split:
 class Fit:
     """What a method may use while it is fitted or tuned.
 
-    ``images`` is the budget: how many training images may pass through training steps, all networks together.
+    ``images`` is the budget: how many training images may pass through training steps, all networks together;
+    ``seen`` counts those that have. In `Method.tune` all have been.
     ``log`` appends a row to the cell's training log; ``record`` writes a named JSON table into the run folder;
     ``progress(stage, done, total, loss)`` moves the live display.
     """

@@ -47,7 +47,7 @@ def train(bench: Bench, cell: Cell) -> None:
     with bench.quiet("train", cell.seed), peak_memory(bench.device) as peak:
         method = bench.shop.method(cell)
         if isinstance(method, Method):
-            run = _fit(bench, cell, diary, bench.shop.job.budget.images)
+            run = _fit(bench, cell, diary)
             method.to(bench.device).train()
             start = time.perf_counter()
             with torch.enable_grad():
@@ -74,7 +74,7 @@ def tune(bench: Bench, cell: Cell) -> None:
         start = time.perf_counter()
         if isinstance(method, Method):
             with torch.no_grad():
-                chosen = dict(method.tune(_fit(bench, cell, diary, 0)))
+                chosen = dict(method.tune(_fit(bench, cell, diary, spent=True)))
             bench.synchronize()
         seconds = time.perf_counter() - start
     with store.writing(folder, stage="tune", key=cell.keys["tune"], env=bench.env()) as draft:
@@ -112,13 +112,14 @@ def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]
     return {what: n for what, n in wrong.items() if isinstance(method, Method) or "not finite" not in what}
 
 
-def _fit(bench: Bench, cell: Cell, diary: Diary, budget: int) -> Fit:
-    root, dataset = bench.shop.job.data_root, bench.shop.dataset(cell.dataset)
-    rng = torch.Generator().manual_seed(derive("fit", cell.seed))
-    train_split, valid = dataset.split(root, "train"), dataset.split(root, "valid")
+def _fit(bench: Bench, cell: Cell, diary: Diary, *, spent: bool = False) -> Fit:
+    """What a method may use; with a ``spent`` budget it may look at data, but not train on any more."""
+    job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
+    budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
     return Fit(
-        train_split, valid, budget, bench.device, rng, diary.rows.append, diary.tables.__setitem__, bench.progress
-    )
+        dataset.split(job.data_root, "train"), dataset.split(job.data_root, "valid"), budget, bench.device, rng,
+        diary.rows.append, diary.tables.__setitem__, bench.progress, budget if spent else 0,
+    )  # fmt: skip
 
 
 def _trained(bench: Bench, cell: Cell, **chosen: Any) -> Method | Control:

@@ -100,11 +100,11 @@ def tasks_of(run: Run) -> list[Task]:
             t for cell, chain in zip(cells, chains, strict=True) if cell.method.name not in run.controls for t in chain
         ]
         tasks += [*asked, judges, *(t for chain in chains for t in chain if t not in asked)]
-    return tasks
+    return list({t.id: t for t in tasks}.values())
 
 
 def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
-    train = Task("train", cell.dataset, cell, (prepare,))
+    train = Task("train", cell.dataset, cell.fitted, (prepare,))
     tune = Task("tune", cell.dataset, cell, (train.id,))
     images = Task("images", cell.dataset, cell, (tune.id,))
     return [train, tune, images, Task("scores", cell.dataset, cell, (images.id, judges))]

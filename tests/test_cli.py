@@ -106,6 +106,20 @@ def test_ray_gives_the_same_numbers(finished, tmp_path):
     pd.testing.assert_frame_equal(*timeless, check_exact=True)
 
 
+def test_what_a_method_leaves_open_is_tuned_once_and_kept(tmp_path):
+    assert run(tmp_path, "--methods", "tunes,tunes[dim=0.5],tunes[dim=1]", "--no-controls") == 0
+    cells = tmp_path / "runs/tiny/cells/bars"
+    (chosen,) = cells.glob("tunes/seed-0/tune-*/chosen.json")
+    assert json.loads(chosen.read_text()) == {"dim": 0.5}
+    (curve,) = cells.glob("tunes/seed-0/tune-*/curve.json")
+    assert json.loads(curve.read_text()) == [{"dim": 0.5, "valid": 128}]
+    assert len(list(cells.glob("*/seed-0/train-*"))) == 1
+    df = table(tmp_path)
+    change = {m: value(df, m, "change.l1_factual", do="kind") for m in df.method.unique()}
+    assert change["tunes"] == pytest.approx(change["tunes[dim=0.5]"])
+    assert change["tunes"] != pytest.approx(change["tunes[dim=1]"])
+
+
 BROKEN = {
     "raises": ("failed", "this method cannot be fitted"),
     "holes": ("invalid", "not finite"),

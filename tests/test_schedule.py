@@ -11,7 +11,7 @@ DATA = Spec("d")
 
 
 def chain(seed=0):
-    cell = Cell(DATA, Spec("m"), seed)
+    cell = Cell(DATA, Spec("m"), seed, Spec("m"))
     train = Task("train", DATA, cell)
     images = Task("images", DATA, cell, (train.id,))
     return train, images, Task("scores", DATA, cell, (images.id,))
