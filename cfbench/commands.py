@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from .budget import Budget
 from .cells import Job, Workshop
-from .environment import pick_device
+from .environment import cores, pick_device
 from .errors import UserError
 from .plan import check_plan
 from .publish import publish
@@ -108,7 +107,7 @@ def _metrics(shop: Workshop, asked: str | None) -> list[str]:
 def _default_jobs(run: Run) -> int:
     if run.job.device != "cpu":
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // run.job.threads)
+    return max(1, cores() // run.job.threads)
 
 
 def _announce(run: Run, todo: list[Any]) -> None:

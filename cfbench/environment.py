@@ -16,7 +16,7 @@ import torch
 
 from .errors import UserError
 
-__all__ = ["describe", "git_state", "peak_memory", "pick_device", "quiet"]
+__all__ = ["cores", "describe", "git_state", "peak_memory", "pick_device", "quiet"]
 
 PACKAGES = ("cfbench-scm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "ray")
 
@@ -41,6 +41,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_name(device: torch.device) -> str:
     """The model of the GPU or processor."""
     if device.type == "cuda":
@@ -61,7 +66,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "device": device_name(device),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": threads,
     }
 
