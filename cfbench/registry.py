@@ -103,14 +103,15 @@ class Registry:
         if spec.preset and spec.preset not in presets:
             raise UserError(f"{spec.name} has no preset {spec.preset!r}; {did_you_mean(spec.preset, presets)}")
         hints = keywords(cls)
-        for key, value in spec.params.items():
+        own = {k: "none" if v is None and _fits("none", hints.get(k)) else v for k, v in spec.params.items()}
+        for key, value in own.items():
             if key not in hints:
                 raise UserError(f"{spec.name} has no setting {key!r}; {did_you_mean(key, hints)}")
             if not _fits(value, hints[key]):
                 wanted = getattr(hints[key], "__name__", None) or str(hints[key])
                 wanted = str(hints[key]).replace("typing.", "") if get_origin(hints[key]) else wanted
                 raise UserError(f"{spec.name}.{key} takes {wanted}, found {value!r}")
-        params = {**(presets[spec.preset] if spec.preset else {}), **spec.params}
+        params = {**(presets[spec.preset] if spec.preset else {}), **own}
         return cls, {k: float(v) if hints.get(k) is float and type(v) is int else v for k, v in params.items()}
 
 
@@ -123,8 +124,8 @@ def keywords(cls: type[Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if hint is Any:
-        return True
+    if hint is Any or hint is None:
+        return hint is Any
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_args(hint) and get_origin(hint) not in (tuple, list):

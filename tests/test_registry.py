@@ -84,7 +84,7 @@ def test_presets_and_settings_become_keywords(tmp_path):
         "class Tuned(Method):\n"
         "    presets = {'paper': {'scale': 0.7, 'rule': 'cld'}}\n"
         "    def __init__(self, graph, scale: float | None = None, steps: int = 25,"
-        " rule: Literal['cld', 'best'] = 'best', on: bool = True): super().__init__(graph)\n"
+        " rule: Literal['cld', 'best', 'none'] = 'best', on: bool = True): super().__init__(graph)\n"
     )
     registry = Registry([file])
 
@@ -94,6 +94,7 @@ def test_presets_and_settings_become_keywords(tmp_path):
     assert resolve("tuned") == {}
     assert resolve("tuned:paper[scale=2]") == {"scale": 2, "rule": "cld"}
     assert resolve("tuned[scale=none]") == {"scale": None}
+    assert resolve("tuned[rule=none]") == {"rule": "none"}
     for bad in ("tuned[steps=2.5]", "tuned[rule=worst]", "tuned[on=1]", "tuned[steps=true]", "tuned[scale=x]"):
         with pytest.raises(UserError, match="takes"):
             resolve(bad)
