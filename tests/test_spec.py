@@ -10,7 +10,7 @@ from cfbench.spec import Spec, parse_settings, parse_specs
 
 def test_a_list_of_specs_keeps_order_and_drops_repeats():
     specs = parse_specs("b, a:paper ,b,c[y=2,x=none],c[x=none,y=2]")
-    assert [s.label for s in specs] == ["b", "a:paper", "c[x=null,y=2]"]
+    assert [s.label for s in specs] == ["b", "a:paper", "c[x=none,y=2]"]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_values_are_read_as_what_they_look_like(text, value):
 
 
 def test_labels_are_read_back_as_the_same_spec():
-    for text in ("m", "m:paper", "m:paper[a=1,b=x,c=null,d=true,e=0.5]"):
+    for text in ("m", "m:paper", "m:paper[a=1,b=x,c=none,d=true,e=0.5]"):
         (spec,) = parse_specs(text)
         assert spec.label == text
         assert parse_specs(spec.label) == [spec]
