@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ def read_results(folder: Path, dataset: str) -> Results:
     plan = Plan.load(folder / described["plan"])
     card = folder / described["judges"] / "card.json"
     everyone = np.arange(len(plan))
+    units = {v["name"]: v["unit"] for v in described["variables"]}
     return Results(
         dataset=dataset,
         preset=about["budget"]["name"],
@@ -97,14 +100,14 @@ def read_results(folder: Path, dataset: str) -> Results:
         truth={v["name"]: v["truth"] for v in described["variables"]},
         plan_key=described["plan_key"],
         cells=tuple(state for _, state in found),
-        scores=tuple(s for cell, _ in found for s in _scores(folder, cell)),
+        scores=tuple(s for cell, _ in found for s in _scores(folder, cell, units)),
         card=tuple(store.read_json(card)) if card.exists() else (),
         controls=tuple(c for c in dict.fromkeys(cell.method.label for cell, _ in found) if c in about["controls"]),
         notes={"budget": about["budget"], "split": about["split"], "plan": about["plan"], "cfbench": about["cfbench"]},
     )
 
 
-def _scores(folder: Path, cell: Cell) -> list[Score]:
+def _scores(folder: Path, cell: Cell, units: Mapping[str, str]) -> list[Score]:
     scores: list[Score] = []
     for metric in cell.scores:
         stage = folder / cell.stage(f"score-{metric}")
@@ -115,5 +118,7 @@ def _scores(folder: Path, cell: Cell) -> list[Score]:
         for row in stored["rows"]:
             raw = values[f"{row['do']}|{row['column']}|{row['variable']}"].numpy()
             about = columns[row["column"]]
+            if about.unit == "variable's unit":
+                about = replace(about, unit=units.get(row["variable"], ""))
             scores.append(Score(cell.method.label, cell.seed, metric, **row, about=about, values=raw))
     return scores
