@@ -203,7 +203,8 @@ class Column:
     """One output of a metric: what it measures, where better lies, in which unit and range.
 
     ``direction`` is lower, higher, target (the nearer to ``target`` the better) or none (a description).
-    ``unit`` "variable's unit" stands for that of the variable that the output is about. ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition;
+    ``unit`` "variable's unit" stands for that of the variable that the output is about.
+    ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition;
     ``subset`` those computed only on the rows whose images went through further rounds.
     """
 
