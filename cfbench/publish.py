@@ -50,7 +50,7 @@ def _show(table: Any) -> None:
     Console(width=max(_width(), 100)).print(table)
 
 
-def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> Path:
+def _sheet(folder: Path, dataset: str, out: Path, columns: int = 16) -> Path:
     """The contact sheet: the plan's first questions about each variable, answered by the first seed of each row."""
     from .sheet import contact_sheet
 
@@ -59,6 +59,7 @@ def _sheet(folder: Path, dataset: str, out: Path, each: int = 4) -> Path:
     plan_folder = folder / described["plan"]
     plan, truth = Plan.load(plan_folder), store.read_tensors(plan_folder / "truth.safetensors")
     factuals = store.read_tensors(plan_folder / "factuals.safetensors")["x"].float() / 255
+    each = max(columns // max(len(plan.asked), 1), 2)
     labels = [label for v in plan.asked for label in _labels(described, plan, v, each)]
     rows = {"factual": torch.cat([factuals[a.factual[:each]] for a in plan.asked.values()])}
     if truth:
