@@ -98,7 +98,7 @@ def images(bench: Bench, cell: Cell) -> None:
             seed=cell.seed, device=bench.device, rounds=job.budget.rounds,
             progress=lambda done, total: bench.progress("images", done, total),
         )  # fmt: skip
-    calls = method.evaluations if isinstance(method, Method) else {}
+    calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
     costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
     costs |= {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
     about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
