@@ -26,12 +26,13 @@ CONTROLS = ("identity", "nearest", "oracle", "untrained")
 def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: bool, **options: Any) -> int:
     """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
     run = _declared(**options)
+    if not dry_run:
+        check_writable(run.job.folder)
+        declare(run, argv)
     todo = missing(run, only)
     _announce(run, todo)
     if dry_run:
         return 0
-    check_writable(run.job.folder)
-    declare(run, argv)
     if todo:
         execute(run, todo, min(jobs or _default_jobs(run), len(todo)))
     for dataset in run.datasets:
