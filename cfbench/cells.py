@@ -131,9 +131,13 @@ class Workshop:
 
     def cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
         """The cell with the keys of all its stages, none of which needs to have run."""
+        from .fitting import train as fitting  # imports this module
+
         fit, answer = self.method_params(method)
         own = {k: v for k, v in method.params.items() if k in fit}
-        train = self._of("method", method, fit, self.data_key(dataset), seed, self.job.budget.images)
+        train = self._of(
+            "method", method, fit, self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
+        )
         tune = key_of(train, answer)
         images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan))
         judge = self.judge_key(dataset)
