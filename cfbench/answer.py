@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .contract import Control, Dataset, Method, Noise, Questions
+from .environment import synchronize
 from .errors import InvalidAnswer
 from .plan import Plan
 from .rng import Streams, derive
@@ -180,18 +181,14 @@ class _Caller:
 
     def _time(self, step: str, images: int, call: Callable[..., Any], *args: Any) -> Any:
         with torch.no_grad():
-            self._synchronize()
+            synchronize(self.device)
             start = time.perf_counter()
             result = call(*args)
-            self._synchronize()
+            synchronize(self.device)
         if self.timed:
             self.answers.seconds[step] += time.perf_counter() - start
             self.answers.calls[step] += images
         return result
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _checked(self, step: str, image: Any, rows: int) -> Tensor:
         """The images on the CPU, those with NaN or values out of range replaced by NaN and counted."""

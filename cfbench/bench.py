@@ -45,8 +45,3 @@ class Bench:
         if not path.exists():
             store.write_json(path, about)
         return key
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)

@@ -9,12 +9,13 @@ from typing import Any
 
 from .budget import Budget
 from .cells import Job, Workshop
+from .contract import Control
 from .environment import cores, pick_device
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .plan import check_plan
 from .publish import publish
 from .reading import read_about, states
-from .run import Run, check_writable, declare, execute, missing, tasks_of
+from .run import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .spec import Spec, parse_settings, parse_specs
 
 __all__ = ["CONTROLS", "leaderboard_command", "prepare_command", "run_command", "status_command"]
@@ -29,12 +30,13 @@ def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: 
     if not dry_run:
         check_writable(run.job.folder)
         declare(run, argv)
-    todo = missing(run, only)
+    done = finished(run)
+    todo = missing(run, done, only)
     _announce(run, todo)
     if dry_run:
         return 0
     if todo:
-        execute(run, todo, min(jobs or _default_jobs(run), len(todo)))
+        execute(run, todo, done, min(jobs or _default_jobs(run), len(todo)))
     for dataset in run.datasets:
         publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
     return _verdict(run.job.folder, {c.label for c in run.cells})
@@ -71,7 +73,7 @@ def _declared(
 
 def _applies(shop: Workshop, dataset: Spec, method: Spec, beside: list[Spec]) -> bool:
     cls, params = shop.registry.resolve("method", method)
-    if method not in beside or not hasattr(cls, "applies"):
+    if method not in beside or not issubclass(cls, Control):
         return True
     data = shop.dataset(dataset)
     return cls(data.graph, **params).applies(data)
@@ -79,7 +81,7 @@ def _applies(shop: Workshop, dataset: Spec, method: Spec, beside: list[Spec]) ->
 
 def _seeds_of(spec: Spec, shop: Workshop) -> int | None:
     """Controls that are no methods do not depend on the seed: one is enough."""
-    return 1 if hasattr(shop.registry.load("method", spec.name), "answer") else None
+    return 1 if issubclass(shop.registry.load("method", spec.name), Control) else None
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -173,8 +175,6 @@ def find_run(name: str, run_root: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    from .errors import did_you_mean
-
     for folder in (run_root / name, Path(name)):
         if (folder / "run.json").is_file():
             return folder

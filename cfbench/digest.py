@@ -40,16 +40,14 @@ def _walk(file: Path, package: str, seen: dict[str, str]) -> None:
     """Add the digest of a file and of its siblings' files to ``seen``."""
     if str(file) in seen or not file.is_file():
         return
-    tree = ast.parse(file.read_bytes())
-    seen[str(file)] = _bare(file, file.stat().st_mtime_ns)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and package:
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-            names = [f"{base}.{node.module}"] if node.module else [f"{base}.{a.name}" for a in node.names]
-            for name in names:
-                spec = _spec(name) if _belongs(name, package) else None
-                if spec and spec.origin:
-                    _walk(Path(spec.origin), name.rpartition(".")[0], seen)
+    seen[str(file)], imports = _bare(file, file.stat().st_mtime_ns)
+    for node in imports if package else ():
+        base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+        names = [f"{base}.{node.module}"] if node.module else [f"{base}.{a.name}" for a in node.names]
+        for name in names:
+            spec = _spec(name) if _belongs(name, package) else None
+            if spec and spec.origin:
+                _walk(Path(spec.origin), name.rpartition(".")[0], seen)
 
 
 def _belongs(name: str, package: str) -> bool:
@@ -66,7 +64,8 @@ def _spec(name: str) -> Any:
 
 
 @cache
-def _bare(file: Path, mtime: int) -> str:
+def _bare(file: Path, mtime: int) -> tuple[str, list[ast.ImportFrom]]:
+    """The digest of a file without comments and docstrings, and its relative imports."""
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -77,4 +76,5 @@ def _bare(file: Path, mtime: int) -> str:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports

@@ -16,7 +16,7 @@ import torch
 
 from .errors import UserError
 
-__all__ = ["cores", "describe", "git_state", "peak_memory", "pick_device", "quiet"]
+__all__ = ["cores", "describe", "git_state", "peak_memory", "pick_device", "quiet", "synchronize"]
 
 PACKAGES = ("cfbench-scm", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "ray")
 
@@ -91,6 +91,12 @@ def git_state() -> dict[str, Any]:
         return {"revision": revision, "dirty": bool(git("status", "--porcelain")) if revision else None}
     except OSError:
         return {"revision": None, "dirty": None}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all work on a device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from .answer import answer_plan, mechanism
 from .bench import Bench
 from .cells import Cell
 from .contract import Control, Fit, Method
-from .environment import peak_memory
+from .environment import peak_memory, synchronize
 from .plan import Plan
 from .rng import derive
 
@@ -52,7 +52,7 @@ def train(bench: Bench, cell: Cell) -> None:
             start = time.perf_counter()
             with torch.enable_grad():
                 method.fit(run)
-            bench.synchronize()
+            synchronize(bench.device)
             costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
             costs["parameters"] = float(sum(p.numel() for p in method.parameters()))
             _check_finite(method)
@@ -75,7 +75,7 @@ def tune(bench: Bench, cell: Cell) -> None:
         if isinstance(method, Method):
             with torch.no_grad():
                 chosen = dict(method.tune(_fit(bench, cell, diary, spent=True)))
-            bench.synchronize()
+            synchronize(bench.device)
         seconds = time.perf_counter() - start
     with store.writing(folder, stage="tune", key=cell.keys["tune"], env=bench.env()) as draft:
         store.write_json(draft / "chosen.json", chosen)

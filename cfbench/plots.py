@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .leaderboard import Board, Key
 from .results import Results
+from .store import replacing
 from .wording import heading
 
 if TYPE_CHECKING:
@@ -52,10 +52,9 @@ def _markers(board: Board) -> dict[str, str]:
 def _save(figure: Figure, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(draft, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=160, bbox_inches="tight", facecolor="white")
     plt.close(figure)
-    draft.replace(path)
     return path
 
 

@@ -17,7 +17,7 @@ from .plan import Plan
 from .results import CellState, Results, Score
 from .work import Task, failure_of
 
-__all__ = ["read_about", "read_results", "states"]
+__all__ = ["FORMAT", "read_about", "read_results", "states"]
 
 FORMAT = 1
 

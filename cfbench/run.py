@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,12 @@ from .environment import git_state
 from .errors import UserError
 from .executors import Executor, InProcess, ray_workers
 from .progress import display
+from .reading import FORMAT, read_about
 from .schedule import Schedule
 from .spec import Spec
 from .work import Outcome, Task, failure_of
 
-__all__ = ["Run", "check_writable", "declare", "execute", "is_finished", "missing", "tasks_of"]
-
-FORMAT = 1
+__all__ = ["Run", "check_writable", "declare", "execute", "finished", "is_finished", "missing", "tasks_of"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ def declare(run: Run, argv: list[str]) -> None:
     Cells that an earlier command declared in the same folder stay.
 
     Raises:
-        UserError: the folder holds a run under another budget, split or plan, or cannot be written.
+        UserError: the folder holds a run under another budget, split, plan or format, or cannot be written.
     """
     path = run.job.folder / "run.json"
     job = run.job
     budget = job.budget.as_dict() | {"seeds": list(job.budget.seeds)}
     shared = {"budget": budget, "split": job.split, "plan": job.plan}
-    old = store.read_json(path) if path.exists() else {"cells": [], "datasets": {}, "commands": [], "controls": []}
+    old = read_about(job.folder) if path.exists() else {"cells": [], "datasets": {}, "commands": [], "controls": []}
     for name, value in shared.items():
         if name in old and old[name] != value:
             raise UserError(
@@ -120,9 +120,14 @@ def is_finished(run: Run, task: Task) -> bool:
     return all(store.whole(run.job.folder / task.cell.stage(s)) for s in stages)
 
 
-def missing(run: Run, only: Literal["missing", "failed", "all"]) -> list[Task]:
+def finished(run: Run) -> set[str]:
+    """The tasks that are done, by their ids; every file of theirs is read once to check it."""
+    return {t.id for t in tasks_of(run) if is_finished(run, t)}
+
+
+def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "all"]) -> list[Task]:
     """The tasks to do: those not done, without (missing), with (failed) or whatever (all) a recorded failure."""
-    todo = [t for t in tasks_of(run) if not is_finished(run, t)]
+    todo = [t for t in tasks_of(run) if t.id not in done]
     broken = [t for t in todo if failure_of(run.job.folder, t)]
     if only == "missing":
         return [t for t in todo if t not in broken]
@@ -132,11 +137,11 @@ def missing(run: Run, only: Literal["missing", "failed", "all"]) -> list[Task]:
     return todo
 
 
-def execute(run: Run, todo: list[Task], jobs: int) -> list[Outcome]:
-    """Do the tasks, each as soon as what it needs is done; tasks that need a failed one are skipped."""
+def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int) -> list[Outcome]:
+    """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped."""
     workers: AbstractContextManager[Executor]
     workers = ray_workers(run.job, jobs) if jobs > 1 else nullcontext(InProcess(run.job, run.shop))
-    schedule = Schedule(todo, {t.id for t in tasks_of(run) if is_finished(run, t)})
+    schedule = Schedule(todo, done)
     with display(run.job.folder, len(todo), lambda: len(schedule.outcomes)) as say, workers as executor:
         while True:
             for outcome in schedule.skip():

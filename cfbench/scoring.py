@@ -100,8 +100,6 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, p
     if evidence.do == "cell":
         return [_row(metric, evidence, name, v, "cell", np.empty(0)) for name, v in _call(metric, evidence).items()]
     n = len(evidence)
-    if any(_missing(evidence, need) for need in metric.needs):
-        return [Row(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
     rows = _scorable(metric, evidence).nonzero()[:, 0]
     if not len(rows):
         return [Row(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
@@ -138,7 +136,10 @@ def _missing(evidence: Evidence, need: str) -> bool:
 
 
 def _scorable(metric: Metric, evidence: Evidence) -> Tensor:
+    """Which rows a metric can score [N]: none where evidence is missing that it needs."""
     rows = evidence.answer.flatten(1).isfinite().all(1)
+    if any(_missing(evidence, need) for need in metric.needs):
+        return torch.zeros_like(rows)
     if "truth" in metric.needs and evidence.truth is not None:
         rows &= evidence.truth.flatten(1).isfinite().all(1)
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
+
+from .store import replacing
 
 __all__ = ["contact_sheet"]
 
@@ -137,8 +138,6 @@ def contact_sheet(
         for x, pixels, fine in zip(xs, images, ok, strict=True):
             sheet.paste(_tile(pixels, bool(fine), size), (x, y))
     pen.text((PAD, bottom - PAD - FONT), title, fill=GREY, font=font)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(draft, format="PNG")
-    draft.replace(path)
+    with replacing(path) as draft:
+        sheet.save(draft, format="PNG")
     return path

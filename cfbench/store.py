@@ -14,7 +14,17 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["complete", "discard_broken", "read_json", "read_tensors", "whole", "write_json", "write_tensors", "writing"]
+__all__ = [
+    "complete",
+    "discard_broken",
+    "read_json",
+    "read_tensors",
+    "replacing",
+    "whole",
+    "write_json",
+    "write_tensors",
+    "writing",
+]
 
 MANIFEST = "stage.json"
 
@@ -65,12 +75,22 @@ def discard_broken(folder: Path) -> list[str]:
     return broken
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place when the block ends well; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")
-    draft.replace(path)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -91,9 +111,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write tensors as safetensors, atomically."""
     from safetensors.torch import save_file
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, draft)
-    draft.replace(path)
+    with replacing(path) as draft:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, draft)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 from .latex import latex
 from .leaderboard import Board, Section
 from .results import Results
+from .store import replacing
 from .wording import FLAG, Cell, card_line, card_table, footnotes, heading, headings, policy, title
 
 if TYPE_CHECKING:
@@ -150,15 +150,6 @@ def _rich(name: str, columns: list[list[Text]], own: int) -> Group:
     return Group(Text(name, style="bold"), table)
 
 
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def write(results: Results | Board, folder: Path) -> dict[str, Path]:
     """Write ``DATASET.csv``, ``DATASET-wide.csv``, ``DATASET-pairs.csv``, ``DATASET.md``, ``DATASET.tex``, atomically.
 
@@ -176,5 +167,6 @@ def write(results: Results | Board, folder: Path) -> dict[str, Path]:
         "tex": (f"{stem}.tex", latex(board)),
     }
     for name, text in texts.values():
-        _replace(folder / name, text)
+        with replacing(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
     return {kind: folder / name for kind, (name, _) in texts.items()}

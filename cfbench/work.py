@@ -69,7 +69,7 @@ def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
 def record_failure(job: Job, task: Task, status: str, reason: str, log: str = "") -> Outcome:
     """Write down that a task ended badly, beside the stages of its cell, and say so."""
     reason = " ".join(reason.split())[:500]
-    base = job.folder / (task.cell.path if task.cell else Path("failed") / task.dataset.folder)
+    base = job.folder / _place(task)
     number = len(list(base.glob(f"failed-{task.stage}-*"))) + 1
     about = {"stage": task.stage, "status": status, "reason": reason, "key": _key(task)}
     with store.writing(base / f"failed-{task.stage}-{number}", **about) as draft:
@@ -79,13 +79,17 @@ def record_failure(job: Job, task: Task, status: str, reason: str, log: str = ""
 
 def failure_of(folder: Path, task: Task) -> tuple[str, str, Path] | None:
     """Status, reason and folder of a task's last failure under its present key, if there is one."""
-    base = folder / (task.cell.path if task.cell else Path("failed") / task.dataset.folder)
-    found = sorted(base.glob(f"failed-{task.stage}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    found = sorted((folder / _place(task)).glob(f"failed-{task.stage}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
     for path in reversed(found):
         about = store.read_json(path / store.MANIFEST)
         if about["key"] == _key(task):
             return about["status"], about["reason"], path
     return None
+
+
+def _place(task: Task) -> Path:
+    """The folder inside the run where failures of a task are recorded."""
+    return task.cell.path if task.cell else Path("failed") / task.dataset.folder
 
 
 def _key(task: Task) -> str:
