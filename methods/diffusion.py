@@ -66,6 +66,11 @@ class Route:
     up: tuple[Move, ...]
     down: tuple[Move, ...]
 
+    @property
+    def aligned(self) -> bool:
+        """Whether both ways pass the same levels."""
+        return [(m.start, m.end, m.t_end) for m in self.up] == [(m.end, m.start, m.t) for m in reversed(self.down)]
+
 
 def route(levels: Tensor, steps: int, reach: float = 1.0, aligned: bool = True) -> Route:
     """``steps`` moves from the clean image to ``reach`` × T, and back.
