@@ -1,4 +1,4 @@
-"""The unconditional score of the image: a U-Net that predicts the noise at every level."""
+"""The score of the image, unconditional or given a vector: a U-Net that predicts the noise at every level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST = 0.02
 
 
 class Denoiser(nn.Module):
-    """The noise ε [B, C, H, W] in images x_t [B, C, H, W] in [-1, 1] at steps t [B].
+    """The noise ε [B, C, H, W] in images x_t [B, C, H, W] in [-1, 1] at steps t [B], given c [B, condition] or not.
 
     ``output`` says what the U-Net's own output F stands for. ``eps``: ε itself. ``v``: sqrt(a) ε - sqrt(1 - a) x_0
     (Salimans & Ho 2022, arXiv 2202.00512). ``residual``: what is left of ε, in its own standard deviation, after
@@ -52,8 +52,8 @@ class Denoiser(nn.Module):
         self.mean.copy_(total / len(images))
         self.var.copy_((square / len(images) - self.mean**2).clamp(min=SMALLEST**2))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        out = self.unet(x, t)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        out = self.unet(x, t) if c is None else self.unet(x, t, c)
         if self.output == "eps":
             return out
         a = self.levels[t][:, None, None, None]
@@ -66,6 +66,6 @@ class Denoiser(nn.Module):
         """Images x [B, C, H, W] in [-1, 1] with noise ``eps`` at steps t [B]."""
         return noised(x, eps, self.levels[t])
 
-    def loss(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Mean squared error of ε over a batch of clean images."""
-        return (self(self.noised(x, eps, t), t) - eps).square().mean()
+        return (self(self.noised(x, eps, t), t, c) - eps).square().mean()

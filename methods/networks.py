@@ -112,7 +112,8 @@ class UNet(nn.Module):
 
     Each level has ``blocks`` residual blocks on the way down and one more on the way up; between levels a strided
     convolution halves the map and nearest-neighbour upsampling with a convolution doubles it. The image is read
-    and written in patches of ``patch`` × ``patch`` pixels; sizes need not divide.
+    and written in patches of ``patch`` × ``patch`` pixels; sizes need not divide. With ``condition`` > 0 it also
+    reads a vector c [B, condition], which two linear layers add to the embedding of the step.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class UNet(nn.Module):
         patch: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -150,9 +152,11 @@ class UNet(nn.Module):
                 self.ups.append(nn.Conv2d(c, c, 3, padding=1))
         self.norm = normalise(c)
         self.outlet = zeroed(nn.Conv2d(c, channels * patch**2, 3, padding=1))
+        if condition:
+            self.condition = nn.Sequential(nn.Linear(condition, emb), nn.SiLU(), nn.Linear(emb, emb))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        emb = self.time(t)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        emb = self.time(t) if c is None else self.time(t) + self.condition(c)
         h = self.inlet(unshuffle(x, self.patch))
         skips = [h]
         for down in self.downs:

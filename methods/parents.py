@@ -56,3 +56,8 @@ class ParentEncoder(nn.Module):
             for column, v in enumerate(self.variables)
         ]
         return torch.cat(parts, dim=1)
+
+    def token(self, pa: Tensor, keep: Tensor | None = None) -> Tensor:
+        """`forward` with a 1 appended [B, dim + 1]; the null token, all 0, in the rows where ``keep`` [B] is false."""
+        known = torch.cat([self(pa), torch.ones(len(pa), 1, dtype=self.mean.dtype, device=pa.device)], dim=1)
+        return known if keep is None else known * keep[:, None].to(known.dtype)

@@ -1,0 +1,251 @@
+"""Conditional flow matching: a velocity field given the parents, and its flow from image to noise and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from cfbench.contract import Fit, Method
+from cfbench.errors import UserError
+from cfbench.graph import CausalGraph
+from cfbench.rng import Streams
+
+from .networks import UNet
+from .parents import ParentEncoder
+from .training import Loss, train
+
+__all__ = ["SOLVERS", "FlowMatching", "Velocity", "couple", "flow", "unflow"]
+
+SMALLEST = 0.02
+APART = 1e6
+"""What it costs to couple an image with the noise of another class: more than any distance between images."""
+
+Field = Callable[[Tensor, float], Tensor]
+
+
+def euler(v: Field, x: Tensor, t: float, h: float) -> Tensor:
+    """x(t + h) from x(t), of first order."""
+    return x + h * v(x, t)
+
+
+def midpoint(v: Field, x: Tensor, t: float, h: float) -> Tensor:
+    """Of second order, two evaluations."""
+    return x + h * v(x + h / 2 * v(x, t), t + h / 2)
+
+
+def heun(v: Field, x: Tensor, t: float, h: float) -> Tensor:
+    """Of second order, two evaluations, both at the ends of the step."""
+    first = v(x, t)
+    return x + h / 2 * (first + v(x + h * first, t + h))
+
+
+def rk4(v: Field, x: Tensor, t: float, h: float) -> Tensor:
+    """Of fourth order, four evaluations."""
+    a = v(x, t)
+    b = v(x + h / 2 * a, t + h / 2)
+    c = v(x + h / 2 * b, t + h / 2)
+    return x + h / 6 * (a + 2 * b + 2 * c + v(x + h * c, t + h))
+
+
+Solver = Callable[[Field, Tensor, float, float], Tensor]
+SOLVERS: Mapping[str, Solver] = {"euler": euler, "heun": heun, "midpoint": midpoint, "rk4": rk4}
+COST: Mapping[str, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+
+
+def flow(v: Field, x: Tensor, times: Sequence[float], solver: Solver) -> Tensor:
+    """x at the last of ``times`` from x at the first, along dx/dt = v(x, t)."""
+    for t, end in pairwise(times):
+        x = solver(v, x, t, end - t)
+    return x
+
+
+def unflow(v: Field, x: Tensor, times: Sequence[float], solver: Solver, rounds: int) -> Tensor:
+    """The start at ``times[-1]`` from which `flow` along the reversed times reaches x at ``times[0]``.
+
+    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``rounds`` iterations, which
+    converge where the step is shorter than the inverse Lipschitz constant of the velocity.
+    """
+    for t, end in pairwise(times):
+        y = solver(v, x, t, end - t)
+        for _ in range(rounds):
+            y = y + (x - solver(v, y, end, t - end))
+        x = y
+    return x
+
+
+def couple(x: Tensor, eps: Tensor, z: Tensor, classes: Tensor, kinship: float) -> Tensor:
+    """``eps`` [B, ...] in the order in which it belongs to images x [B, ...]: optimal transport within equal parents.
+
+    Noise i comes with the parents z [B, D] of image i, standardised, and may go to image j at the cost
+    |x_j - eps_i|² + kinship |z_i - z_j|², and only where the ``classes`` [D] among them are equal; so the noise that
+    an image gets stays independent of its parents as ``kinship`` grows. Minibatch optimal transport of Tong et al.
+    2024 (https://arxiv.org/abs/2302.00482), conditional as in Kerrigan et al. 2024 (https://arxiv.org/abs/2404.04240).
+    """
+    cost = torch.cdist(x.flatten(1), eps.flatten(1)).square()
+    cost = cost + kinship * torch.cdist(z[:, ~classes], z[:, ~classes]).square()
+    if classes.any():
+        cost = cost + APART * (z[:, None, classes] != z[None, :, classes]).any(2)
+    _, chosen = linear_sum_assignment(cost.cpu().double().numpy())
+    return eps[torch.as_tensor(chosen, device=eps.device)]
+
+
+class Velocity(nn.Module):
+    """E[eps - x | x_t, c] [B, C, H, W] at x_t = (1 - t) x + t eps, for images x in [-1, 1], t in [0, 1] and c [B, E].
+
+    The U-Net adds to the best guess of a pixel's velocity from its own grey level, its mean m and its variance s² in
+    the data, in units of the standard deviation that this guess leaves, s / sqrt((1 - t)² s² + t²); the
+    preconditioning of Karras et al. 2022 (https://arxiv.org/abs/2206.00364, section 5) on the straight path.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, unet: UNet, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+
+    def observe(self, images: Tensor) -> None:
+        """Take mean and variance of each pixel from uint8 images [N, C, H, W]."""
+        total, square = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+        for part in images.split(4096):
+            x = part.to(self.mean.device).float() / 127.5 - 1
+            total += x.sum(0)
+            square += x.square().sum(0)
+        self.mean.copy_(total / len(images))
+        self.var.copy_((square / len(images) - self.mean**2).clamp(min=SMALLEST**2))
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        out = self.unet(x, 1000 * t, c)
+        t = t[:, None, None, None]
+        total = (1 - t) ** 2 * self.var + t**2
+        guess = (t - (1 - t) * self.var) / total * (x - (1 - t) * self.mean) - self.mean
+        return guess + (self.var / total).sqrt() * out
+
+    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """Mean squared error of the velocity over a batch of images."""
+        at = t[:, None, None, None]
+        return (self((1 - at) * x + at * eps, t, c) - (eps - x)).square().mean()
+
+
+class FlowMatching(Method):
+    """Counterfactuals by the flow of a velocity field that is given the parents.
+
+    Lipman et al., "Flow matching for generative modeling", ICLR 2023, https://arxiv.org/abs/2210.02747, on the
+    straight path of Liu et al. 2023 (https://arxiv.org/abs/2209.03003). Abduction solves dx/dt = v(x, t, pa) from the
+    image at t = 0 to u at t = ``start`` under the factual parents; prediction solves it back under the new ones.
+
+    Args:
+        width, mult, blocks, patch, attention, dropout: of the velocity network (`UNet`).
+        batch, lr, ema: of its training (`train`); a batch that is left open grows with the budget, from 32 at
+            130,000 images to 256.
+        coupling: of images and noise in training: ``independent``, or ``ot`` within each batch (`couple`).
+        kinship: the price of unlike continuous parents under ``ot``.
+        solver, steps, bend: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** bend.
+        fixed_point: iterations by which abduction solves prediction's steps backwards (`unflow`).
+        start: the time that abduction ends at; below 1 some of the factual's coarse shape stays in u.
+        guidance: w in v(pa) + w (v(pa*) - v(pa)), with pa the factual parents, which are part of u. 1 is the plain
+            model, and at pa* = pa no w changes anything.
+
+    Raises:
+        UserError: a setting is not one of its values.
+    """
+
+    answer_params: ClassVar[frozenset[str]] = frozenset({"solver", "steps", "bend", "fixed_point", "start", "guidance"})
+    paper: ClassVar[str] = "https://arxiv.org/abs/2210.02747"
+    classes: Tensor
+
+    def __init__(
+        self,
+        graph: CausalGraph,
+        *,
+        width: int = 32,
+        mult: Sequence[int] = (1, 2, 2),
+        blocks: int = 1,
+        patch: int = 2,
+        attention: bool = False,
+        dropout: float = 0.0,
+        batch: int | None = None,
+        lr: float = 4e-3,
+        ema: float = 0.995,
+        coupling: Literal["independent", "ot"] = "independent",
+        kinship: float = 100.0,
+        solver: Literal["euler", "heun", "midpoint", "rk4"] = "midpoint",
+        steps: int = 10,
+        bend: float = 1.0,
+        fixed_point: int = 0,
+        start: float = 1.0,
+        guidance: float = 1.0,
+    ) -> None:
+        super().__init__(graph)
+        for name, value, known in (("solver", solver, SOLVERS), ("coupling", coupling, ("independent", "ot"))):
+            if value not in known:
+                raise UserError(f"flowmatching: {name} is {value!r}; known: {', '.join(sorted(known))}")
+        if not 0 < start <= 1 or steps < 1:
+            raise UserError(f"flowmatching: {steps} steps to start={start}; ask for at least 1 step and 0 < start <= 1")
+        self.batch, self.lr, self.ema = batch, lr, ema
+        self.coupling, self.kinship = coupling, kinship
+        self.solver, self.cost = SOLVERS[solver], COST[solver]
+        self.fixed_point, self.guidance = fixed_point, guidance
+        self.times = [start * (i / steps) ** bend for i in range(steps + 1)]
+        self.encoder = ParentEncoder(graph)
+        unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
+        self.velocity = Velocity(unet, graph.shape)
+        self.register_buffer("classes", torch.tensor([v.categorical for v in graph.variables]), persistent=False)
+
+    def fit(self, run: Fit) -> None:
+        """Train the velocity on the whole budget."""
+        self.encoder.fit(run.train.parents)
+        self.velocity.observe(run.train.images)
+        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
+        images = run.images - run.seen
+        train(run, self.velocity, self._loss(run), images, stage="flow", batch=batch, lr=self.lr, ema=self.ema)
+
+    def _loss(self, run: Fit) -> Loss:
+        def loss(x: Tensor, pa: Tensor) -> Tensor:
+            x, eps = 2 * x - 1, torch.randn(x.shape, generator=run.rng).to(x.device)
+            t = torch.rand(len(x), generator=run.rng).to(x.device)
+            if self.coupling == "ot":
+                eps = couple(x, eps, self.encoder.standardise(pa), self.classes, self.kinship)
+            return self.velocity.loss(x, eps, t, self.encoder.token(pa))
+
+        return loss
+
+    def _field(self, pa: Tensor) -> Field:
+        c = self.encoder.token(pa)
+        return lambda x, t: self.velocity(x, torch.full((len(x),), t, device=x.device), c)
+
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
+        """The noise at the end of the flow under the factual parents, and those parents."""
+        return {"x": unflow(self._field(pa), 2 * x - 1, self.times, self.solver, self.fixed_point), "pa": pa}
+
+    def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
+        """The image at the start of the flow under ``pa``."""
+        new, old = self._field(pa), self._field(u["pa"])
+
+        def guided(x: Tensor, t: float) -> Tensor:
+            base = old(x, t)
+            return base + self.guidance * (new(x, t) - base)
+
+        x = flow(new if self.guidance == 1 else guided, u["x"], self.times[::-1], self.solver)
+        return ((x + 1) / 2).clamp(0, 1)
+
+    def sample(self, pa: Tensor, rng: Streams) -> Tensor:
+        """Fresh images of the model under ``pa``."""
+        steps = len(self.times) - 1
+        times = [(self.times[i] / self.times[-1]) for i in reversed(range(steps + 1))]
+        x = flow(self._field(pa), rng.normal(*self.graph.shape), times, self.solver)
+        return ((x + 1) / 2).clamp(0, 1)
+
+    @property
+    def evaluations(self) -> Mapping[str, float]:
+        """Evaluations of the velocity, two at each of prediction's where it is guided."""
+        steps = self.cost * (len(self.times) - 1)
+        return {"abduct": steps * (1 + self.fixed_point), "predict": steps * (1 if self.guidance == 1 else 2)}
