@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from .answer import answer_plan
 from .budget import Budget
 from .contract import Control, Dataset, Method, Metric
 from .digest import key_of, source_digest
+from .errors import UserError
 from .plan import Plan
 from .registry import Kind, Registry
 from .scoring import score
@@ -29,6 +32,7 @@ class Job:
     budget: Budget
     split: Literal["test", "valid"] = "test"
     plan: str = "marginal"
+    action: Literal["exact", "learned"] | None = None
     device: str = "cpu"
     threads: int = 1
     plugins: tuple[Path, ...] = ()
@@ -117,10 +121,28 @@ class Workshop:
         dataset = self.dataset(spec)
         return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root))
 
+    def action(self, spec: Spec) -> Literal["exact", "learned"]:
+        """Whether the parents of a data set respond as its SCM says or by mechanisms that are fitted to them.
+
+        Raises:
+            UserError: the exact response is asked for, and the data set knows none.
+        """
+        exact = _knows_action(self.dataset(spec))
+        if self.job.action == "exact" and not exact:
+            raise UserError(f"{spec.label} does not know how its parents respond to do(); use --action learned")
+        return self.job.action or ("exact" if exact else "learned")
+
+    def mechanisms_key(self, spec: Spec) -> str:
+        """What the learned mechanisms of the parents depend on."""
+        from .action import Mechanisms
+
+        return key_of(self.data_key(spec), source_digest(Mechanisms))
+
     def plan_key(self, spec: Spec) -> str:
         """What the questions depend on."""
         job = self.job
-        return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals)
+        learned = [self.mechanisms_key(spec)] if self.action(spec) == "learned" else []
+        return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals, *learned)
 
     def judge_key(self, spec: Spec) -> str:
         """What the judges depend on."""
@@ -149,9 +171,21 @@ class Workshop:
     def plan_folder(self, dataset: Spec) -> Path:
         return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"
 
+    def mechanisms_folder(self, dataset: Spec) -> Path:
+        return self.job.folder / "mechanisms" / f"{dataset.folder}-{self.mechanisms_key(dataset)}"
+
     def judge_folder(self, dataset: Spec) -> Path:
         return self.job.folder / "judges" / f"{dataset.folder}-{self.judge_key(dataset)}"
 
     def _of(self, kind: Kind, spec: Spec, *parts: Any) -> str:
         origin = self.registry.find(kind, spec.name).origin
         return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *parts)
+
+
+def _knows_action(dataset: Dataset) -> bool:
+    """Whether a data set says how its parents respond, asked about parents in the middle of their ranges."""
+    graph = dataset.graph
+    middle = [[0.0 if v.categorical else (v.low + v.high) / 2 for v in graph.variables]]
+    first = graph.variables[0].name
+    pa = torch.tensor(middle)
+    return dataset.act(pa, {first: pa[:, 0]}, torch.Generator()) is not None

@@ -57,6 +57,7 @@ def cli(context: click.Context, debug: bool) -> None:
         "cfbench run --methods diffscm --set diffscm.steps=50     the same setting for all of its rows",
         "cfbench run --methods mine --plugin mine.py --split valid    develop without looking at test answers",
         "cfbench run --datasets strokes,mnist --preset standard --device cuda",
+        "cfbench run --datasets morphomnist --action learned      parents respond by mechanisms fitted to them",
     )
 )
 @click.option(
@@ -68,6 +69,10 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option(
     "--plan", default="marginal", show_default=True, help="Questions: marginal, force-change, or the data's own."
 )
+@click.option(
+    "--action", type=click.Choice(["exact", "learned"]),
+    help="Parents respond by their known mechanisms or by fitted ones.  [default: exact where the data set knows them]",
+)  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Factuals.")
 @click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
 @click.option("--metrics", help="Metrics, by name.  [default: all]")

@@ -43,9 +43,9 @@ def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: 
 
 
 def _declared(
-    *, methods: str, datasets: str, seeds: str | None, preset: str, plan: str, split: Any, settings: tuple[str, ...],
-    metrics: str | None, controls: bool, device: str, threads: int, name: str | None, data_root: Path, run_root: Path,
-    plugins: tuple[Path, ...],
+    *, methods: str, datasets: str, seeds: str | None, preset: str, plan: str, action: Any, split: Any,
+    settings: tuple[str, ...], metrics: str | None, controls: bool, device: str, threads: int, name: str | None,
+    data_root: Path, run_root: Path, plugins: tuple[Path, ...],
 ) -> Run:  # fmt: skip
     """The run that the options describe, every name and value checked before anything is written."""
     budget = Budget.named(preset)
@@ -53,14 +53,16 @@ def _declared(
     sets = parse_specs(datasets)
     numbers = _seeds(seeds) if seeds else budget.seeds
     plugins = tuple(p.resolve() for p in plugins)
-    default = "-".join([preset, *([plan] if plan != "marginal" else []), *([split] if split != "test" else [])])
+    others = ((plan, "marginal"), (split, "test"), (f"{action}-action", "None-action"))
+    default = "-".join([preset, *(value for value, usual in others if value != usual)])
     folder = run_root.resolve() / _plain(name or default)
-    job = Job(folder, data_root.resolve(), budget, split, plan, str(pick_device(device)), threads, plugins)
+    job = Job(folder, data_root.resolve(), budget, split, plan, action, str(pick_device(device)), threads, plugins)
     shop = Workshop(job)
     beside = [s for s in map(Spec, CONTROLS) if controls and s.label not in {r.label for r in rows}]
     for spec in sets:
         dataset = shop.dataset(spec)
         check_plan(dataset, spec.label, plan)
+        shop.action(spec)
         if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
             dataset.split(job.data_root, "train"), dataset.split(job.data_root, split)
     for spec in [*rows, *beside]:

@@ -48,7 +48,8 @@ class Fit:
 
     ``images`` is the budget: how many training images may pass through training steps, all networks together;
     ``seen`` counts those that have. In `Method.tune` all have been.
-    ``log`` appends a row to the cell's training log; ``record`` writes a named JSON table into the run folder;
+    ``log`` appends a row to the cell's training log, and ends the fit where its ``loss`` is not finite; ``record``
+    writes a named JSON table into the run folder (``likelihood`` with ``bits_per_dim`` goes into the leaderboard);
     ``progress(stage, done, total, loss)`` moves the live display.
     """
 

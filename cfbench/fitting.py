@@ -30,6 +30,18 @@ class Diary:
         self.rows: list[Mapping[str, object]] = []
         self.tables: dict[str, object] = {}
 
+    def log(self, row: Mapping[str, object]) -> None:
+        """Keep a row of the training log.
+
+        Raises:
+            FloatingPointError: its ``loss`` is not finite.
+        """
+        self.rows.append(row)
+        loss = row.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            where = ", ".join(f"{k} {row[k]}" for k in ("stage", "step") if k in row)
+            raise FloatingPointError(f"training diverged: the loss is {loss} at {where or f'row {len(self.rows)}'}")
+
     def write(self, folder: Path) -> None:
         """Put every table and the log into a folder."""
         for name, table in self.tables.items():
@@ -43,7 +55,7 @@ def train(bench: Bench, cell: Cell) -> None:
     folder, diary = bench.folder(cell, "train"), Diary()
     if store.whole(folder):
         return
-    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0}
+    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
     with bench.quiet("train", cell.seed), peak_memory(bench.device) as peak:
         method = bench.shop.method(cell)
         if isinstance(method, Method):
@@ -54,6 +66,7 @@ def train(bench: Bench, cell: Cell) -> None:
                 method.fit(run)
             synchronize(bench.device)
             costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
+            costs["bits_per_dim"] = _bits(diary)
             costs["parameters"] = float(sum(p.numel() for p in method.parameters()))
             _check_finite(method)
     with store.writing(folder, stage="train", key=cell.keys["train"], env=bench.env()) as draft:
@@ -118,7 +131,7 @@ def _fit(bench: Bench, cell: Cell, diary: Diary, *, spent: bool = False) -> Fit:
     budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
     return Fit(
         dataset.split(job.data_root, "train"), dataset.split(job.data_root, "valid"), budget, bench.device, rng,
-        diary.rows.append, diary.tables.__setitem__, bench.progress, budget if spent else 0,
+        diary.log, diary.tables.__setitem__, bench.progress, budget if spent else 0,
     )  # fmt: skip
 
 
@@ -128,6 +141,12 @@ def _trained(bench: Bench, cell: Cell, **chosen: Any) -> Method | Control:
         method.load_state_dict(store.read_tensors(bench.folder(cell, "train") / "weights.safetensors"))
         method.to(bench.device).eval()
     return method
+
+
+def _bits(diary: Diary) -> float:
+    """What a method recorded of its likelihood on validation images, in bits per dimension; NaN without one."""
+    found = diary.tables.get("likelihood")
+    return float(found["bits_per_dim"]) if isinstance(found, Mapping) and "bits_per_dim" in found else math.nan
 
 
 def _check_finite(method: Method) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+import torch
 
 from . import store
 from .bench import Bench
-from .plan import make_plan
+from .plan import Act, make_plan
 from .spec import Spec
+
+if TYPE_CHECKING:
+    from .action import Mechanisms
 
 __all__ = ["judges", "prepare"]
 
@@ -20,8 +26,9 @@ def prepare(bench: Bench, spec: Spec) -> None:
     folder = bench.shop.plan_folder(spec)
     if store.whole(folder):
         return
+    act: Act | None = mechanisms(bench, spec).act if bench.shop.action(spec) == "learned" else None
     bench.progress("plan", 0, 1)
-    plan = make_plan(dataset, job.data_root, name=job.plan, split=job.split, factuals=job.budget.factuals)
+    plan = make_plan(dataset, job.data_root, name=job.plan, split=job.split, factuals=job.budget.factuals, act=act)
     truth = {}
     for v, asked in plan.asked.items():
         images = dataset.oracle(job.data_root, job.split, plan.index[asked.factual], asked.cf_pa)
@@ -32,6 +39,23 @@ def prepare(bench: Bench, spec: Spec) -> None:
         plan.save(draft)
         store.write_tensors(draft / "factuals.safetensors", {"x": factuals})
         store.write_tensors(draft / "truth.safetensors", truth)
+
+
+def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:
+    """The parents' learned mechanisms, fitted where they are not there yet, with the card that tells their worth."""
+    from .action import Mechanisms, card
+
+    job, dataset, folder = bench.shop.job, bench.shop.dataset(spec), bench.shop.mechanisms_folder(spec)
+    learned = Mechanisms(dataset.graph)
+    if not store.whole(folder):
+        train, valid = (dataset.split(job.data_root, part).parents for part in ("train", "valid"))
+        with bench.quiet("mechanisms"), torch.enable_grad():
+            learned.fit(train, lambda done, total: bench.progress("mechanisms", done, total))
+        with store.writing(folder, stage="mechanisms", key=bench.shop.mechanisms_key(spec), env=bench.env()) as draft:
+            store.write_tensors(draft / "weights.safetensors", learned.state_dict())
+            store.write_json(draft / "card.json", card(learned, dataset, train, valid))
+    learned.load_state_dict(store.read_tensors(folder / "weights.safetensors"))
+    return learned
 
 
 def judges(bench: Bench, spec: Spec) -> None:

@@ -40,7 +40,7 @@ HINTS = (
 )
 EXTRA = (r"tea", r"density|coverage", r"drift|flip", r"kid", r"im[12]")
 SOUND = (r"composition_1$|composition(?!_)", r"composition_10", r"composition", r"commut")
-COSTS = (r"fit", r"abduct_ms|abduct(?!_)", r"predict_ms|predict(?!_)", r"predict_eval", r"param", r"peak|mem")
+COSTS = (r"fit", r"abduct_ms|abduct(?!_)", r"predict_ms|predict(?!_)", r"predict_eval", r"bits", r"param", r"peak|mem")
 EXTRA_COSTS = (r"runtime|costs?",)
 
 

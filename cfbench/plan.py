@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,10 @@ from .graph import CausalGraph, Variable
 from .rng import derive
 from .store import read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["Asked", "Plan", "check_plan", "make_plan"]
+__all__ = ["Act", "Asked", "Plan", "check_plan", "make_plan"]
+
+Act = Callable[[Tensor, Mapping[str, Tensor], torch.Generator], Tensor | None]
+"""The response of parents [B, D] to do(variable = values [B])."""
 
 PLANS = ("marginal", "force-change")
 
@@ -82,12 +85,20 @@ def check_plan(dataset: Dataset, label: str, name: str) -> None:
 
 
 def make_plan(
-    dataset: Dataset, root: Path, *, name: str, split: Literal["valid", "test"], factuals: int, seed: int = 0
+    dataset: Dataset,
+    root: Path,
+    *,
+    name: str,
+    split: Literal["valid", "test"],
+    factuals: int,
+    seed: int = 0,
+    act: Act | None = None,
 ) -> Plan:
     """One question for each factual and variable; at most half of the split is asked about.
 
     ``marginal`` draws values from the training marginal (a class always another than the factual's);
     ``force-change`` draws continuous values from another decile than the factual's; a data set may name more.
+    Parents respond by ``act``, or as the data set says where that is left out.
 
     Raises:
         UserError: the data set has no plan of that name, or does not know how its parents respond.
@@ -103,7 +114,7 @@ def make_plan(
         factual, value = _values(dataset, v, train, pa, name, derive("values", name, v.name, seed))
         if len(factual):
             rng = torch.Generator().manual_seed(derive("action", name, v.name, seed))
-            cf_pa = dataset.act(pa[factual], {v.name: value}, rng)
+            cf_pa = (act or dataset.act)(pa[factual], {v.name: value}, rng)
             if cf_pa is None:
                 raise UserError("this data set gives no response of the parents to do(); define `act` for its graph")
             asked[v.name] = Asked(factual, value, cf_pa.float(), support(cf_pa))

@@ -85,7 +85,7 @@ def read_results(folder: Path, dataset: str) -> Results:
     described = about["datasets"][dataset]
     found = [(cell, state) for cell, state in states(folder, about) if cell.dataset.label == dataset]
     plan = Plan.load(folder / described["plan"])
-    card = folder / described["judges"] / "card.json"
+    cards = [folder / described[of] / "card.json" for of in ("judges", "mechanisms") if described.get(of)]
     everyone = np.arange(len(plan))
     units = {v["name"]: v["unit"] for v in described["variables"]}
     return Results(
@@ -101,9 +101,13 @@ def read_results(folder: Path, dataset: str) -> Results:
         plan_key=described["plan_key"],
         cells=tuple(state for _, state in found),
         scores=tuple(s for cell, _ in found for s in _scores(folder, cell, units)),
-        card=tuple(store.read_json(card)) if card.exists() else (),
+        card=tuple(row for path in cards if path.exists() for row in store.read_json(path)),
         controls=tuple(c for c in dict.fromkeys(cell.method.label for cell, _ in found) if c in about["controls"]),
-        notes={"budget": about["budget"], "split": about["split"], "plan": about["plan"], "cfbench": about["cfbench"]},
+        notes={
+            **{name: about[name] for name in ("budget", "split", "plan")},
+            "action": described.get("action", "exact"),
+            "cfbench": about["cfbench"],
+        },
     )
 
 

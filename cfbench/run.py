@@ -48,7 +48,7 @@ def declare(run: Run, argv: list[str]) -> None:
     path = run.job.folder / "run.json"
     job = run.job
     budget = job.budget.as_dict() | {"seeds": list(job.budget.seeds)}
-    shared = {"budget": budget, "split": job.split, "plan": job.plan}
+    shared = {"budget": budget, "split": job.split, "plan": job.plan, "action": job.action}
     old = read_about(job.folder) if path.exists() else {"cells": [], "datasets": {}, "commands": [], "controls": []}
     for name, value in shared.items():
         if name in old and old[name] != value:
@@ -81,10 +81,17 @@ def _describe(shop: Workshop, spec: Spec) -> dict[str, Any]:
         "folder": spec.folder,
         "plan": str(shop.plan_folder(spec).relative_to(shop.job.folder)),
         "plan_key": shop.plan_key(spec),
+        "action": shop.action(spec),
+        "mechanisms": _learned(shop, spec),
         "judges": str(shop.judge_folder(spec).relative_to(shop.job.folder)),
         "shape": list(graph.shape),
         "variables": [vars(v) | {"parents": list(v.parents)} for v in graph.variables],
     }
+
+
+def _learned(shop: Workshop, spec: Spec) -> str | None:
+    """Where the parents' learned mechanisms lie; None where the data set's own are used."""
+    return str(shop.mechanisms_folder(spec).relative_to(shop.job.folder)) if shop.action(spec) == "learned" else None
 
 
 def tasks_of(run: Run) -> list[Task]:

@@ -127,6 +127,7 @@ BROKEN = {
     "wide": ("invalid", "[2, 1, 8, 8], found [2, 1, 8, 9]"),
     "leaves": ("failed", "goodbye"),
     "diverges": ("failed", "mean is not finite"),
+    "explodes": ("failed", "the loss is nan at stage toy, step 75"),
 }
 
 

@@ -145,6 +145,14 @@ class Diverges(Learns):
         self.mean += torch.nan
 
 
+class Explodes(Learns):
+    """Logs a loss that is not finite at step 75."""
+
+    def fit(self, run):
+        for step in range(0, 200, 25):
+            run.log({"stage": "toy", "step": step, "loss": float("nan") if step == 75 else 1.0})
+
+
 class Dies(Learns):
     def fit(self, run):
         os.kill(os.getpid(), signal.SIGKILL)

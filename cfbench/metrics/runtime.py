@@ -16,7 +16,10 @@ __all__ = ["Runtime"]
 
 
 class Runtime(Metric):
-    """Time, evaluations, memory and size of a cell as the harness recorded them: 0-d, NaN where it has no record."""
+    """Time, evaluations, memory, size and likelihood of a cell as the harness recorded them.
+
+    0-d, NaN where there is no record.
+    """
 
     columns: ClassVar[Mapping[str, Column]] = {
         "fit_s": Column("time to fit", "lower", "s", 0.0),
@@ -27,6 +30,7 @@ class Runtime(Metric):
         "predict_evals": Column("network evaluations to predict an image", "lower", "evaluations", 0.0),
         "parameters": Column("trained parameters", "none", "parameters", 0.0),
         "peak_mb": Column("peak memory", "lower", "MB", 0.0),
+        "bits_per_dim": Column("negative log-likelihood, or its bound", "lower", "bits per dimension"),
         "images_seen": Column("training images seen", "none", "images", 0.0),
     }
     scope: ClassVar[Literal["do", "null", "cell"]] = "cell"
