@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import math
 import os
 import shutil
 import socket
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,6 +20,8 @@ from torch import Tensor
 from cfbench.contract import Dataset, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
+
+from .files import Spoilt, contents
 
 __all__ = ["MNIST", "SCHUT", "read_idx"]
 
@@ -147,23 +147,10 @@ def _contents(root: Path, name: str) -> bytes | None:
     Raises:
         UserError: the copies that are there are spoilt.
     """
-    spoilt = None
-    for path in (root / FOLDER / f"{name}.gz", root / FOLDER / name):
-        try:
-            data = path.read_bytes()
-            data = gzip.decompress(data) if path.suffix == ".gz" else data
-        except FileNotFoundError:
-            continue
-        except (OSError, EOFError, zlib.error):
-            data = b""
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() == MD5[name]:
-            return data
-        spoilt = path
-    if spoilt is not None:
-        raise UserError(
-            f"mnist: {spoilt} is spoilt (wrong checksum); delete it and run: cfbench prepare mnist --data-root {root}"
-        )
-    return None
+    try:
+        return contents(root / FOLDER, name, MD5[name], "md5")
+    except Spoilt as spoilt:
+        raise UserError(f"mnist: {spoilt}; delete it and run: cfbench prepare mnist --data-root {root}") from None
 
 
 def _download(root: Path) -> None:

@@ -1,0 +1,98 @@
+"""Source digits in other shapes, each rendered once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cfbench.digest import key_of
+from cfbench.environment import cores
+
+from . import cache
+
+__all__ = ["Gallery", "in_parallel"]
+
+CHUNK = 1_000
+Key = tuple[int, ...]
+Bytes = NDArray[np.uint8]
+
+
+class Gallery:
+    """Images uint8 [28, 28] of source digits under shape parameters, kept as files of up to `CHUNK` images.
+
+    Args:
+        root: the data root.
+        name: of the folder under it.
+        digits: source images uint8 [N, 28, 28].
+        measure: what is to be known of a source digit before it is rendered; kept as well.
+        draw: the image of a source digit, given what was measured of it and shape parameters [K].
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        digits: Bytes,
+        measure: Callable[[Bytes], float],
+        draw: Callable[[Bytes, float, Sequence[float]], Bytes],
+    ) -> None:
+        self.root, self.name, self.digits = root, name, digits
+        self.measure, self.draw = measure, draw
+        self._images: dict[Key, Tensor] = {}
+        self._measured: dict[int, float] = {}
+        self._files: set[str] = set()
+
+    def __call__(self, rows: Tensor, shape: Tensor) -> Tensor:
+        """Source digits ``rows`` [B] in the shapes [B, K] (float32): uint8 [B, 28, 28]."""
+        # The bits of a float32 are its key: equal keys mean equal values, NaN and zero included.
+        bits = shape.float().contiguous().view(torch.int32)
+        keys = [(n, *values) for n, values in zip(rows.tolist(), bits.tolist(), strict=True)]
+        wanted = dict.fromkeys(keys)
+        if any(k not in self._images for k in wanted):
+            self._read()
+        missing = [k for k in wanted if k not in self._images]
+        for first in range(0, len(missing), CHUNK):
+            part = missing[first : first + CHUNK]
+            self._add(f"{key_of(part)}.safetensors", part)
+        return torch.stack([self._images[k] for k in keys]) if keys else torch.empty(0, 28, 28, dtype=torch.uint8)
+
+    def _read(self) -> None:
+        """Take in files that were not there at the last look."""
+        for path in sorted((self.root / self.name).glob("*.safetensors")):
+            if path.name not in self._files:
+                self._add(path.name, [])
+
+    def _add(self, file: str, missing: list[Key]) -> None:
+        table = cache.load(self.root, f"{self.name}/{file}", lambda: self._render(missing))
+        self._files.add(file)
+        for key, measured, image in zip(table["keys"].tolist(), table["measured"], table["images"], strict=True):
+            self._images[tuple(key)] = image
+            self._measured[key[0]] = float(measured)
+
+    def _render(self, keys: list[Key]) -> dict[str, Tensor]:
+        table = torch.tensor(keys, dtype=torch.int32).reshape(len(keys), -1)
+        shapes = table[:, 1:].contiguous().view(torch.float32).tolist()
+
+        def one(key: Key, shape: list[float]) -> tuple[float, Bytes]:
+            digit = self.digits[key[0]]
+            known = self._measured.get(key[0])
+            measured = self.measure(digit) if known is None else known
+            return measured, self.draw(digit, measured, shape)
+
+        made = in_parallel(one, keys, shapes)
+        images = np.stack([image for _, image in made]) if made else np.empty((0, 28, 28), dtype=np.uint8)
+        measured = torch.tensor([value for value, _ in made], dtype=torch.float64)
+        return {"keys": table, "measured": measured, "images": torch.from_numpy(images)}
+
+
+def in_parallel(function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
+    """``function`` of each row of the arguments, by as many threads as there are cores."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(function, *arguments))

@@ -1,0 +1,93 @@
+"""The structural equations over the parents of Morpho-MNIST digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cfbench.graph import CausalGraph, Variable
+
+__all__ = ["ThicknessIntensity"]
+
+THICKNESS = (0.8, 6.5)
+INTENSITY = (64.0, 255.0)
+_DIGIT = Variable("digit", "categorical", size=10)
+_THICKNESS = Variable("thickness", "continuous", low=THICKNESS[0], high=THICKNESS[1], unit="pixel", truth="exact")
+
+
+class ThicknessIntensity:
+    """t = 0.5 + Gamma(10, rate 5) and i = 64 + 191 sigmoid(2 (t - 2.5) + eps / 2), eps standard normal.
+
+    Pawlowski, Castro and Glocker 2020, https://arxiv.org/abs/2006.06485.
+
+    Args:
+        invert: thicker is darker instead, i = 64 + 191 sigmoid(-2 (t - 2) + eps / 2).
+    """
+
+    graph = CausalGraph(
+        (
+            _DIGIT,
+            _THICKNESS,
+            Variable(
+                "intensity", "continuous", low=INTENSITY[0], high=INTENSITY[1], unit="grey level",
+                parents=("thickness",), truth="exact",
+            ),
+        ),
+        (1, 28, 28),
+    )  # fmt: skip
+
+    def __init__(self, invert: bool = False) -> None:
+        self.invert = invert
+
+    def draw(self, digit: Tensor, rng: torch.Generator) -> Tensor:
+        """Parents [B, 3] of source digits of these classes [B], float32."""
+        t = gamma_thickness(len(digit), rng)
+        eps = torch.randn(len(digit), generator=rng, dtype=torch.float64)
+        fraction = torch.sigmoid(self._location(t) + 0.5 * eps)
+        return torch.stack([digit.double(), t, INTENSITY[0] + 191 * fraction], dim=1).float()
+
+    def draw_independent(self, digit: Tensor, rng: torch.Generator) -> Tensor:
+        """Parents [B, 3] independent of each other: half of the thicknesses, all intensities uniform."""
+        t = even_thickness(len(digit), rng)
+        i = uniform(len(digit), INTENSITY, rng)
+        return torch.stack([digit.double(), t, i], dim=1).float()
+
+    def act(self, pa: Tensor, do: Mapping[str, Tensor]) -> Tensor:
+        """The response of pa [B, 3] to ``do``: intensity keeps its noise, and is where it was if thickness is."""
+        new = self.graph.set(pa, do)
+        if "thickness" in do and "intensity" not in do:
+            old, t, i = pa[:, 1].double(), new[:, 1].double(), pa[:, 2].double()
+            fraction = ((i - INTENSITY[0]) / 191).clamp(0, 1)
+            other = INTENSITY[0] + 191 * torch.sigmoid(torch.logit(fraction) + self._location(t) - self._location(old))
+            new[:, 2] = torch.where(t == old, i, other).to(new.dtype)
+        return new
+
+    def shape(self, pa: Tensor) -> Tensor:
+        """What decides the shape of the digit [B, 1]."""
+        return pa[:, 1:2]
+
+    def _location(self, t: Tensor) -> Tensor:
+        return -2 * (t - 2) if self.invert else 2 * (t - 2.5)
+
+
+def gamma_thickness(count: int, rng: torch.Generator) -> Tensor:
+    """0.5 + Gamma(10, rate 5), the sum of ten waiting times, drawn again outside [0.8, 6.5]."""
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < count:
+        waits = -torch.log1p(-torch.rand(count, 10, generator=rng, dtype=torch.float64))
+        t = 0.5 + waits.sum(1) / 5
+        parts.append(t[(t >= THICKNESS[0]) & (t <= THICKNESS[1])])
+    return torch.cat(parts)[:count]
+
+
+def even_thickness(count: int, rng: torch.Generator) -> Tensor:
+    """Thickness that covers its support: half as `gamma_thickness`, half uniform."""
+    even = torch.rand(count, generator=rng) < 0.5
+    return torch.where(even, uniform(count, THICKNESS, rng), gamma_thickness(count, rng))
+
+
+def uniform(count: int, span: tuple[float, float], rng: torch.Generator) -> Tensor:
+    """Uniform draws from ``span``, float64."""
+    return span[0] + (span[1] - span[0]) * torch.rand(count, generator=rng, dtype=torch.float64)
