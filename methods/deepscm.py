@@ -4,138 +4,87 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
+from .likelihood import likelihood as make_likelihood
 from .parents import ParentEncoder
+from .vae import Decoder, Encoder, logit, logit_inverse, logit_log_det
 
-__all__ = ["DeepSCM", "Terms", "logit", "logit_inverse", "logit_log_det"]
+__all__ = ["DeepSCM", "Terms", "fade"]
 
-ALPHA = 0.05
-LEVELS = 256
-LOG_EVERY = 100
-VALID = 2000
-"""Validation images that the bound is reported on."""
-
-
-def logit(v: Tensor) -> Tensor:
-    """Grey levels v in [0, 256) as unbounded y, v = 256 (sigmoid(y) - alpha) / (1 - alpha) with alpha = .05."""
-    v = v.clamp(max=LEVELS - 1e-3)  # single precision rounds the brightest dequantised values up to 256
-    return torch.logit(ALPHA + (1 - ALPHA) * v / LEVELS)
-
-
-def logit_inverse(y: Tensor) -> Tensor:
-    """The grey levels that `logit` maps to y; below 0 where y is darker than black."""
-    return LEVELS * (torch.sigmoid(y) - ALPHA) / (1 - ALPHA)
-
-
-def logit_log_det(y: Tensor) -> Tensor:
-    """log |dy/dv| of `logit`, element by element."""
-    return math.log((1 - ALPHA) / LEVELS) - F.logsigmoid(y) - F.logsigmoid(-y)
+LOG_EVERY = 50
+VALID, DRAWS = 1000, 16
+"""Validation images that the bound is reported on, and draws of z for each."""
+WINDOW = 5
+"""Side of the neighbourhood, in pixels, that the residual is faded by."""
 
 
 class Terms(NamedTuple):
-    """The evidence lower bound of log p(v | pa) in nats per image [B]: likelihood - kl, in grey levels."""
+    """Bounds of log p(v | pa) in nats per image [B], v in grey levels: likelihood - kl, and the tighter importance."""
 
     likelihood: Tensor
     kl: Tensor
+    importance: Tensor
 
 
-def _stages(height: int, width: int) -> int:
-    """How often the sides are halved: at least once, and until they are at most 8."""
-    return max(1, math.ceil(math.log2(max(height, width) / 8)))
+def fade(old: Tensor, new: Tensor, variance: Tensor) -> Tensor:
+    """How much of a residual stays at each value, [B, C, H, W] in [0, 2], when a mean ``old`` becomes ``new``.
 
+    The slope of the linear fit of the new on the old mean in a neighbourhood, cov(old, new) / var(old), each with
+    the residual's variance added: 1 where nothing changes, 0 where a stroke goes, the ratio where contrast changes.
+    """
 
-def _channels(width: int, stages: int) -> list[int]:
-    return [width * 2 ** min(k, 2) for k in range(stages)]
+    def mean(a: Tensor) -> Tensor:
+        return F.avg_pool2d(a, WINDOW, 1, WINDOW // 2, count_include_pad=False)
 
-
-class Encoder(nn.Module):
-    """Mean and log-variance [B, latent] of q(z | x, pa) from y [B, C, H, W] and encoded parents [B, E]."""
-
-    def __init__(self, shape: tuple[int, int, int], parents: int, latent: int, width: int, hidden: int) -> None:
-        super().__init__()
-        channels = _channels(width, _stages(*shape[1:]))
-        step = 2 ** len(channels)
-        rows, columns = (math.ceil(side / step) for side in shape[1:])
-        self.pad = (0, columns * step - shape[2], 0, rows * step - shape[1])
-        self.first = nn.Conv2d(4 * shape[0], width, 3, 1, 1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(channels))
-        self.mix = nn.Linear(channels[-1] * rows * columns + parents, hidden)
-        self.out = nn.Linear(hidden + parents, 2 * latent)
-
-    def forward(self, y: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        h = F.pixel_unshuffle(F.pad(y, self.pad, mode="replicate"), 2).contiguous(memory_format=torch.channels_last)
-        h = F.silu(self.first(h), inplace=True)
-        for down in self.down:
-            h = F.silu(down(h), inplace=True)
-        h = h.permute(0, 2, 3, 1).flatten(1)
-        h = F.silu(self.mix(torch.cat([h, e], dim=1)), inplace=True)
-        mean, log_variance = self.out(torch.cat([h, e], dim=1)).chunk(2, dim=1)
-        return mean, log_variance.clamp(-12, 8)
-
-
-class Decoder(nn.Module):
-    """The mean y [B, C, H, W] of p(y | z, pa) from z [B, latent] and encoded parents [B, E]."""
-
-    def __init__(self, shape: tuple[int, int, int], parents: int, latent: int, width: int, hidden: int) -> None:
-        super().__init__()
-        self.shape = shape
-        channels = _channels(width, _stages(*shape[1:]))[::-1]
-        rows, columns = (math.ceil(side / 2 ** len(channels)) for side in shape[1:])
-        self.grid = (rows, columns, channels[0])
-        self.mix = nn.Linear(latent + parents, hidden)
-        self.scale = nn.Linear(parents, hidden)
-        self.deep = nn.Linear(hidden, hidden)
-        self.spread = nn.Linear(hidden, math.prod(self.grid))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
-        self.last = nn.Conv2d(width, 4 * shape[0], 3, 1, 1)
-
-    def forward(self, z: Tensor, e: Tensor) -> Tensor:
-        h = F.silu(self.mix(torch.cat([z, e], dim=1)) * (1 + self.scale(e)))
-        h = h + F.silu(self.deep(h), inplace=True)
-        h = F.silu(self.spread(h).unflatten(1, self.grid).permute(0, 3, 1, 2))
-        for up in self.up:
-            h = F.silu(up(h), inplace=True)
-        return F.pixel_shuffle(self.last(h), 2)[:, :, : self.shape[1], : self.shape[2]]
+    centre = mean(old)
+    shared = mean(old * new) - centre * mean(new)
+    own = mean(old * old) - centre * centre
+    return ((shared + variance) / (own + variance)).clamp(0, 2)
 
 
 class DeepSCM(Method):
-    """The variational deep SCM: z ~ q(z | x, pa), eps = (y - mu(z, pa)) / sigma, and y* = mu(z, pa*) + sigma eps.
+    """The variational deep SCM: z ~ q(z | x, pa), eps = R^-1 (y - mu(z, pa)), and y* = mu(z, pa*) + w R* eps.
 
     Pawlowski, Castro, Glocker, "Deep structural causal models for tractable counterfactual inference", NeurIPS 2020,
-    https://arxiv.org/abs/2006.06485. The likelihood is Gaussian with one variance for all pixels in the logit space
-    of dequantised grey levels. Abduction takes the posterior mean, or ``particles`` samples whose images are averaged.
+    https://arxiv.org/abs/2006.06485. The likelihood is Gaussian in the logit space of dequantised grey levels, with
+    covariance R R^T. Abduction takes the posterior mean, or ``particles`` samples whose images are averaged.
 
-    The residual in full makes composition exact whatever was learned. It keeps detail that z lost, which serves
-    interventions that leave the shape in place, and leaves traces of the factual's shape under those that do not.
-    The paper fixes log sigma^2 = -5 and beta = 1 (preset ``paper``, trained on a one-sample bound here); learned,
-    sigma follows the fit, and beta decides how much of the parents leaks into z: effectiveness rises with it.
+    The residual makes composition exact whatever was learned. In full (w = 1, the paper) it keeps detail that z lost,
+    and leaves traces of the factual's shape where the shape changes. ``faded`` (ours) lets it follow the change: w is
+    `fade` of the two means, which is 1 under the null intervention.
+    The paper fixes log sigma^2 = -5 and beta = 1 (preset ``paper``); learned, sigma follows the fit, and beta decides
+    how much of the parents leaks into z: effectiveness rises with it.
 
     Args:
         latent: dimensions of z.
         beta: weight of the KL divergence.
         width: channels of the largest feature map.
         hidden: units of the dense layers.
-        log_variance: fixed log sigma^2 in logit space; None learns it.
+        likelihood: ``fixed`` or learned ``scalar`` variance, ``diagonal`` (a variance for each pixel and image),
+            ``lowrank`` (a diagonal and ``rank`` shared factors for each image), ``full`` (one covariance for all
+            images, which must be small).
+        log_variance: log sigma^2 in logit space that ``fixed`` keeps and ``scalar`` starts from.
+        rank: factors of ``lowrank``.
         batch: images a step.
         lr: largest learning rate of Adam.
         schedule: ``cosine`` (after a short warm-up) or ``constant``.
+        samples: draws of z for each image of a training step.
         particles: samples of z in abduction; 0 takes the posterior mean.
-        residual: whether predictions carry eps: ``none``, ``scaled`` by tau, or ``full``.
+        residual: whether predictions carry eps: ``none``, ``scaled`` by tau, ``faded`` or ``full``.
         tau: scale of eps under ``scaled``.
 
     Raises:
-        UserError: residual or schedule is not one of its values.
+        UserError: residual, schedule or likelihood is not one of its values, or does not suit the image.
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset({"residual", "tau", "particles"})
@@ -145,10 +94,12 @@ class DeepSCM(Method):
             "beta": 1.0,
             "width": 64,
             "hidden": 1024,
+            "likelihood": "fixed",
             "log_variance": -5.0,
             "batch": 256,
             "lr": 1e-4,
             "schedule": "constant",
+            "samples": 4,
             "particles": 32,
             "residual": "full",
         }
@@ -162,43 +113,48 @@ class DeepSCM(Method):
         beta: float = 14.0,
         width: int = 32,
         hidden: int = 256,
-        log_variance: float | None = None,
+        likelihood: Literal["fixed", "scalar", "diagonal", "lowrank", "full"] = "scalar",
+        log_variance: float = 0.0,
+        rank: int = 10,
         batch: int = 64,
         lr: float = 3e-3,
         schedule: Literal["cosine", "constant"] = "cosine",
+        samples: int = 1,
         particles: int = 0,
-        residual: Literal["none", "scaled", "full"] = "full",
+        residual: Literal["none", "scaled", "faded", "full"] = "faded",
         tau: float = 0.5,
     ) -> None:
         super().__init__(graph)
-        _one_of("residual", residual, ("none", "scaled", "full"))
+        _one_of("residual", residual, ("none", "scaled", "faded", "full"))
         _one_of("schedule", schedule, ("cosine", "constant"))
-        self.beta, self.batch, self.lr, self.schedule = beta, batch, lr, schedule
-        self.particles, self.residual = particles, residual
-        self.tau = {"none": 0.0, "scaled": tau, "full": 1.0}[residual]
+        _one_of("likelihood", likelihood, ("fixed", "scalar", "diagonal", "lowrank", "full"))
+        self.latent, self.beta, self.batch, self.lr, self.schedule = latent, beta, batch, lr, schedule
+        self.samples, self.particles, self.residual = samples, particles, residual
+        self.tau = {"none": 0.0, "scaled": tau}.get(residual, 1.0)
         self.parents = ParentEncoder(graph)
+        self.likelihood = make_likelihood(likelihood, math.prod(graph.shape), log_variance, rank)
         self.encoder = Encoder(graph.shape, self.parents.dim, latent, width, hidden)
-        self.decoder = Decoder(graph.shape, self.parents.dim, latent, width, hidden)
-        start = torch.tensor(0.0 if log_variance is None else log_variance)
-        self.log_variance = nn.Parameter(start, requires_grad=log_variance is None)
+        self.decoder = Decoder(graph.shape, self.parents.dim, latent, width, hidden, self.likelihood.extra)
         self.to(memory_format=torch.channels_last)
 
     @property
     def evaluations(self) -> Mapping[str, float]:
-        samples = max(self.particles, 1)
-        return {"abduct": 1 + samples * (self.tau > 0), "predict": samples}
+        particles = max(self.particles, 1)
+        return {"abduct": 1 + particles * (self.tau > 0), "predict": particles}
 
     def terms(self, v: Tensor, pa: Tensor, noise: Tensor) -> Terms:
-        """One-sample bound for grey levels v [B, C, H, W] in [0, 256), with z drawn by ``noise`` [B, latent]."""
+        """Bounds for grey levels v [B, C, H, W] in [0, 256), with K draws of z by ``noise`` [B, K, latent]."""
         y, e = logit(v), self.parents(pa)
         mean, log_variance = self.encoder(y, e)
-        error = y - self.decoder(mean + noise * (log_variance / 2).exp(), e)
-        squares = error.square().flatten(1).sum(1) * torch.exp(-self.log_variance)
-        pixels = error[0].numel()
-        likelihood = logit_log_det(y).flatten(1).sum(1) - 0.5 * (
-            squares + pixels * (self.log_variance + math.log(2 * math.pi))
-        )
-        return Terms(likelihood, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1))
+        z = mean[:, None] + noise * (log_variance / 2).exp()[:, None]
+        mu, maps = self._decode(z, e)
+        error = (y[:, None] - mu).flatten(0, 1)
+        likelihood = self.likelihood.log_prob(error, maps.flatten(0, 1)).unflatten(0, noise.shape[:2])
+        likelihood = likelihood + logit_log_det(y).flatten(1).sum(1, keepdim=True)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        ratio = 0.5 * (noise.square() - z.square() + log_variance[:, None]).sum(2)  # log p(z) - log q(z | v, pa)
+        importance = torch.logsumexp(likelihood + ratio, dim=1) - math.log(noise.shape[1])
+        return Terms(likelihood.mean(1), kl, importance)
 
     @torch.enable_grad()
     def fit(self, run: Fit) -> None:
@@ -208,23 +164,20 @@ class DeepSCM(Method):
         for step, (x, pa) in enumerate(run.batches(steps, self.batch)):
             for group in optimiser.param_groups:
                 group["lr"] = self.lr * self._pace(step, steps)
-            terms = self._sample(x, pa, run)
+            terms = self._sampled(x, pa, run, self.samples)
             loss = (self.beta * terms.kl - terms.likelihood).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             if step % LOG_EVERY == 0 or step == steps - 1:
-                run.log(self._row(step, terms))
+                row = {"stage": "fit", "step": step, "images": run.seen, "loss": loss.item()}
+                run.log(row | {"likelihood": terms.likelihood.mean().item(), "kl": terms.kl.mean().item()})
                 run.progress("fit", step, steps, loss.item())
-        with torch.no_grad():
-            held = run.valid[:VALID]
-            terms = self._sample(held.x.to(run.device), held.parents.to(run.device), run)
-        run.record("valid", self._row(steps, terms))
+        self._report(run)
 
-    def _sample(self, x: Tensor, pa: Tensor, run: Fit) -> Terms:
+    def _sampled(self, x: Tensor, pa: Tensor, run: Fit, draws: int) -> Terms:
         v = 255 * x + torch.rand(x.shape, generator=run.rng).to(x)
-        noise = torch.randn(len(x), self.encoder.out.out_features // 2, generator=run.rng).to(x)
-        return self.terms(v, pa, noise)
+        return self.terms(v, pa, torch.randn(len(x), draws, self.latent, generator=run.rng).to(x))
 
     def _pace(self, step: int, steps: int) -> float:
         """The learning rate as a share of its maximum."""
@@ -232,38 +185,54 @@ class DeepSCM(Method):
             return 1.0
         return min((step + 1) / (0.02 * steps + 1), 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    def _row(self, step: int, terms: Terms) -> dict[str, float]:
-        likelihood, kl = terms.likelihood.mean().item(), terms.kl.mean().item()
-        return {
-            "step": step,
-            "elbo": likelihood - kl,
-            "likelihood": likelihood,
-            "kl": kl,
-            "sigma": math.exp(self.log_variance.item() / 2),
-        }
+    @torch.no_grad()
+    def _report(self, run: Fit) -> None:
+        """Record bounds on validation data: bits for each value of the 8-bit image, and the parts in nats an image."""
+        held = run.valid[:VALID]
+        parts = zip(held.x.split(self.batch), held.parents.split(self.batch), strict=True)
+        terms = [self._sampled(x.to(run.device), pa.to(run.device), run, DRAWS) for x, pa in parts]
+        likelihood, kl, importance = (torch.cat(part).mean().item() for part in zip(*terms, strict=True))
+        bits = -importance / math.log(2) / math.prod(self.graph.shape)
+        table = {"bits_per_dim": bits, "bound": True, "draws": DRAWS, "log_likelihood": importance}
+        run.record("likelihood", table | {"elbo": likelihood - kl, "kl": kl})
 
-    def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
-        """Latents z [B, P, latent] and residuals eps [B, P, C, H, W] (empty without a residual)."""
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> tuple[Tensor, ...]:
+        """Latents z [B, P, latent], and residuals eps [B, P, C, H, W]; to fade them, also the mean and maps of old."""
         y, e = logit(255 * x + 0.5), self.parents(pa)
         mean, log_variance = self.encoder(y, e)
         z = mean[:, None]
         if self.particles:
-            z = z + rng.normal(self.particles, mean.shape[1]) * (log_variance / 2).exp()[:, None]
+            z = z + rng.normal(self.particles, self.latent) * (log_variance / 2).exp()[:, None]
         if not self.tau:
-            return z, y.new_empty(len(x), z.shape[1], 0)
-        return z, (y[:, None] - self._decode(z, e)) * torch.exp(-self.log_variance / 2)
+            return (z,)
+        mu, maps = self._decode(z, e)
+        eps = self.likelihood.whiten((y[:, None] - mu).flatten(0, 1), maps.flatten(0, 1)).view_as(mu)
+        return (z, eps, mu, maps) if self.residual == "faded" else (z, eps)
 
-    def predict(self, u: tuple[Tensor, Tensor], pa: Tensor, rng: Streams) -> Tensor:
-        z, eps = u
-        y = self._decode(z, self.parents(pa))
-        if self.tau:
-            y = y + self.tau * eps * torch.exp(self.log_variance / 2)
+    def predict(self, u: tuple[Tensor, ...], pa: Tensor, rng: Streams) -> Tensor:
+        z, *rest = u
+        y, maps = self._decode(z, self.parents(pa))
+        if rest:
+            eps, *old = (part.flatten(0, 1) for part in rest)
+            r = self.tau * self.likelihood.colour(eps, maps.flatten(0, 1))
+            if old:
+                r = r * fade(old[0], y.flatten(0, 1), self.likelihood.variance(old[1]))
+            y = y + r.view_as(y)
+        return self._image(y)
+
+    def sample(self, pa: Tensor, rng: Streams) -> Tensor:
+        """A fresh image [B, C, H, W] under parents pa [B, D]: the mean for a z from the prior, without pixel noise."""
+        return self.predict((rng.normal(1, self.latent),), pa, rng)
+
+    def _image(self, y: Tensor) -> Tensor:
+        """The mean of the particles' images [B, P, C, H, W] in [0, 1]."""
         return ((logit_inverse(y).mean(1) - 0.5) / 255).clamp(0, 1)
 
-    def _decode(self, z: Tensor, e: Tensor) -> Tensor:
-        """Means [B, P, C, H, W] for z [B, P, latent]."""
-        y = self.decoder(z.flatten(0, 1), e.repeat_interleave(z.shape[1], dim=0))
-        return y.unflatten(0, z.shape[:2])
+    def _decode(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Means [B, P, C, H, W] and the likelihood's maps [B, P, extra C, H, W] for z [B, P, latent]."""
+        drawn = self.decoder(z.flatten(0, 1), e.repeat_interleave(z.shape[1], dim=0)).unflatten(0, z.shape[:2])
+        channels = self.graph.shape[0]
+        return drawn[:, :, :channels], drawn[:, :, channels:]
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
