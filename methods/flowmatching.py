@@ -151,8 +151,8 @@ class FlowMatching(Method):
         solver, steps, bend: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** bend.
         fixed_point: iterations by which abduction solves prediction's steps backwards (`unflow`).
         start: the time that abduction ends at; below 1 some of the factual's coarse shape stays in u.
-        guidance: w in v(pa) + w (v(pa*) - v(pa)), with pa the factual parents, which are part of u. 1 is the plain
-            model, and at pa* = pa no w changes anything.
+        guidance: w in v(base) + w (v(pa*) - v(base)), where ``base`` has the values of pa* and the factual classes,
+            which are part of u. 1 is the plain model, and where no class changes no w changes anything.
 
     Raises:
         UserError: a setting is not one of its values.
@@ -228,19 +228,18 @@ class FlowMatching(Method):
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image at the start of the flow under ``pa``."""
-        new, old = self._field(pa), self._field(u["pa"])
+        new, base = self._field(pa), self._field(self.encoder.swap(pa, u["pa"]))
 
         def guided(x: Tensor, t: float) -> Tensor:
-            base = old(x, t)
-            return base + self.guidance * (new(x, t) - base)
+            here = base(x, t)
+            return here + self.guidance * (new(x, t) - here)
 
         x = flow(new if self.guidance == 1 else guided, u["x"], self.times[::-1], self.solver)
         return ((x + 1) / 2).clamp(0, 1)
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
         """Fresh images of the model under ``pa``."""
-        steps = len(self.times) - 1
-        times = [(self.times[i] / self.times[-1]) for i in reversed(range(steps + 1))]
+        times = [t / self.times[-1] for t in self.times[::-1]]
         x = flow(self._field(pa), rng.normal(*self.graph.shape), times, self.solver)
         return ((x + 1) / 2).clamp(0, 1)
 

@@ -61,3 +61,9 @@ class ParentEncoder(nn.Module):
         """`forward` with a 1 appended [B, dim + 1]; the null token, all 0, in the rows where ``keep`` [B] is false."""
         known = torch.cat([self(pa), torch.ones(len(pa), 1, dtype=self.mean.dtype, device=pa.device)], dim=1)
         return known if keep is None else known * keep[:, None].to(known.dtype)
+
+    def swap(self, pa: Tensor, classes: Tensor) -> Tensor:
+        """pa [B, D] with its classes replaced by those of the parents ``classes`` [B, D]."""
+        return torch.stack(
+            [(classes if v.categorical else pa)[:, column] for column, v in enumerate(self.variables)], dim=1
+        )

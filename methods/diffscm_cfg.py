@@ -1,0 +1,214 @@
+"""Classifier-free Diff-SCM: one diffusion model that is given the parents or nothing, guided by their difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cfbench.contract import Fit, Method
+from cfbench.errors import UserError
+from cfbench.graph import CausalGraph
+from cfbench.rng import Streams
+
+from . import samplers, tuning
+from .denoiser import Denoiser
+from .diffusion import route, signal_levels
+from .networks import UNet
+from .parents import ParentEncoder
+from .predictor import ParentPredictor
+from .training import Loss, train
+
+__all__ = ["DiffSCMCFG"]
+
+GRID = (1.0, 1.5, 2.0, 3.0, 4.5)
+"""The guidance scales that tuning tries."""
+FEWEST, MOST = 8, 96
+NULLS = 24
+ABDUCTIONS, BASES = ("factual", "null"), ("classes", "factual", "null")
+
+
+class DiffSCMCFG(Method):
+    """Counterfactuals of a diffusion model that is given the parents, steered by classifier-free guidance.
+
+    The classifier-free variant of Diff-SCM (Sanchez et al. 2022, "What is healthy?", https://arxiv.org/abs/2207.12268)
+    for any number of classes and values. One network gives ε(x_t, t, pa), and ε(x_t, t, ∅) under the null token, which
+    stands for the parents in a share ``drop`` of its training. Abduction carries the image to noise under the tokens
+    ``abduction``. Prediction goes back along
+
+        e = ε(x_t, t, base) + w [ε(x_t, t, pa*) - ε(x_t, t, base)].
+
+    As published the base is ∅, and guidance acts on the null intervention too. With the ``factual`` parents pa as base
+    it turns from what is there to what is wanted, and vanishes at pa* = pa for every w. The default, ``classes``, is
+    pa* with the classes of pa: only what sets classes is amplified, as values that are amplified overshoot.
+
+    Args:
+        schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
+            `UNet`, `Denoiser`).
+        focus: nine tenths of the training noise levels lie below this share of all of them.
+        batch, lr, ema: of the training of both networks (`train`); a batch that is left open grows with the budget,
+            from 32 at 130,000 images to 256. clean_lr: of the predictor that tuning judges by.
+        drop: how often training hides the parents.
+        clean_share: part of the image budget for the predictor that tuning judges by; 0 where ``scale`` is given.
+        abduction: ``factual``: under the factual parents; ``null``: under the null token, as published.
+        base: of the guidance: ``classes``, ``factual`` or ``null``.
+        scale: w; left open it is tuned.
+        enough: tuning asks for this part of the best effectiveness.
+        sampler, fixed_point: see `samplers`; the iterations are those of ``ddim``.
+        steps, start: moves each way, and the share of the noise levels that they span.
+
+    Raises:
+        UserError: a setting is not one of its values, or tuning lacks its predictor.
+    """
+
+    answer_params: ClassVar[frozenset[str]] = frozenset(
+        {"abduction", "base", "scale", "enough", "sampler", "fixed_point", "steps", "start"}
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"abduction": "null", "base": "null", "scale": 3.0, "drop": 0.35, "fixed_point": 0, "steps": 75}
+    }
+    paper: ClassVar[str] = "https://arxiv.org/abs/2207.12268"
+
+    def __init__(
+        self,
+        graph: CausalGraph,
+        *,
+        schedule: Literal["linear", "cosine"] = "linear",
+        width: int = 24,
+        mult: Sequence[int] = (1, 2, 2),
+        blocks: int = 1,
+        patch: int = 2,
+        attention: bool = False,
+        dropout: float = 0.0,
+        output: Literal["eps", "v", "residual"] = "residual",
+        focus: float = 0.75,
+        batch: int | None = None,
+        lr: float = 4e-3,
+        ema: float = 0.995,
+        drop: float = 0.1,
+        clean_lr: float = 2e-3,
+        clean_share: float = 0.1,
+        abduction: Literal["null", "factual"] = "factual",
+        base: Literal["classes", "factual", "null"] = "classes",
+        scale: float | None = None,
+        enough: float = 0.97,
+        sampler: Literal["adams", "bdia", "belm", "ddim", "edict"] = "ddim",
+        fixed_point: int = 1,
+        steps: int = 20,
+        start: float = 0.75,
+    ) -> None:
+        super().__init__(graph)
+        for name, value, known in (("abduction", abduction, ABDUCTIONS), ("base", base, BASES)):
+            if value not in known:
+                raise UserError(f"diffscm-cfg: {name} is {value!r}; known: {', '.join(known)}")
+        if scale is None and not clean_share:
+            raise UserError("diffscm-cfg: scale is open and clean_share 0; give a value or some of the budget")
+        levels = signal_levels(schedule)
+        self.route, self.whole = route(levels, steps, start), route(levels, steps)
+        self.sampler = samplers.make(sampler, self.route, **({"fixed_point": fixed_point} if sampler == "ddim" else {}))
+        self.focus, self.drop = focus, drop
+        self.batch, self.lr, self.ema = batch, lr, ema
+        self.clean_lr, self.clean_share = clean_lr, clean_share
+        self.abduction, self.base = abduction, base
+        self.open, self.scale, self.enough = scale is None, 2.0 if scale is None else scale, enough
+        self.residual = "exact-inverse" if self.sampler.exact else "none"
+        self.encoder = ParentEncoder(graph)
+        unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
+        self.denoiser = Denoiser(unet, graph.shape, levels, output)
+        if clean_share:
+            self.clean = ParentPredictor(graph, width=32, mult=(1, 2, 2), patch=2)
+
+    def fit(self, run: Fit) -> None:
+        """Train the predictor that tuning judges by, then the diffusion model on the rest of the budget."""
+        self.encoder.fit(run.train.parents)
+        self.denoiser.observe(run.train.images)
+        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
+        if self.clean_share:
+            images = int(self.clean_share * run.images)
+            train(run, self.clean, self._read, images, stage="clean predictor", batch=batch, lr=self.clean_lr)
+        images = run.images - run.seen
+        train(run, self.denoiser, self._denoise(run), images, stage="diffusion", batch=batch, lr=self.lr, ema=self.ema)
+
+    def _read(self, x: Tensor, pa: Tensor) -> Tensor:
+        return -self.clean.log_probs(self.clean.read(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
+
+    def _denoise(self, run: Fit) -> Loss:
+        def loss(x: Tensor, pa: Tensor) -> Tensor:
+            eps = torch.randn(x.shape, generator=run.rng).to(x.device)
+            at, far, hide = torch.rand(3, len(x), generator=run.rng).to(x.device)
+            t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.levels)).long()
+            return self.denoiser.loss(2 * x - 1, eps, t, self.encoder.token(pa, hide >= self.drop))
+
+        return loss
+
+    def _noise(self, pa: Tensor, null: bool = False) -> samplers.Noise:
+        """ε(x, t) given parents pa [B, D], or under as many null tokens."""
+        c = self.encoder.token(pa, torch.zeros(len(pa), dtype=torch.bool, device=pa.device) if null else None)
+        return lambda x, t: self.denoiser(x, torch.full((len(x),), t, device=x.device), c)
+
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
+        """The sampler's state at the noisy end, and the factual parents."""
+        return {**self.sampler.invert(self._noise(pa, self.abduction == "null"), 2 * x - 1, self.route), "pa": pa}
+
+    def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
+        """The image that the state leads to under guidance to ``pa``."""
+        wanted = self._noise(pa)
+        held = self.encoder.swap(pa, u["pa"]) if self.base == "classes" else u["pa"]
+        base = self._noise(held, self.base == "null")
+
+        def guided(x: Tensor, t: int) -> Tensor:
+            here = base(x, t)
+            return here + self.scale * (wanted(x, t) - here)
+
+        x = self.sampler.generate(wanted if self.scale == 1 else guided, u, self.route)
+        return ((x + 1) / 2).clamp(0, 1)
+
+    def sample(self, pa: Tensor, rng: Streams) -> Tensor:
+        """Fresh images of the model given ``pa``, from noise at the last level and without guidance."""
+        eps = self._noise(pa)
+        state = self.sampler.state(eps, rng.normal(*self.graph.shape), self.whole)
+        return ((self.sampler.generate(eps, state, self.whole) + 1) / 2).clamp(0, 1)
+
+    @property
+    def evaluations(self) -> Mapping[str, float]:
+        up, down = self.sampler.evaluations(len(self.route.down))
+        return {"abduct": up, "predict": down * (1 if self.scale == 1 else 2)}
+
+    @torch.no_grad()
+    def tune(self, run: Fit) -> Mapping[str, Any]:
+        """The scale, where it is open: of those whose answers reach ``enough`` of the best effectiveness, the one that
+        moves images least, asked and unasked; records the curve as ``guidance``."""
+        if not self.open:
+            return {}
+        count = min(MOST, max(FEWEST, run.images // 1000))
+        q = tuning.questions(self.graph, run.valid, count, run.rng)
+        q = tuning.Questions(*(part.to(run.device) for part in (q.x, q.pa, q.cf_pa, q.variable)))
+        nulls = slice(min(NULLS, count))
+        u = self.abduct(q.x, q.pa)
+        both = {name: torch.cat([value, value[nulls]]) for name, value in u.items()}
+        rows = []
+        for self.scale in GRID:
+            answer, null = self.predict(both, torch.cat([q.cf_pa, q.pa[nulls]])).split([len(q.x), len(q.x[nulls])])
+            rows.append(self._row(q, answer, float((null - q.x[nulls]).abs().mean())))
+            run.log({"stage": "guidance", **rows[-1]})
+            run.progress("guidance", len(rows), len(GRID))
+        best = tuning.choose(rows, "effectiveness", self.enough)
+        run.record("guidance", [{**row, "chosen": row is best} for row in rows])
+        self.scale = best["scale"]
+        return {"scale": self.scale}
+
+    def _row(self, q: tuning.Questions, answer: Tensor, composition: float) -> dict[str, float]:
+        """Scale, mean change and composition error in [0, 1] grey levels, effectiveness overall and by variable."""
+        read = self.clean.best(self.clean.read(2 * answer - 1, 0))
+        z, wanted = self.encoder.standardise(q.pa), self.encoder.standardise(q.cf_pa)
+        success = self.clean.success(read, wanted, z)
+        parts = {
+            f"effectiveness/{v.name}": float(success[q.variable == k, k].mean())
+            for k, v in enumerate(self.graph.variables)
+        }
+        change = float((answer - q.x).abs().mean())
+        overall = sum(parts.values()) / len(parts)
+        return {"scale": self.scale, "change": change, "composition": composition, "effectiveness": overall, **parts}

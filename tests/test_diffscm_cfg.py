@@ -1,0 +1,256 @@
+"""Classifier-free Diff-SCM: label dropout, forms of guidance, abduction, samplers, and tuning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cfbench_methods.diffscm_cfg import GRID, DiffSCMCFG
+
+from cfbench.contract import Fit, Split
+from cfbench.errors import UserError
+from cfbench.graph import CausalGraph, Variable
+from cfbench.rng import Streams
+
+DIGIT = Variable("digit", "categorical", size=3)
+WIDTH = Variable("width", "continuous", low=1, high=5)
+GREY = Variable("grey", "continuous", parents=("width",))
+GRAPHS = {
+    "both": CausalGraph((DIGIT, WIDTH, GREY), (1, 8, 8)),
+    "classes": CausalGraph((DIGIT,), (1, 8, 8)),
+    "values": CausalGraph((WIDTH,), (3, 7, 9)),
+}
+SMALL = {"width": 8, "mult": (1, 2), "steps": 4, "clean_share": 0.0, "scale": 2.0}
+
+
+def data(graph, count=120, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
+    columns = [
+        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
+        for v in graph.variables
+    ]
+    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
+
+
+def session(graph, images=600, seed=0, **more):
+    g = torch.Generator().manual_seed(seed)
+    return Fit(data(graph), data(graph, seed=1), images, torch.device("cpu"), g, **more)
+
+
+def fitted(graph, **params):
+    """Briefly trained, then given weights that react to everything."""
+    method = DiffSCMCFG(graph, **{**SMALL, **params})
+    method.fit(session(graph, images=128))
+    with torch.no_grad():
+        for i, parameter in enumerate(method.denoiser.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    return method.eval()
+
+
+def answering(method, **params):
+    other = DiffSCMCFG(method.graph, **{**SMALL, **params})
+    other.load_state_dict(method.state_dict())
+    return other.eval()
+
+
+@pytest.fixture(scope="module")
+def both():
+    return fitted(GRAPHS["both"])
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def method(request):
+    return fitted(GRAPHS[request.param])
+
+
+def asked(graph, count=6):
+    split = data(graph, count, seed=2)
+    return split.x, split.parents, split.parents.roll(1, 0)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.35, 1.0])
+def test_labels_are_hidden_at_the_rate_asked_for_and_never_in_place(drop):
+    graph, tokens = GRAPHS["both"], []
+    method, run = DiffSCMCFG(graph, **SMALL, drop=drop), session(GRAPHS["both"])
+    method.denoiser.loss = lambda x, eps, t, c: tokens.append(c) or x.sum()
+    split = data(graph, 4000)
+    before = split.parents.clone()
+    method._denoise(run)(split.x, split.parents)
+    assert torch.equal(split.parents, before)
+    hidden = (tokens[0] == 0).all(1)
+    assert hidden.float().mean() == pytest.approx(drop, abs=0.03)
+    assert torch.equal(tokens[0][~hidden], method.encoder.token(before)[~hidden])
+
+
+def test_training_levels_lie_below_the_focus_but_for_a_tenth():
+    graph, seen = GRAPHS["classes"], []
+    method = DiffSCMCFG(graph, **SMALL, focus=0.5)
+    method.denoiser.loss = lambda x, eps, t, c: seen.append(t) or x.sum()
+    split = data(graph, 8000)
+    method._denoise(session(graph))(split.x, split.parents)
+    assert (seen[0] < 500).float().mean() == pytest.approx(0.95, abs=0.01)
+    assert seen[0].max() > 980
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", ["null", "factual", "classes"])
+def test_one_move_back_is_ddim_along_the_guided_noise(both, base):
+    """Against the equations written out for a single move from ᾱ to the clean image."""
+    method = answering(both, base=base, scale=3.0, steps=1, start=0.3)
+    x, pa, new = asked(both.graph)
+    a = method.denoiser.levels[299]
+    noise, t = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), torch.full((6,), 299)
+    there = method.denoiser(noise, t, method.encoder.token(new))
+    token = {
+        "null": torch.zeros(6, method.encoder.dim + 1),
+        "factual": method.encoder.token(pa),
+        "classes": method.encoder.token(torch.cat([pa[:, :1], new[:, 1:]], dim=1)),
+    }[base]
+    here = method.denoiser(noise, t, token)
+    clean = (noise - (1 - a).sqrt() * (here + 3 * (there - here))) / a.sqrt()
+    got = method.predict({"x": noise, "pa": pa}, new)
+    torch.testing.assert_close(got, ((clean + 1) / 2).clamp(0, 1), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_abduction_follows_the_token_it_is_told(both):
+    x, pa, new = asked(both.graph)
+    null, factual = answering(both, abduction="null"), answering(both, abduction="factual")
+    assert torch.equal(null.abduct(x, pa)["x"], null.abduct(x, new)["x"])
+    assert not torch.allclose(factual.abduct(x, pa)["x"], factual.abduct(x, new)["x"], atol=1e-4)
+    torch.testing.assert_close(factual.abduct(x, pa)["pa"], pa)
+
+
+@torch.no_grad()
+def test_guidance_from_the_factual_parents_vanishes_on_the_null_intervention(method):
+    x, pa, new = asked(method.graph)
+    plain, strong = (answering(method, scale=w, base="factual") for w in (1.0, 6.0))
+    u = plain.abduct(x, pa)
+    torch.testing.assert_close(strong.predict(u, pa), plain.predict(u, pa))
+    assert not torch.allclose(strong.predict(u, new), plain.predict(u, new), atol=1e-3)
+    published = [answering(method, scale=w, base="null").predict(u, pa) for w in (1.0, 6.0)]
+    torch.testing.assert_close(published[0], plain.predict(u, pa))
+    assert not torch.allclose(*published, atol=1e-3)
+
+
+@torch.no_grad()
+def test_guidance_from_the_factual_classes_leaves_values_to_the_plain_model(both):
+    x, pa, new = asked(both.graph)
+    plain, strong = answering(both, scale=1.0), answering(both, scale=6.0)
+    u = plain.abduct(x, pa)
+    same_class = torch.cat([pa[:, :1], new[:, 1:]], dim=1)
+    torch.testing.assert_close(strong.predict(u, same_class), plain.predict(u, same_class))
+    assert not torch.allclose(strong.predict(u, new), plain.predict(u, new), atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", ["edict", "bdia", "belm"])
+def test_exact_samplers_return_the_image_at_any_scale(both, sampler):
+    x, pa, _ = asked(both.graph)
+    method = answering(both, sampler=sampler, scale=4.0, steps=6)
+    assert method.residual == "exact-inverse"
+    x = 0.1 + 0.8 * x
+    torch.testing.assert_close(method.predict(method.abduct(x, pa), pa), x, atol=2e-4, rtol=0)
+    published = answering(both, sampler=sampler, scale=4.0, steps=6, base="null")
+    assert (published.predict(published.abduct(x, pa), pa) - x).abs().mean() > 1e-3
+
+
+@torch.no_grad()
+def test_fixed_points_bring_the_null_intervention_closer(both):
+    x, pa, _ = asked(both.graph)
+    errors = []
+    for rounds in (0, 8):
+        method = answering(both, fixed_point=rounds, steps=20, start=0.3)
+        errors.append(float((method.predict(method.abduct(x, pa), pa) - x).abs().mean()))
+    assert errors[1] < 0.3 * errors[0]
+
+
+@torch.no_grad()
+def test_answers_do_not_depend_on_the_batch_and_change_nothing_they_are_given(method):
+    x, pa, new = asked(method.graph, 4)
+    u = method.abduct(x, pa)
+    kept = {name: value.clone() for name, value in u.items()}
+    together = method.predict(u, new)
+    assert together.shape == x.shape
+    assert together.min() >= 0
+    assert together.max() <= 1
+    assert all(torch.equal(u[name], kept[name]) for name in u)
+    for i in range(4):
+        alone = method.predict(method.abduct(x[i : i + 1], pa[i : i + 1]), new[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=2e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_samples_follow_their_streams_and_parents(method):
+    _, pa, new = asked(method.graph, 4)
+    image = method.sample(pa, Streams(range(4)))
+    assert image.shape == (4, *method.graph.shape)
+    torch.testing.assert_close(method.sample(pa[2:], Streams([2, 3])), image[2:], atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(method.sample(pa, Streams(range(4, 8))), image, atol=1e-3)
+    assert not torch.allclose(method.sample(new, Streams(range(4))), image, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("params", [{}, {"scale": 1.0}, {"sampler": "edict"}, {"sampler": "belm", "base": "null"}])
+def test_evaluations_are_counted(both, params):
+    method, calls = answering(both, **params), []
+    method.denoiser.unet.register_forward_hook(lambda *_: calls.append(1))
+    x, pa, new = asked(both.graph, 2)
+    u = method.abduct(x, pa)
+    assert len(calls) == method.evaluations["abduct"]
+    method.predict(u, new)
+    assert len(calls) == method.evaluations["abduct"] + method.evaluations["predict"]
+
+
+def tuned(graph, **params):
+    tables = {}
+    method, run = DiffSCMCFG(graph, **{**SMALL, "scale": None, "clean_share": 0.2, **params}), session(graph)
+    run.record = tables.__setitem__
+    method.fit(run)
+    return method, method.tune(run), tables.get("guidance"), run
+
+
+def test_tuning_chooses_a_scale_of_its_curve_by_the_rule():
+    method, chosen, rows, run = tuned(GRAPHS["both"])
+    assert [r["scale"] for r in rows] == list(GRID)
+    assert {"effectiveness", "change", "composition", "effectiveness/digit", "effectiveness/grey"} <= set(rows[0])
+    bar = 0.97 * max(r["effectiveness"] for r in rows)
+    enough = [r for r in rows if r["effectiveness"] >= bar]
+    best = min(enough, key=lambda r: r["change"] + r["composition"])
+    assert chosen == {"scale": best["scale"]}
+    assert [r["scale"] for r in rows if r["chosen"]] == [method.scale]
+    assert run.seen <= run.images
+    assert answering(method, **chosen, clean_share=0.2).tune(run) == {}
+
+
+def test_the_training_loss_is_logged():
+    rows = []
+    DiffSCMCFG(GRAPHS["both"], **{**SMALL, "clean_share": 0.2}).fit(session(GRAPHS["both"], log=rows.append))
+    assert {r["stage"] for r in rows} == {"clean predictor", "diffusion"}
+    assert all("loss" in r and "step" in r for r in rows)
+
+
+@torch.no_grad()
+def test_parents_far_outside_the_training_range_give_images(both):
+    x, pa, _ = asked(both.graph, 3)
+    pa[:, 1] = torch.tensor([-50.0, 1e3, 1e5])
+    image = both.predict(both.abduct(x, pa), pa)
+    assert image.isfinite().all()
+
+
+@torch.no_grad()
+def test_the_published_preset_runs():
+    graph = GRAPHS["classes"]
+    method = DiffSCMCFG(graph, **{**DiffSCMCFG.presets["paper"], "width": 8, "mult": (1, 2), "clean_share": 0.0})
+    assert (method.abduction, method.base, method.scale, method.drop) == ("null", "null", 3.0, 0.35)
+    x, pa, new = asked(graph, 2)
+    assert method.predict(method.abduct(x, pa), new).isfinite().all()
+    assert method.tune(session(graph)) == {}
+
+
+@pytest.mark.parametrize(
+    "params", [{"abduction": "x"}, {"base": "x"}, {"sampler": "x"}, {"steps": 0}, {"scale": None}, {"schedule": "x"}]
+)
+def test_bad_settings_are_named(params):
+    with pytest.raises(UserError):
+        DiffSCMCFG(GRAPHS["classes"], **{**SMALL, **params})
