@@ -12,13 +12,13 @@ import torch
 
 from .answer import answer_plan
 from .budget import Budget
-from .contract import Control, Dataset, Method, Metric
+from .contract import Control, Dataset, Derived, Method, Metric
 from .digest import key_of, source_digest
 from .errors import UserError
 from .plan import Plan
 from .registry import Kind, Registry
 from .scoring import score
-from .spec import Spec
+from .spec import Spec, parse_specs
 
 __all__ = ["Cell", "Job", "Workshop"]
 
@@ -42,7 +42,8 @@ class Job:
 class Cell:
     """One (data set, method, seed) with the keys of its stages; ``fit`` is the method's spec without answer parameters.
 
-    Cells whose methods differ only in how they answer share the folder of one fit.
+    Cells whose methods differ only in how they answer share the folder of one fit. ``of`` is the method that a
+    derived one answers through, whose fit and tuning are its own.
     """
 
     dataset: Spec
@@ -51,6 +52,7 @@ class Cell:
     fit: Spec
     keys: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, str] = field(default_factory=dict)
+    of: Spec | None = None
 
     @property
     def label(self) -> str:
@@ -64,19 +66,26 @@ class Cell:
     def stage(self, name: str) -> Path:
         """A stage's folder inside the run: train, tune, images, or score-METRIC."""
         key = self.scores[name.removeprefix("score-")] if name.startswith("score-") else self.keys[name]
-        return (self.fitted.path if name == "train" else self.path) / f"{name}-{key}"
+        owner = {"train": self.fitted, "tune": self.base}.get(name, self)
+        return owner.path / f"{name}-{key}"
+
+    @property
+    def base(self) -> Cell:
+        """The cell that is tuned: the one that a derived one answers through, or this one."""
+        return replace(self, method=self.of, of=None) if self.of else self
 
     @property
     def fitted(self) -> Cell:
         """The cell that the fit is done for."""
-        return replace(self, method=self.fit)
+        return replace(self.base, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Cell:
-        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], Spec(**d["fit"]), d["keys"], d["scores"])
+        of = Spec(**d["of"]) if d.get("of") else None
+        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], Spec(**d["fit"]), d["keys"], d["scores"], of)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,36 @@ class Workshop:
             self._datasets[spec.label] = cls(**params)
         return self._datasets[spec.label]
 
+    def method_class(self, spec: Spec) -> type[Method] | type[Control]:
+        """The class of a row whose name and settings are as they should be.
+
+        Raises:
+            UserError: they are not.
+        """
+        base = self.derived_from(spec)
+        if base is None:
+            return self.registry.resolve("method", spec)[0]
+        cls, of = self.registry.load("method", spec.name), self.method_class(base)
+        if issubclass(of, (Control, Derived)) or not cls.applies(of):
+            raise UserError(f"{spec.name} cannot answer through {base.name}; `cfbench list methods` shows the others")
+        self.registry.resolve("method", _without_base(spec))
+        return cls
+
+    def derived_from(self, spec: Spec) -> Spec | None:
+        """The row that a derived one answers through; None for any other.
+
+        Raises:
+            UserError: it does not name one.
+        """
+        if not issubclass(self.registry.load("method", spec.name), Derived):
+            return None
+        if "of" not in spec.params:
+            raise UserError(f"{spec.name} answers through another method; write {spec.name}[of=method]")
+        specs = parse_specs(str(spec.params["of"]))
+        if len(specs) > 1:
+            raise UserError(f"{spec.label} names {len(specs)} methods; write one {spec.name}[of=method] for each")
+        return specs[0]
+
     def method_params(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
         """The keywords of a method's fit, and those that change its answers only."""
         cls, params = self.registry.resolve("method", spec)
@@ -108,10 +147,18 @@ class Workshop:
         return fit, {k: v for k, v in params.items() if k in answer}
 
     def method(self, cell: Cell, **chosen: Any) -> Method | Control:
-        """The method or control of a cell, not fitted; what tuning chose fills in what the user left open."""
+        """The method or control that a cell fits, not fitted; what tuning chose fills in what the user left open."""
+        cell = cell.base
         cls, params = self.registry.resolve("method", cell.method)
         open_ = {k: v for k, v in chosen.items() if params.get(k) is None}
         return cls(self.dataset(cell.dataset).graph, **{**params, **open_})
+
+    def dressed(self, cell: Cell, method: Method | Control) -> Method | Control:
+        """What answers in a cell, through a fitted method where the cell's own is derived."""
+        if cell.of is None:
+            return method
+        cls, params = self.registry.resolve("method", _without_base(cell.method))
+        return cls(method.graph, of=method, **params)
 
     def metric(self, name: str) -> Metric:
         return self.registry.load("metric", name)()
@@ -155,18 +202,21 @@ class Workshop:
         """The cell with the keys of all its stages, none of which needs to have run."""
         from .fitting import train as fitting  # imports this module
 
-        fit, answer = self.method_params(method)
-        own = {k: v for k, v in method.params.items() if k in fit}
+        of = self.derived_from(method)
+        base = of or method
+        fit, answer = self.method_params(base)
+        own = {k: v for k, v in base.params.items() if k in fit}
         train = self._of(
-            "method", method, fit, self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
+            "method", base, fit, self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
         )
         tune = key_of(train, answer)
-        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan))
+        derived = [self._of("method", method, _without_base(method).params)] if of else []
+        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan), *derived)
         judge = self.judge_key(dataset)
         scoring = source_digest(score)
         scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}
         keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
-        return Cell(dataset, method, seed, Spec(method.name, method.preset, own), keys, scores)
+        return Cell(dataset, method, seed, Spec(base.name, base.preset, own), keys, scores, of)
 
     def plan_folder(self, dataset: Spec) -> Path:
         return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"
@@ -180,6 +230,10 @@ class Workshop:
     def _of(self, kind: Kind, spec: Spec, *parts: Any) -> str:
         origin = self.registry.find(kind, spec.name).origin
         return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *parts)
+
+
+def _without_base(spec: Spec) -> Spec:
+    return replace(spec, params={k: v for k, v in spec.params.items() if k != "of"})
 
 
 def _knows_action(dataset: Dataset) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .budget import Budget
 from .cells import Job, Workshop
-from .contract import Control
+from .contract import Control, Method
 from .environment import cores, pick_device
 from .errors import UserError, did_you_mean
 from .plan import check_plan
@@ -22,6 +22,8 @@ __all__ = ["CONTROLS", "leaderboard_command", "prepare_command", "run_command", 
 
 CONTROLS = ("identity", "nearest", "oracle", "untrained")
 """Methods that run beside whatever is asked for."""
+RESAMPLE = "resample"
+"""The control that is derived from each method that can draw."""
 
 
 def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: bool, **options: Any) -> int:
@@ -66,17 +68,30 @@ def _declared(
         if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
             dataset.split(job.data_root, "train"), dataset.split(job.data_root, split)
     for spec in [*rows, *beside]:
-        shop.registry.resolve("method", spec)
+        shop.method_class(spec)
+    beside += [s for s in _resampled(shop, rows if controls else []) if s.label not in {r.label for r in rows}]
     chosen = _metrics(shop, metrics)
     seeded = [(r, s) for r in rows for s in numbers] + [(c, s) for c in beside for s in numbers[: _seeds_of(c, shop)]]
     cells = tuple(shop.cell(d, m, s, chosen) for d in sets for m, s in seeded if _applies(shop, d, m, beside))
-    return Run(job, cells, shop, tuple(c.name for c in beside))
+    return Run(job, cells, shop, tuple(c.label for c in beside))
+
+
+def _resampled(shop: Workshop, rows: list[Spec]) -> list[Spec]:
+    """A fresh sample of each row's model, where it can draw one; one of all rows that differ in answers only."""
+    found: dict[str, Spec] = {}
+    for spec in rows:
+        if RESAMPLE in shop.registry.names("method") and shop.derived_from(spec) is None:
+            cls = shop.method_class(spec)
+            if issubclass(cls, Method) and shop.registry.load("method", RESAMPLE).applies(cls):
+                key = Spec(spec.name, spec.preset, {k: v for k, v in spec.params.items() if k not in cls.answer_params})
+                found.setdefault(key.label, Spec(RESAMPLE, params={"of": spec.label}))
+    return list(found.values())
 
 
 def _applies(shop: Workshop, dataset: Spec, method: Spec, beside: list[Spec]) -> bool:
-    cls, params = shop.registry.resolve("method", method)
-    if method not in beside or not issubclass(cls, Control):
+    if method not in beside or not issubclass(shop.method_class(method), Control):
         return True
+    cls, params = shop.registry.resolve("method", method)
     data = shop.dataset(dataset)
     return cls(data.graph, **params).applies(data)
 

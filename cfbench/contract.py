@@ -16,7 +16,7 @@ from .rng import Streams
 if TYPE_CHECKING:
     from .evidence import Evidence
 
-__all__ = ["Column", "Control", "Dataset", "Fit", "Method", "Metric", "Noise", "Questions", "Split"]
+__all__ = ["Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split"]
 
 Noise = Any
 """Exogenous noise as a method abducts it: a tensor, or a tuple or dict of tensors."""
@@ -90,7 +90,9 @@ class Method(nn.Module):
     """An image mechanism that abducts exogenous noise and predicts images from it.
 
     Hyper-parameters are constructor keywords. What `fit` learns must be in the state dict, whose shapes follow
-    from the constructor alone. Run under ``torch.no_grad()``; batches may have any size.
+    from the constructor alone. Run under ``torch.no_grad()``; batches may have any size. A method that can draw
+    images from its model may also have ``sample(pa, rng)``: one fresh image [B, C, H, W] in [0, 1] for each row of
+    pa [B, D], which the control ``resample`` asks for.
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset()
@@ -124,6 +126,23 @@ class Method(nn.Module):
     def evaluations(self) -> Mapping[str, float]:
         """Network evaluations of one image in ``abduct`` and in ``predict``."""
         return {}
+
+
+class Derived(Method):
+    """A row that answers through another one, fitted and tuned as that one is; asked for as ``name[of=other]``.
+
+    Args:
+        of: the method that it answers through, with its weights.
+    """
+
+    def __init__(self, graph: CausalGraph, of: Method) -> None:
+        super().__init__(graph)
+        self.of = of
+
+    @classmethod
+    def applies(cls, method: type[Method]) -> bool:
+        """Whether this row can be derived from a method."""
+        return True
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def tune(bench: Bench, cell: Cell) -> None:
         return
     chosen: dict[str, Any] = {}
     with bench.quiet("tune", cell.seed):
-        method = _trained(bench, cell)
+        method = _trained(bench, cell.base)
         start = time.perf_counter()
         if isinstance(method, Method):
             with torch.no_grad():
@@ -140,7 +140,7 @@ def _trained(bench: Bench, cell: Cell, **chosen: Any) -> Method | Control:
     if isinstance(method, Method):
         method.load_state_dict(store.read_tensors(bench.folder(cell, "train") / "weights.safetensors"))
         method.to(bench.device).eval()
-    return method
+    return bench.shop.dressed(cell, method)
 
 
 def _bits(diary: Diary) -> float:

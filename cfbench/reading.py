@@ -61,7 +61,8 @@ def _state(folder: Path, cell: Cell, dataset: dict[str, Any]) -> CellState:
 
 def _failed(folder: Path, cell: Cell) -> tuple[str, str] | None:
     tasks = [Task("train", cell.dataset, cell.fitted)]
-    tasks += [Task(s, cell.dataset, cell) for s in ("tune", "images", "scores")]  # type: ignore[arg-type]
+    tasks += [Task("tune", cell.dataset, cell.base)]
+    tasks += [Task("images", cell.dataset, cell), Task("scores", cell.dataset, cell)]
     tasks += [Task("prepare", cell.dataset), Task("judges", cell.dataset)]
     for task in tasks:
         if found := failure_of(folder, task):

@@ -104,7 +104,7 @@ def tasks_of(run: Run) -> list[Task]:
         cells = [c for c in run.cells if c.dataset.label == dataset.label]
         chains = [_chain(cell, prepare.id, judges.id) for cell in cells]
         asked = [
-            t for cell, chain in zip(cells, chains, strict=True) if cell.method.name not in run.controls for t in chain
+            t for cell, chain in zip(cells, chains, strict=True) if cell.method.label not in run.controls for t in chain
         ]
         tasks += [*asked, judges, *(t for chain in chains for t in chain if t not in asked)]
     return list({t.id: t for t in tasks}.values())
@@ -112,7 +112,7 @@ def tasks_of(run: Run) -> list[Task]:
 
 def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
     train = Task("train", cell.dataset, cell.fitted, (prepare,))
-    tune = Task("tune", cell.dataset, cell, (train.id,))
+    tune = Task("tune", cell.dataset, cell.base, (train.id,))
     images = Task("images", cell.dataset, cell, (tune.id,))
     return [train, tune, images, Task("scores", cell.dataset, cell, (images.id, judges))]
 

@@ -13,7 +13,7 @@ from .errors import UserError
 
 __all__ = ["Spec", "parse_settings", "parse_specs"]
 
-_SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>[^\[\]]*)\])?")
+_SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,24 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return text
+    return ",".join(s.label for s in parse_specs(text)) if "[" in text else text
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _pairs(text: str, where: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    for part in filter(None, (p.strip() for p in _split(text))):
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UserError(f"{where}: {part!r} is not a setting; write key=value")
@@ -75,7 +87,7 @@ def parse_specs(text: str) -> list[Spec]:
         UserError: an item is no spec.
     """
     specs: dict[str, Spec] = {}
-    for part in filter(None, (p.strip() for p in re.split(r",(?![^\[]*\])", text))):
+    for part in filter(None, (p.strip() for p in _split(text))):
         match = _SPEC.fullmatch(part)
         if not match:
             raise UserError(f"{part!r} is not a spec; write name, name:preset or name[key=value,key=value]")

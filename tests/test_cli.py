@@ -120,6 +120,25 @@ def test_what_a_method_leaves_open_is_tuned_once_and_kept(tmp_path):
     assert change["tunes"] != pytest.approx(change["tunes[dim=1]"])
 
 
+def test_a_fresh_sample_of_every_model_that_can_draw_stands_among_the_controls(tmp_path):
+    assert run(tmp_path, "--methods", "learns,draws,draws[shade=0.2],draws[places=2]") == 0
+    df = table(tmp_path)
+    drawn = {m for m in df.method.unique() if m.startswith("resample")}
+    assert drawn == {"resample[of=draws]", "resample[of=draws[places=2]]"}
+    cells = tmp_path / "runs/tiny/cells/bars"
+    assert not list(cells.glob("resample-*/seed-0/train-*"))
+    assert not list(cells.glob("resample-*/seed-0/tune-*"))
+    assert len(list(cells.glob("resample-*/seed-0/images-*"))) == 2
+    assert value(df, "resample[of=draws]", "effectiveness.error", do="level") < 0.1
+    assert value(df, "resample[of=draws]", "composition.composition_1") > 5
+    assert (tmp_path / "runs/tiny/leaderboard/bars.md").read_text().count("*resample[of=draws]*") > 1
+
+
+def test_derived_rows_take_their_method_with_its_settings(tmp_path):
+    assert run(tmp_path, "--methods", "resample[of=draws[shade=0.2,places=2]],draws", "--no-controls") == 0
+    assert set(table(tmp_path).method) == {"resample[of=draws[places=2,shade=0.2]]", "draws"}
+
+
 BROKEN = {
     "raises": ("failed", "this method cannot be fitted"),
     "holes": ("invalid", "not finite"),
@@ -182,6 +201,11 @@ def test_failed_cells_are_tried_again_only_when_asked(tmp_path, capsys):
         (["--seeds", "a"], "no list of whole numbers"),
         (["--name", "../x"], "no plain name"),
         (["--nonsense"], "nonsense"),
+        (["--methods", "resample"], "write resample[of=method]"),
+        (["--methods", "resample[of=learns]"], "resample cannot answer through learns"),
+        (["--methods", "resample[of=identity]"], "resample cannot answer through identity"),
+        (["--methods", "resample[of=drawz]"], "unknown method 'drawz'; did you mean 'draws'?"),
+        (["--methods", "resample[of=draws[shad=1]]"], "draws has no setting 'shad'; did you mean 'shade'?"),
         (["--plugin", "missing.py"], "no such file"),
     ],
 )

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from toys import Bars
 
 from cfbench.answer import mechanism
-from cfbench.contract import Control, Fit, Method
+from cfbench.contract import Control, Derived, Fit, Method
 from cfbench.errors import UserError
 from cfbench.plan import make_plan
 from cfbench.registry import Registry
@@ -19,7 +19,7 @@ from cfbench.rng import Streams
 
 REGISTRY = Registry()
 BARS, ROOT, BUDGET = Bars(), Path(), 1024
-METHODS = REGISTRY.names("method")
+METHODS = [n for n in REGISTRY.names("method") if not issubclass(REGISTRY.load("method", n), Derived)]
 LEARNED = [n for n in METHODS if issubclass(REGISTRY.load("method", n), Method)]
 CONSTANT = {"identity"}
 """Methods that do not react to the counterfactual parents, and say so."""
@@ -149,6 +149,27 @@ def test_every_plugin_says_what_it_is(name):
     assert issubclass(cls, (Method, Control))
     for preset in getattr(cls, "presets", {}):
         cls(BARS.graph, **cls.presets[preset])
+
+
+@pytest.mark.parametrize("name", [n for n in LEARNED if callable(getattr(REGISTRY.load("method", n), "sample", None))])
+def test_fresh_samples_are_images_of_their_own_streams_and_parents(name):
+    plugin, _, _ = fitted(name)
+    x, pa, _, cf_pa = questions()
+
+    def drawn(parents, seeds):
+        with torch.no_grad():
+            return plugin.sample(parents, Streams(seeds))
+
+    first = drawn(cf_pa, range(8))
+    assert first.shape == x.shape
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert torch.equal(first, drawn(cf_pa, range(8)))
+    torch.testing.assert_close(drawn(cf_pa[3:4], [3]), first[3:4], rtol=0, atol=2e-4)
+    assert not torch.equal(first, drawn(cf_pa, range(8, 16)))
+    assert not torch.equal(first, drawn(pa, range(8)))
 
 
 @pytest.fixture(params=REGISTRY.names("dataset"))

@@ -51,3 +51,11 @@ def test_folders_tell_settings_apart():
     folders = {s.folder for s in parse_specs("m,m:paper,m[a=1],m[a=2],m:paper[a=1]")}
     assert len(folders) == 5
     assert all("/" not in f and "[" not in f for f in folders)
+
+
+def test_a_setting_may_be_a_spec_and_is_spelt_canonically():
+    (spec,) = parse_specs("resample[of=a:b[y=2,x=none]]")
+    assert spec.params == {"of": "a:b[x=none,y=2]"}
+    assert parse_specs(spec.label) == [spec]
+    with pytest.raises(UserError, match="is not a spec"):
+        parse_specs("resample[of=a[x=1]")

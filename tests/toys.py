@@ -96,6 +96,20 @@ class Learns(Method):
         return ((u + self.mean) / 2).clamp(0, 1)
 
 
+class Draws(Learns):
+    """Can draw a fresh image: bars at a place of the stream's choosing."""
+
+    answer_params = frozenset({"shade"})
+
+    def __init__(self, graph, shade: float = 0.1, places: int = 5):
+        super().__init__(graph)
+        self.shade, self.places = shade, places
+
+    def sample(self, pa, rng):
+        place = (self.places * rng.uniform()).floor()
+        return draw(pa, torch.stack([place, torch.full_like(place, self.shade)], 1))
+
+
 class Tunes(Learns):
     """Leaves `dim` open and tunes it; may look at data then, but not train."""
 
