@@ -166,7 +166,7 @@ class FlowMatching(Method):
         self,
         graph: CausalGraph,
         *,
-        width: int = 32,
+        width: int = 24,
         mult: Sequence[int] = (1, 2, 2),
         blocks: int = 1,
         patch: int = 2,
