@@ -1,0 +1,158 @@
+"""A deep structural causal model whose image mechanism is an exactly invertible conditional normalising flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cfbench.contract import Fit, Method
+from cfbench.errors import UserError
+from cfbench.graph import CausalGraph
+from cfbench.rng import Streams
+
+from .parents import ParentEncoder
+from .pyramid import PyramidFlow
+from .training import train
+
+__all__ = ["FlowSCM"]
+
+LEVELS = 256
+OBSERVED = 4000
+"""Training images that scales are taken from."""
+VALID = 2000
+"""Validation images that the likelihood is reported on."""
+
+
+class FlowSCM(Method):
+    """Counterfactuals by a conditional flow f: u = f(y; pa), y* = f^-1(u; pa*); exact whatever was learned.
+
+    The image mechanism of Pawlowski, Castro & Glocker 2020 (https://arxiv.org/abs/2006.06485) with another flow.
+    A flow that sees all pixels alike can ignore classes: they are worth a few bits among thousands. `PyramidFlow`
+    models a few coarse numbers first, where they are worth much, and all else given those.
+
+    The density is that of y = (x + dequantisation) + ``noise`` eps: smoothed, it does not spend itself on the grey
+    levels of the background, and its scales stay moderate. Answers are abducted from the clean image, for which
+    eps = 0 is the mean, or with eps drawn and taken off again (``dither``).
+
+    Args:
+        noise: standard deviation of eps as a share of the grey range; 0 is plain dequantisation.
+        width, depth, couplings: of the coarse flow, of the dense details, and of the convolutional ones.
+        limit: of every layer's log-scales.
+        batch: images a step.
+        lr, weight_decay, ema: of the training (`train`).
+        dither: whether abduction adds the noise that training had.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    answer_params: ClassVar[frozenset[str]] = frozenset({"dither"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sharp": {"noise": 0.0}}
+    residual: str = "exact-inverse"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2006.06485"
+
+    def __init__(
+        self,
+        graph: CausalGraph,
+        *,
+        noise: float = 0.05,
+        width: Sequence[int] = (384, 512, 32),
+        depth: Sequence[int] = (2, 2, 2),
+        couplings: Sequence[int] = (12, 1, 0),
+        limit: float = 2.0,
+        batch: int = 64,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        ema: float = 0.99,
+        dither: bool = False,
+    ) -> None:
+        super().__init__(graph)
+        if not (noise >= 0 and limit > 0):
+            raise UserError(f"flowscm: noise is {noise} and limit {limit}; noise must be at least 0, limit above 0")
+        for name, value in (("width", width), ("depth", depth), ("couplings", couplings)):
+            if len(value) != 3:
+                raise UserError(f"flowscm: {name} has {len(value)} numbers; give three: coarse, dense, convolutional")
+        self.noise, self.dither = noise, dither
+        self.batch, self.lr, self.weight_decay, self.ema = batch, lr, weight_decay, ema
+        self.parents = ParentEncoder(graph)
+        self.flow = PyramidFlow(graph.shape, self.parents.dim, width, depth, couplings, limit)
+        self.to(memory_format=torch.channels_last)
+
+    def fit(self, run: Fit) -> None:
+        """Fit the flow by maximum likelihood and report bits per dimension on validation data."""
+        self.parents.fit(run.train.parents)
+        first = run.train.images[torch.randperm(len(run.train), generator=run.rng)[:OBSERVED]]
+        self.flow.observe(self._blurred(first.to(run.device).float() / 255, run))
+        pixels = math.prod(self.graph.shape)
+
+        def loss(x: Tensor, pa: Tensor) -> Tensor:
+            return -torch.stack(self.log_density(self._blurred(x, run), pa)).sum(0).mean() / pixels
+
+        train(
+            run, self.flow, loss, run.images - run.seen,
+            stage="flow", batch=self.batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay,
+        )  # fmt: skip
+        self._report(run)
+
+    def log_density(self, y: Tensor, pa: Tensor) -> list[Tensor]:
+        """Parts of log p(y | pa) in nats per image [B], coarse to fine, for padded images y of range [0, 1]."""
+        return self.flow(y, self.parents(pa))[1]
+
+    @torch.no_grad()
+    def _report(self, run: Fit) -> None:
+        held = run.valid[:VALID]
+        parts = self.log_density(self._blurred(held.x.to(run.device), run), held.parents.to(run.device))
+        pixels = math.prod(self.graph.shape)
+        bits = [-float(p.mean()) / pixels / math.log(2) for p in parts]
+        levels = math.prod(self.flow.padded) / pixels * math.log2(LEVELS)
+        run.record("likelihood", {"bits_per_dim": sum(bits) + levels, "bound": True})
+
+    def _blurred(self, x: Tensor, run: Fit) -> Tensor:
+        """Padded images as the flow is trained on them."""
+        x = self.flow.pad(x)
+        uniform, normal = torch.rand(x.shape, generator=run.rng), torch.randn(x.shape, generator=run.rng)
+        return self._dequantised(x, uniform.to(x.device)) + self.noise * normal.to(x.device)
+
+    @staticmethod
+    def _dequantised(x: Tensor, uniform: Tensor | float = 0.5) -> Tensor:
+        """x in [0, 1] as y in [0, 1), each of 256 grey levels spread over its own interval."""
+        return ((LEVELS - 1) * x + uniform) / LEVELS
+
+    def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> tuple[Tensor, ...]:
+        """The latents of each scale from coarse to fine, and the dither that was added, 0 unless asked for."""
+        x = self.flow.pad(x)
+        dither = torch.zeros_like(x)
+        if self.dither:
+            uniform, normal = rng.uniform(*x.shape[1:]), rng.normal(*x.shape[1:])
+            dither = (uniform - 0.5) / LEVELS + self.noise * normal
+        return *self.flow(self._dequantised(x) + dither, self.parents(pa))[0], dither
+
+    def predict(self, u: tuple[Tensor, ...], pa: Tensor, rng: Streams) -> Tensor:
+        """The image that has these latents under ``pa``, without the dither."""
+        *latents, dither = u
+        return self._image(self.flow.inverse(latents, self.parents(pa)) - dither)
+
+    def sample(self, pa: Tensor, rng: Streams) -> Tensor:
+        """A fresh image under ``pa``: the mean of clean images given a blurred one, y + noise² ∇ log p(y | pa).
+
+        The correction is Tweedie's, exact for the flow's own density.
+        """
+        latents = [rng.normal(*shape) for shape in self.flow.noise_shapes]
+        y = self.flow.inverse(latents, self.parents(pa))
+        if self.noise:
+            with torch.enable_grad():
+                y = y.detach().requires_grad_()
+                (score,) = torch.autograd.grad(torch.stack(self.log_density(y, pa)).sum(), y)
+            y = y.detach() + self.noise**2 * score
+        return self._image(y)
+
+    def _image(self, y: Tensor) -> Tensor:
+        return ((LEVELS * self.flow.crop(y) - 0.5) / (LEVELS - 1)).clamp(0, 1)
+
+    @property
+    def evaluations(self) -> Mapping[str, float]:
+        return {"abduct": 1, "predict": 1}
