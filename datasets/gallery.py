@@ -31,8 +31,8 @@ class Gallery:
         root: the data root.
         name: of the folder under it.
         digits: source images uint8 [N, 28, 28].
-        measure: what is to be known of a source digit before it is rendered; kept as well.
-        draw: the image of a source digit, given what was measured of it and shape parameters [K].
+        draw: of a source digit, its own measured thickness if known, and shape parameters [K], makes the thickness
+            and the image.
     """
 
     def __init__(
@@ -40,11 +40,9 @@ class Gallery:
         root: Path,
         name: str,
         digits: Bytes,
-        measure: Callable[[Bytes], float],
-        draw: Callable[[Bytes, float, Sequence[float]], Bytes],
+        draw: Callable[[Bytes, float | None, Sequence[float]], tuple[float, Bytes]],
     ) -> None:
-        self.root, self.name, self.digits = root, name, digits
-        self.measure, self.draw = measure, draw
+        self.root, self.name, self.digits, self.draw = root, name, digits, draw
         self._images: dict[Key, Tensor] = {}
         self._measured: dict[int, float] = {}
         self._files: set[str] = set()
@@ -81,10 +79,7 @@ class Gallery:
         shapes = table[:, 1:].contiguous().view(torch.float32).tolist()
 
         def one(key: Key, shape: list[float]) -> tuple[float, Bytes]:
-            digit = self.digits[key[0]]
-            known = self._measured.get(key[0])
-            measured = self.measure(digit) if known is None else known
-            return measured, self.draw(digit, measured, shape)
+            return self.draw(self.digits[key[0]], self._measured.get(key[0]), shape)
 
         made = in_parallel(one, keys, shapes)
         images = np.stack([image for _, image in made]) if made else np.empty((0, 28, 28), dtype=np.uint8)

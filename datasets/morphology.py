@@ -8,6 +8,7 @@ again in the published order of summation wherever that could decide a pixel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from . import morphometry, resampling
 from .resampling import SIZE
 
-__all__ = ["SCALE", "brighten", "footprint", "grey_level", "outline", "render", "set_thickness", "shrink", "thickness"]
+__all__ = [
+    "SCALE", "brighten", "footprint", "grey_level", "outline", "redraw", "render", "set_slant", "shrink", "slant",
+    "thicken", "thickness",
+]  # fmt: skip
 
 SCALE = 16
 _UNSURE = 1e-9
@@ -26,19 +30,34 @@ Mask = NDArray[np.bool_]
 Array = NDArray[np.float64]
 
 
-def render(digit: Bytes, measured: float, thickness: float, intensity: float) -> Bytes:
-    """The digit uint8 [28, 28], whose own thickness is ``measured``, with another thickness and intensity."""
-    return brighten(set_thickness(digit, measured, thickness), intensity)
+def render(digit: Bytes, thickness: float, intensity: float) -> Bytes:
+    """The digit uint8 [28, 28] with another thickness in pixels and intensity in grey levels."""
+    return brighten(redraw(digit, None, [thickness])[1], intensity)
 
 
-def thickness(image: Bytes, scale: int = SCALE) -> float:
-    """Mean thickness in pixels of the stroke in an image uint8 [28, 28]; NaN where there is none."""
-    return 2 * morphometry.axis_distance(outline(image, scale)) / scale
+def redraw(digit: Bytes, measured: float | None, shape: Sequence[float]) -> tuple[float, Bytes]:
+    """A digit's own thickness, and the digit uint8 [28, 28] of another one and, where given, another slant.
+
+    Args:
+        digit: uint8 [28, 28].
+        measured: its thickness, if known.
+        shape: the thickness wanted in pixels, and the slant wanted in degrees to the right.
+    """
+    mask = outline(digit)
+    measured = thickness(mask) if measured is None else measured
+    thick = thicken(mask, float(np.float32(shape[0]) - np.float32(measured)))
+    return measured, shrink(set_slant(thick, shape[1]) if len(shape) > 1 else thick)
 
 
-def set_thickness(digit: Bytes, measured: float, thickness: float) -> Bytes:
-    """The digit uint8 [28, 28] with another thickness and full intensity."""
-    return shrink(thicken(outline(digit), float(np.float32(thickness) - np.float32(measured))))
+def thickness(mask: Mask) -> float:
+    """Mean thickness of the stroke with this outline [28 scale, 28 scale], in small pixels; NaN where there is none."""
+    return 2 * morphometry.axis_distance(mask) / (len(mask) // SIZE)
+
+
+def slant(image: Bytes) -> float:
+    """How many degrees the stroke in an image uint8 [28, 28] leans to the right, by the shear of its grey levels."""
+    levels = np.floor(255 * resampling.expand(image, 4))
+    return float(-np.rad2deg(np.arctan(morphometry.shear(levels)[2])))
 
 
 def brighten(image: Bytes, intensity: float) -> Bytes:
@@ -69,6 +88,21 @@ def outline(image: Bytes, scale: int = SCALE) -> Mask:
         return levels >= levels.min() + (levels.max() - levels.min()) * 0.5
     mask[rows, columns] = smooth >= cut
     return mask
+
+
+def set_slant(mask: Mask, degrees: float) -> Array:
+    """The outline [H, W] sheared about its centre to lean ``degrees`` to the right, in [0, 1]; cut at the frame."""
+    if not mask.any():
+        return mask.astype(np.float64)
+    row, _, shear = morphometry.shear(mask.astype(np.float64))
+    shift = (np.tan(np.deg2rad(degrees)) + shear) * (np.arange(len(mask)) - row)
+    places = np.arange(mask.shape[1]) + shift[:, None]
+    first = np.floor(places)
+    part, padded = places - first, np.pad(mask.astype(np.float64), ((0, 0), (0, 2)))
+    inside = (places >= 0) & (places <= mask.shape[1] - 1)
+    place = np.where(inside, first, mask.shape[1]).astype(np.int64)
+    lines = np.arange(len(mask))[:, None]
+    return (1 - part) * padded[lines, place] + part * padded[lines, place + 1]
 
 
 def thicken(mask: Mask, delta: float) -> Mask:
@@ -104,36 +138,44 @@ def footprint(radius: int) -> NDArray[np.int64]:
 def _dilate(mask: Mask, reach: NDArray[np.int64]) -> Mask:
     """The mask [H, W] where the structuring element, whose columns reach so far up and down, meets it."""
     above, below = (np.minimum(d, 255).astype(np.uint8) for d in morphometry.column_distances(mask))
-    radius = len(reach) // 2
+    either, radius = np.minimum(above, below), len(reach) // 2
     out = np.zeros_like(mask)
     for k in range(-min(radius, mask.shape[1] - 1), min(radius, mask.shape[1] - 1) + 1):
         up, down = reach[radius + k]
-        within = (above <= up) | (below <= down)
+        within = either <= up if up == down else (above <= up) | (below <= down)
         here, there = slice(max(-k, 0), min(-k, 0) or None), slice(max(k, 0), min(k, 0) or None)
         out[:, here] |= within[:, there]
     return out
 
 
-def shrink(mask: Mask) -> Bytes:
-    """An outline [448, 448], scaled down to an image uint8 [28, 28]."""
-    down, large = _down(), mask.astype(np.float64)
-    small = 255 * (down @ large @ down.T)
-    top = _top(small, large)
-    sure = np.minimum(small, top)
+def shrink(mask: Mask | Array) -> Bytes:
+    """An outline [448, 448] in [0, 1], scaled down to an image uint8 [28, 28]."""
+    if not mask.any():
+        return np.zeros((SIZE, SIZE), dtype=np.uint8)
+    down, (rows, columns) = _down(), morphometry.box(mask)
+    small = 255 * (down[:, rows] @ mask[rows, columns].astype(np.float64) @ down[:, columns].T)
+    sure = np.minimum(small, _top(small, mask))
     sure[small > 255 - _UNSURE] = resampling.full_shrunk(SCALE)
     if mask[: SCALE + 8, : SCALE + 8].any() or _doubtful(sure).any():
-        sure = 255 * resampling.shrink(large, SCALE)
+        sure = 255 * resampling.shrink(mask.astype(np.float64), SCALE)
     return np.maximum(sure, 0).astype(np.uint8)
 
 
-def _top(small: Array, large: Array) -> float:
-    """The greatest grey level of the smoothed image [448, 448], to which the small one [28, 28] is clipped."""
-    peak, smoother = small.max(), _gaussian(SCALE)
-    row, column = (slice(SCALE * k + 6, SCALE * k + 10) for k in np.unravel_index(small.argmax(), small.shape))
-    beside = 255 * (smoother[row] @ large @ smoother[column].T).max()
+def _top(small: Array, mask: Mask | Array) -> float:
+    """The greatest grey level of the smoothed outline [448, 448], to which the small image [28, 28] is clipped."""
+    peak, smoother, reach = float(small.max()), _gaussian(SCALE), resampling.reach(SCALE)
+    middle = [SCALE * int(k) + 6 for k in np.unravel_index(small.argmax(), small.shape)]
+    row, column = (slice(k, k + 4) for k in middle)
+    tall, wide = (slice(max(k - reach, 0), k + 4 + reach) for k in middle)
+    beside = 255 * (smoother[row, tall] @ mask[tall, wide] @ smoother[column, wide].T).max()
     if peak <= beside or np.floor(peak) == np.floor(beside):
         return peak
-    return 255 * float((smoother @ large @ smoother.T).max())
+    rows, columns = morphometry.box(mask, reach)
+    return 255 * float(
+        _smooth(
+            _smooth(mask[rows, columns].astype(np.float64), SCALE, rows.start, rows).T, SCALE, columns.start, columns
+        ).max()
+    )
 
 
 def _doubtful(levels: Array | float) -> NDArray[np.bool_]:
@@ -144,21 +186,21 @@ def _doubtful(levels: Array | float) -> NDArray[np.bool_]:
 
 def _enlarge(image: Bytes, scale: int, rows: slice, columns: slice) -> Array:
     """Rows and columns of the image, scaled up and smoothed, in grey levels."""
-    cubic, smoother = _cubic(scale), _gaussian(scale)
+    cubic = _cubic(scale)
     tall, wide = (_times(scale, s) for s in morphometry.box(image > 0, 2))
     up = (cubic[tall] @ image.astype(np.float64)) @ cubic[wide].T
     np.clip(up, image.min(), image.max(), out=up)
-    return _band(_band(up, smoother[rows, tall]).T, smoother[columns, wide]).T
+    return _smooth(_smooth(up, scale, tall.start, rows).T, scale, wide.start, columns).T
 
 
-def _band(x: Array, matrix: Array, block: int = 64) -> Array:
-    """The product of a matrix whose entries lie near a diagonal with x."""
-    out = np.empty((len(matrix), x.shape[1]))
-    for first in range(0, len(matrix), block):
-        part = matrix[first : first + block]
-        used = np.flatnonzero(part.any(0))
-        inside = slice(used[0], used[-1] + 1)
-        np.matmul(part[:, inside], x[inside], out=out[first : first + block])
+def _smooth(x: Array, scale: int, start: int, rows: slice, block: int = 64) -> Array:
+    """Rows of the smoothed image, of which x holds all that are not zero, from row ``start``."""
+    out, smoother, reach = np.empty((rows.stop - rows.start, x.shape[1])), _gaussian(scale), resampling.reach(scale)
+    for first in range(rows.start, rows.stop, block):
+        last = min(first + block, rows.stop)
+        used = slice(max(first - reach, start), min(last + reach, start + len(x)))
+        part = x[used.start - start : used.stop - start]
+        np.matmul(smoother[first:last, used], part, out=out[first - rows.start : last - rows.start])
     return out
 
 

@@ -7,18 +7,30 @@ pixels are taken off in the order of their distance to the background, where the
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["axis_distance", "box", "column_distances", "medial_axis", "square_distance"]
+__all__ = ["FAR", "axis_distance", "box", "column_distances", "medial_axis", "shear", "square_distance"]
 
 Mask = NDArray[np.bool_]
-_FAR = np.int32(1 << 14)
+FAR = np.int16(1 << 13)
+"""Farther than any pixel of an image is from another."""
+_SHORT = 181  # twice its square fits into 16 bits
 
 
-def box(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
+def shear(image: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The centre (row, column) of an image [H, W], and how far its rows move to the right from one to the next."""
+    rows, columns = (np.arange(n, dtype=np.float64) for n in image.shape)
+    total = image.sum()
+    row, column = rows @ image.sum(1) / total, columns @ image.sum(0) / total
+    mixed = (rows - row) @ image @ (columns - column)
+    return float(row), float(column), float(mixed / ((rows - row) ** 2 @ image.sum(1)))
+
+
+def box(mask: NDArray[Any], margin: int = 0) -> tuple[slice, slice]:
     """Rows and columns of ``mask`` [H, W] that hold all it has, and ``margin`` more where there are any."""
     spans = []
     for axis, size in enumerate(mask.shape):
@@ -27,24 +39,35 @@ def box(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def column_distances(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """How far up and down in its column each pixel of ``mask`` [H, W] finds a True; large where there is none."""
-    rows = np.arange(len(mask), dtype=np.int32)[:, None]
-    above = np.maximum.accumulate(np.where(mask, rows, -_FAR), axis=0)
-    below = np.minimum.accumulate(np.where(mask, rows, _FAR)[::-1], axis=0)[::-1]
-    return np.minimum(rows - above, _FAR), np.minimum(below - rows, _FAR)
+def column_distances(mask: Mask) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """How far up and down in its column each pixel of ``mask`` [H, W] finds a True; `FAR` where there is none."""
+    rows = np.arange(len(mask), dtype=np.int16)[:, None]
+    above = np.maximum.accumulate(np.where(mask, rows, -FAR), axis=0)
+    below = np.minimum.accumulate(np.where(mask, rows, FAR)[::-1], axis=0)[::-1]
+    return np.minimum(rows - above, FAR), np.minimum(below - rows, FAR)
 
 
-def square_distance(mask: Mask) -> NDArray[np.int32]:
+def square_distance(mask: Mask) -> NDArray[np.int64]:
     """Squared Euclidean distance of each pixel of ``mask`` [H, W] to the nearest False."""
-    column = np.minimum(*column_distances(~mask)) ** 2
-    nearest = column.copy()
-    for k in range(1, mask.shape[1]):
-        if k * k >= nearest.max():
+    column = np.minimum(*column_distances(~mask))
+    nearest = _lower_envelope(np.minimum(column, _SHORT).astype(np.uint16) ** 2)
+    if nearest.max() >= _SHORT**2:
+        nearest = _lower_envelope(column.astype(np.int32) ** 2)
+    return nearest.astype(np.int64)
+
+
+def _lower_envelope(column: NDArray[Any]) -> NDArray[Any]:
+    """The least of ``column`` [H, W] in each row, with the square of the distance along the row added."""
+    nearest, shifted = column.copy(), np.empty_like(column)
+    bound = int(nearest.max())
+    for k in range(1, column.shape[1]):
+        if k * k >= bound:
             break
-        shifted = column + k * k
+        np.add(column, column.dtype.type(k * k), out=shifted)
         np.minimum(nearest[:, k:], shifted[:, :-k], out=nearest[:, k:])
         np.minimum(nearest[:, :-k], shifted[:, k:], out=nearest[:, :-k])
+        if k % 4 == 0:
+            bound = int(nearest.max())
     return nearest
 
 
@@ -68,39 +91,41 @@ def axis_distance(mask: Mask) -> float:
     return float(np.mean(medial_axis(mask[box(mask, 1)])[1]))
 
 
-def _order(padded: Mask, place: NDArray[np.intp], squared: NDArray[np.int32]) -> NDArray[np.int64]:
-    """At which turn each pixel is looked at: the nearer to the background the earlier, then the less of a corner."""
+def _order(padded: Mask, place: NDArray[np.intp], squared: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The pixels in the order they are looked at: nearest to the background first, then the least of a corner."""
     ones = padded.astype(np.uint8)
     ones[1:-1] = ones[:-2] + ones[1:-1] + ones[2:]
     ones[:, 1:-1] = ones[:, :-2] + ones[:, 1:-1] + ones[:, 2:]
-    corner = 9 - ones.ravel()[place].astype(np.int64)
-    tie = np.random.RandomState(0).permutation(len(place))
-    turn = np.empty(len(place), dtype=np.int64)
-    turn[np.argsort((squared.astype(np.int64) * 16 + corner) * len(place) + tie)] = np.arange(len(place))
-    return turn
+    key = squared * 10 + 9 - ones.ravel()[place]
+    key = key.astype(np.uint16) if key.max() < 1 << 16 else key  # which numpy sorts in linear time
+    shuffled = np.empty(len(place), dtype=np.intp)
+    shuffled[np.random.RandomState(0).permutation(len(place))] = np.arange(len(place))
+    return shuffled[np.argsort(key[shuffled], kind="stable")]
 
 
-def _thin(padded: Mask, place: NDArray[np.intp], turn: NDArray[np.int64]) -> Mask:
+def _thin(padded: Mask, place: NDArray[np.intp], order: NDArray[np.intp]) -> Mask:
     """Which pixels stay when each is taken off at its turn unless that would change the shape [len(place)].
 
     A pixel's fate depends on those of its earlier neighbours alone, so that any consistent set of fates is the
     outcome of the sequence. It is found from the guess that all go, by looking again at what a change concerns.
     """
     steps = [row * padded.shape[1] + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
-    turns = np.full(padded.size, -1)
+    turns = np.full(padded.size, -1, dtype=np.int32)
+    turn = np.empty(len(place), dtype=np.int32)
+    turn[order] = np.arange(len(place), dtype=np.int32)
     turns[place] = turn
-    later, earlier = (np.zeros(padded.size, dtype=np.int16) for _ in range(2))
-    for bit, step in enumerate(steps):
-        other = turns[place + step]
-        later[place] |= (other >= turn).astype(np.int16) << bit
-        earlier[place] |= ((other >= 0) & (other < turn)).astype(np.int16) << bit
-    stays = np.zeros(padded.size, dtype=np.int16)
+    later, around, stays = (np.zeros(padded.size, dtype=np.int16) for _ in range(3))
+    seen = np.zeros(padded.size, dtype=np.int32)
+    others = [turns[place + step] for step in steps]
+    later[place] = sum((other >= turn).astype(np.int16) << bit for bit, other in enumerate(others))
+    around[place] = sum((other >= 0).astype(np.int16) << bit for bit, other in enumerate(others))
+    earlier = around & ~later
     stays[place] = _table()[later[place]]
-    changed, seen = place[stays[place] > 0], np.zeros(padded.size, dtype=np.intp)
+    changed = place[stays[place] > 0]
     while len(changed):
         near = [changed - step for step in steps]
         again = np.concatenate([p[(earlier[p] >> bit & 1) > 0] for bit, p in enumerate(near)])
-        seen[again] = np.arange(len(again))
+        seen[again] = np.arange(len(again), dtype=np.int32)
         again = again[seen[again] == np.arange(len(again))]
         code = sum(stays[again + step] << bit for bit, step in enumerate(steps)) & earlier[again] | later[again]
         fate = _table()[code]

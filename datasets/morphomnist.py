@@ -2,94 +2,118 @@
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cfbench.contract import Dataset, Split
 from cfbench.digest import key_of, source_digest
-from cfbench.errors import UserError
+from cfbench.errors import UserError, did_you_mean
 from cfbench.graph import CausalGraph
 from cfbench.rng import derive
+from cfbench.spec import Spec
 
-from . import cache, mnist, morphology
-from .files import Spoilt, contents
-from .gallery import Gallery, in_parallel
-from .mnist import MNIST, read_idx
-from .morphoscm import ThicknessIntensity
+from . import cache, morphofiles, morphology
+from .mnist import MNIST
+from .morphoscm import ConfoundedThickness, Scm, ThicknessIntensity, ThicknessSlant
+from .studio import Studio
 
 __all__ = ["MorphoMNIST"]
 
-FOLDER = Path("MorphoMNIST")
-SHA256 = {
-    "train-images-idx3-ubyte": "5c7f960f41415e3ed26c7f02c9b44492c71f23b9f7a083244dc661f87e954b95",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "train-morpho.csv": "40176771d8f050502ffcd995247d70392f332d03b0a3dc8f99ebd35ffefb673b",
-    "t10k-images-idx3-ubyte": "8dd5bf8dc2c2315c93c85f1ccf17825855a906ea03b4345c09d6bcad49e4adf4",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    "t10k-morpho.csv": "426911a6baba7f1009de28f2d76bf86c8a91815ecc9ac0f454ef52dab2f19f43",
-}
-"""Checksums of the published files after decompression."""
-SOURCE = "biomedia-mira/deepscm on GitHub, assets/data/morphomnist"
 TRAIN, TEST = 60_000, 10_000
-Bytes = NDArray[np.uint8]
+VARIANTS = ("published", "slant", "confounded")
+CHUNK = 1_000
 
 
 class MorphoMNIST(Dataset):
     """28x28 grey MNIST digits of given thickness and intensity (DeepSCM, https://arxiv.org/abs/2006.06485).
 
-    Read as published from ``MorphoMNIST`` under the data root, packed or not. Row n is made of MNIST's digit n
-    (training, then test file); where raw MNIST lies in ``MNIST/raw``, true counterfactuals are rendered from that
-    digit exactly as the factual was, and without it no true counterfactual is known. do(digit) has no truth: class
-    and hand come from one source digit.
+    Row n is made of MNIST's digit n (training, then test file). The published files are read from ``MorphoMNIST``
+    under the data root, packed or not. Where there are none, and for the variants, `prepare` renders the images from
+    raw MNIST in ``MNIST/raw``, under parents of its own. True counterfactuals are rendered from the source digit
+    exactly as the factual was; without raw MNIST none is known. do(digit) has no truth: class and hand come from one
+    source digit.
 
     Args:
-        valid: rows of the validation split, of the 60,000 training images.
+        variant: ``published``, ``slant`` (thickness causes slant, see `ThicknessSlant`) or ``confounded`` (see
+            `ConfoundedThickness`).
+        invert: thicker is darker; not with ``slant``.
+        train, valid: rows of these splits, of the 60,000 training images; the order is fixed by ``seed``.
+        test: rows of the test split, the first of 10,000.
         judge: rows that judges learn from, and a fifth as many to check them; their parents are independent.
-        seed: of the division of the training images and of the judges' parents.
+        seed: of the division of the training images, of generated parents and of the judges' parents.
 
     Raises:
-        UserError: a split is empty.
+        UserError: there is no such variant, or a split is empty or too large.
     """
 
     graph: CausalGraph = ThicknessIntensity.graph
     network: ClassVar[bool] = True
 
-    def __init__(self, valid: int = 6_000, judge: int = 10_000, seed: int = 0) -> None:
-        if not 0 < valid < TRAIN:
-            raise UserError(f"morphomnist: valid={valid} of {TRAIN:,} training images; give 1 to {TRAIN - 1:,}")
-        if judge < 5:
-            raise UserError(f"morphomnist: judge={judge} rows; give at least 5")
-        self.valid, self.judge, self.seed = valid, judge, seed
-        self.scm = ThicknessIntensity()
+    def __init__(
+        self,
+        variant: str = "published",
+        invert: bool = False,
+        train: int = 54_000,
+        valid: int = 6_000,
+        test: int = TEST,
+        judge: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        sizes = {"train": train, "valid": valid, "test": test, "judge": judge}
+        if variant not in VARIANTS:
+            raise UserError(f"morphomnist has no variant {variant!r}; {did_you_mean(variant, VARIANTS)}")
+        if variant == "slant" and invert:
+            raise UserError("morphomnist: the slant variant has no intensity to invert; leave out invert")
+        if min(train, valid, test) < 1 or train + valid > TRAIN or test > TEST or judge < 5:
+            raise UserError(
+                f"morphomnist: {', '.join(f'{k}={v}' for k, v in sizes.items())} do not fit; train and valid share"
+                f" {TRAIN} rows, test has 1 to {TEST}, judge at least 5"
+            )
+        self.variant, self.invert, self.seed, self.sizes = variant, invert, seed, sizes
+        scms: dict[str, Scm] = {
+            "published": ThicknessIntensity(invert),
+            "slant": ThicknessSlant(),
+            "confounded": ConfoundedThickness(invert),
+        }
+        self.scm = scms[variant]
+        self.graph = self.scm.graph
         self._tables: dict[tuple[Path, str], dict[str, Tensor]] = {}
-        self._galleries: dict[Path, Gallery | None] = {}
+        self._studios: dict[Path, Studio] = {}
 
     def prepare(self, root: Path) -> None:
-        """Check the published files, bring raw MNIST if it can be had, and render what judges learn from.
+        """Check the published files or render others, and what judges learn from; brings raw MNIST if it can be had.
 
         Raises:
-            UserError: a file is absent or spoilt.
+            UserError: a file is absent or spoilt and cannot be made.
         """
         root = Path(root)
-        self._factuals(root)
-        try:
+        if self._published(root):
+            self._factuals(root)
+            try:
+                MNIST().prepare(root)
+            except UserError as error:
+                warnings.warn(f"morphomnist: no true counterfactuals without raw MNIST: {error}", stacklevel=2)
+        else:
             MNIST().prepare(root)
-        except UserError as error:
-            warnings.warn(f"morphomnist: no true counterfactuals without raw MNIST: {error}", stacklevel=2)
+            if not cache.writable(root):
+                raise UserError(f"morphomnist: no images can be rendered into {root}: it may not be written to")
+            for file, rows in self._chunks():
+                self._chunk(root, file, rows)
         self.judge_split(root, "train")
+        self.judge_split(root, "valid")
 
     def fingerprint(self, root: Path) -> str:
-        """A key of the published checksums, and of whether there is raw MNIST to render truths from."""
-        return key_of(SHA256, _has_sources(Path(root)))
+        """A key of the published checksums, or of what generates the images; and whether truths can be rendered."""
+        root = Path(root)
+        made = morphofiles.SHA256 if self._published(root) else self._folder
+        return key_of(made, morphofiles.has_sources(root))
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
         """The named split; rows are numbered through the training and then the test file.
@@ -97,23 +121,23 @@ class MorphoMNIST(Dataset):
         Raises:
             UserError: a file is absent or spoilt.
         """
-        rows, table = self._numbers(name), self._factuals(Path(root))
+        rows, table = self._rows(name), self._factuals(Path(root))
         return Split(table["images"][rows][:, None], table["parents"][rows], rows)
 
     def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
         """Source digits of the same split under parents that are independent; the split itself without raw MNIST."""
         root = Path(root)
-        if self._gallery(root) is None:
+        if not morphofiles.has_sources(root):
             return self.split(root, name)
         part = f"judge-{name}"
         if (root, part) not in self._tables:
-            file = f"morphomnist-{key_of(source_digest(MorphoMNIST), self._options)}/{part}.safetensors"
+            file = f"{self._folder}/{part}-{self.sizes['judge']}.safetensors"
             self._tables[root, part] = cache.load(root, file, lambda: self._draw_judge(root, name))
         table = self._tables[root, part]
         return Split(table["images"][:, None], table["parents"], torch.arange(len(table["images"])))
 
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator | None = None) -> Tensor:
-        """The response of pa [B, 3] to ``do``, exact: the noise of intensity is the factual's own."""
+        """The response of pa [B, 3] to ``do``, exact: the noise of what thickness causes is the factual's own."""
         return self.scm.act(pa, do)
 
     def oracle(self, root: Path, split: str, index: Tensor, cf_pa: Tensor) -> Tensor:
@@ -123,128 +147,114 @@ class MorphoMNIST(Dataset):
         are kept under ``root``.
         """
         root, rows, wanted = Path(root), index.cpu(), cf_pa.cpu().float()
-        table, gallery = self._factuals(root), self._gallery(root)
+        table = self._factuals(root)
         factual = table["parents"][rows]
         image = torch.full((len(rows), 1, 28, 28), torch.nan)
         same = (wanted == factual).all(1)
         image[same, 0] = table["images"][rows[same]].float() / 255
         known = ~same & (wanted[:, 0] == factual[:, 0]) & wanted.isfinite().all(1)
-        if gallery is not None and known.any():
-            shapes = gallery(rows[known], self.scm.shape(wanted[known]))
-            image[known, 0] = _finish(shapes, wanted[known]).float() / 255
+        if known.any() and morphofiles.has_sources(root):
+            image[known, 0] = self._studio(root).recall(rows[known], wanted[known]).float() / 255
         return image.to(cf_pa.device)
 
     def measure(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Thickness in pixels and intensity in grey levels [B] of images [B, 1, 28, 28]; NaN for blank ones.
+        """Thickness in pixels, and intensity in grey levels or slant in degrees, of images [B, 1, 28, 28]: each [B].
 
-        As in Morpho-MNIST: twice the mean distance over the medial axis at four times the size, and the median of
-        the pixels that reach half the image's range.
+        As in Morpho-MNIST: twice the mean distance over the medial axis at four times the size, the median of the
+        pixels that reach half the image's range, the shear of the grey levels. NaN for blank images.
         """
         grey = 255 * images[:, 0].detach().cpu().double().nan_to_num(0).clamp(0, 1).numpy()
         whole = np.rint(grey)
         grey = np.where(np.abs(grey - whole) < 1e-3, whole, grey)  # float32 may put k / 255 a little below
-        found = [_measure(one) for one in grey]
-        columns = torch.tensor(found, dtype=torch.float32).reshape(-1, 2).T.to(images.device)
-        return {"thickness": columns[0], "intensity": columns[1]}
+        second = self.graph.names[2]
+        found = torch.tensor([_measure(one, second) for one in grey], dtype=torch.float32).reshape(-1, 2)
+        return dict(zip(("thickness", second), found.T.to(images.device), strict=True))
 
     @property
-    def _options(self) -> dict[str, int]:
-        return {"valid": self.valid, "judge": self.judge, "seed": self.seed}
+    def _folder(self) -> str:
+        options = self.variant, self.invert, self.seed, {k: v for k, v in self.sizes.items() if k != "judge"}
+        return f"morphomnist-{key_of(source_digest(MorphoMNIST), options)}"
 
-    def _numbers(self, name: str) -> Tensor:
+    def _published(self, root: Path) -> bool:
+        """Whether the data are the published files."""
+        return self.variant == "published" and not self.invert and (root / morphofiles.FOLDER).is_dir()
+
+    def _rows(self, name: str) -> Tensor:
+        """The numbers of a split's rows among MNIST's 70,000."""
         if name == "test":
-            return torch.arange(TRAIN, TRAIN + TEST)
-        order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(self.seed))
-        return (order[: self.valid] if name == "valid" else order[self.valid :]).sort().values
+            return torch.arange(TRAIN, TRAIN + self.sizes["test"])
+        order, valid = torch.randperm(TRAIN, generator=self._generator()), self.sizes["valid"]
+        return (order[:valid] if name == "valid" else order[valid:][: self.sizes["train"]]).sort().values
+
+    def _generator(self, *parts: str) -> torch.Generator:
+        seed = derive("morphomnist", *parts, self.seed) if parts else self.seed
+        return torch.Generator().manual_seed(seed)
 
     def _factuals(self, root: Path) -> dict[str, Tensor]:
-        """Images uint8 [70,000, 28, 28] and parents of all rows."""
+        """Images uint8 [70,000, 28, 28] and parents [70,000, 3]; of rows in no split, what there is."""
         if (root, "factual") not in self._tables:
-            parts = [_published(root, name) for name in ("train", "t10k")]
-            self._tables[root, "factual"] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+            read = morphofiles.published if self._published(root) else self._rendered
+            self._tables[root, "factual"] = read(root)
         return self._tables[root, "factual"]
 
-    def _gallery(self, root: Path) -> Gallery | None:
-        """Source digits in other shapes; None without raw MNIST."""
-        if root not in self._galleries:
-            self._galleries[root] = _gallery(root) if _has_sources(root) else None
-        return self._galleries[root]
+    def _rendered(self, root: Path) -> dict[str, Tensor]:
+        """The images that `prepare` rendered."""
+        chunks = list(self._chunks())
+        if not all((root / file).is_file() for file, _ in chunks):
+            raise UserError(f"morphomnist: its images are not under {root}; {self._remedy(root)}")
+        table = {
+            "images": torch.zeros(TRAIN + TEST, 28, 28, dtype=torch.uint8),
+            "parents": torch.zeros(TRAIN + TEST, 3),
+        }
+        for file, rows in chunks:
+            for name, values in self._chunk(root, file, rows).items():
+                table[name][rows] = values
+        return table
+
+    def _remedy(self, root: Path) -> str:
+        default = MorphoMNIST()
+        options: dict[str, Any] = {k: v for k, v in self.sizes.items() if v != default.sizes[k]}
+        options |= {k: v for k in ("variant", "invert", "seed") if (v := getattr(self, k)) != getattr(default, k)}
+        run = f"run: cfbench prepare '{Spec('morphomnist', '', options).label}' --data-root {root}"
+        if self.variant != "published" or self.invert:
+            return run
+        return f"put the published files into {root / morphofiles.FOLDER} ({morphofiles.SOURCE}), or {run}"
+
+    def _chunks(self) -> Iterator[tuple[str, Tensor]]:
+        """Files of rendered images, and the rows that each holds."""
+        rows = torch.cat([self._rows(name) for name in ("train", "valid", "test")]).sort().values
+        for number, part in enumerate(rows.split(CHUNK)):
+            yield f"{self._folder}/rows-{number:02}.safetensors", part
+
+    def _chunk(self, root: Path, file: str, rows: Tensor) -> dict[str, Tensor]:
+        def draw() -> dict[str, Tensor]:
+            train, test = self._studio(root).labels.split([TRAIN, TEST])
+            rng = self._generator("parents", self.variant)
+            parents = torch.cat([self.scm.draw(train, rng, True), self.scm.draw(test, rng, False)])[rows]
+            return {"images": self._studio(root).draw(rows, parents), "parents": parents}
+
+        return cache.load(root, file, draw)
 
     def _draw_judge(self, root: Path, name: str) -> dict[str, Tensor]:
-        gallery = self._gallery(root)
-        assert gallery is not None
-        rng = torch.Generator().manual_seed(derive("morphomnist", "judge", name, self.seed))
-        rows = self._numbers(name)
-        count = self.judge if name == "train" else self.judge // 5
+        rng, rows = self._generator("judge", name), self._rows(name)
+        count = self.sizes["judge"] // (1 if name == "train" else 5)
         rows = rows[torch.randperm(len(rows), generator=rng)[:count]]
-        parents = self.scm.draw_independent(self._factuals(root)["parents"][rows, 0], rng)
+        parents = self.scm.draw_independent(self._studio(root).labels[rows], rng)
+        return {"images": self._studio(root).draw(rows, parents), "parents": parents}
 
-        def one(row: int, t: float) -> Bytes:
-            digit = gallery.digits[row]
-            return morphology.set_thickness(digit, morphology.thickness(digit), t)
-
-        shapes = np.stack(in_parallel(one, rows.tolist(), parents[:, 1].tolist()))
-        return {"images": _finish(torch.from_numpy(shapes), parents), "parents": parents}
+    def _studio(self, root: Path) -> Studio:
+        if root not in self._studios:
+            self._studios[root] = Studio(root, self.variant == "slant")
+        return self._studios[root]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": {}, "_galleries": {}}
+        return self.__dict__ | {"_tables": {}, "_studios": {}}
 
 
-def _gallery(root: Path) -> Gallery:
-    parts = [MNIST().split(root, name) for name in ("train", "valid", "test")]
-    order = torch.cat([p.index for p in parts]).argsort()
-    digits = torch.cat([p.images[:, 0] for p in parts])[order].numpy()
-
-    def draw(digit: Bytes, measured: float, shape: Sequence[float]) -> Bytes:
-        return morphology.set_thickness(digit, measured, shape[0])
-
-    return Gallery(root, f"morphomnist-{source_digest(morphology.render)}", digits, morphology.thickness, draw)
-
-
-def _finish(shapes: Tensor, parents: Tensor) -> Tensor:
-    """Images uint8 [B, 28, 28] at the intensities in parents [B, 3]."""
-    pairs = zip(shapes.numpy(), parents[:, 2].tolist(), strict=True)
-    return torch.from_numpy(np.stack([morphology.brighten(image, level) for image, level in pairs]))
-
-
-def _measure(grey: NDArray[np.float64]) -> tuple[float, float]:
+def _measure(grey: NDArray[np.float64], second: str) -> tuple[float, float]:
+    """Thickness and intensity or slant of one image [28, 28] in grey levels."""
     if not grey.max() > grey.min():
         return float("nan"), float("nan")
-    return morphology.thickness(np.rint(grey).astype(np.uint8), scale=4), morphology.grey_level(grey)
-
-
-def _has_sources(root: Path) -> bool:
-    folder = root / mnist.FOLDER
-    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in mnist.MD5)
-
-
-def _published(root: Path, name: str) -> dict[str, Tensor]:
-    """Images uint8 [N, 28, 28] and parents float32 [N, 3] of a published file.
-
-    Raises:
-        UserError: a file is absent or spoilt, or its table lacks a column.
-    """
-    images = read_idx(_bytes(root, f"{name}-images-idx3-ubyte"))
-    labels = read_idx(_bytes(root, f"{name}-labels-idx1-ubyte"))
-    table = pd.read_csv(io.BytesIO(_bytes(root, f"{name}-morpho.csv")))
-    values = torch.from_numpy(table[["thickness", "intensity"]].to_numpy(dtype=np.float32))
-    return {"images": images, "parents": torch.cat([labels.float()[:, None], values], dim=1)}
-
-
-def _bytes(root: Path, name: str) -> bytes:
-    try:
-        data = contents(root / FOLDER, name, SHA256[name])
-    except Spoilt as spoilt:
-        raise UserError(f"morphomnist: {_complaint(spoilt)}; put the published file there ({SOURCE})") from None
-    if data is None:
-        raise UserError(f"morphomnist: no {name} in {root / FOLDER}; put the published file there ({SOURCE})")
-    return data
-
-
-def _complaint(spoilt: Spoilt) -> str:
-    if spoilt.path.name.removesuffix(".gz").endswith(".csv"):
-        found = spoilt.data.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
-        for column in ("thickness", "intensity"):
-            if column not in found:
-                return f"{spoilt.path} has no column {column!r} (found: {', '.join(found)[:80]})"
-    return str(spoilt)
+    whole = np.rint(grey).astype(np.uint8)
+    value = morphology.grey_level(grey) if second == "intensity" else morphology.slant(whole)
+    return morphology.thickness(morphology.outline(whole, scale=4)), value
