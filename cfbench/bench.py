@@ -37,6 +37,10 @@ class Bench:
         """A block with the global random state and the threads of a stage, both put back afterwards."""
         return quiet(derive(stage, seed), self.shop.job.threads)
 
+    def precise(self) -> AbstractContextManager[None]:
+        """A block in which methods compute: matrix products and convolutions in bfloat16 where the job says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.shop.job.precision == "bf16")
+
     def env(self) -> str:
         """The key under which the environment of this process is described in the run's folder."""
         about = describe(self.device, self.shop.job.threads)

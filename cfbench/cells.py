@@ -12,6 +12,7 @@ import torch
 
 from .answer import answer_plan
 from .budget import Budget
+from .caller import Caller
 from .contract import Control, Dataset, Derived, Method, Metric
 from .digest import key_of, source_digest
 from .errors import UserError
@@ -35,6 +36,7 @@ class Job:
     action: Literal["exact", "learned"] | None = None
     device: str = "cpu"
     threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
     plugins: tuple[Path, ...] = ()
 
 
@@ -206,12 +208,13 @@ class Workshop:
         base = of or method
         fit, answer = self.method_params(base)
         own = {k: v for k, v in base.params.items() if k in fit}
-        train = self._of(
-            "method", base, fit, self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
-        )
+        fitted = self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
+        precision = () if self.job.precision == "fp32" else (self.job.precision,)
+        train = self._of("method", base, fit, *fitted, *precision)
         tune = key_of(train, answer)
         derived = [self._of("method", method, _without_base(method).params)] if of else []
-        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, source_digest(answer_plan), *derived)
+        asking = source_digest(answer_plan), source_digest(Caller)
+        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, *asking, *derived)
         judge = self.judge_key(dataset)
         scoring = source_digest(score)
         scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}

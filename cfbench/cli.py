@@ -80,6 +80,8 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--jobs", type=click.IntRange(0), default=0, help="Tasks at once.  [default: a core each; 1 on a GPU]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a task.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+              help="Methods compute in float32, or convolutions and products in bfloat16.")  # fmt: skip
 @click.option("--name", help="Name of the run.  [default: the preset's, and what else differs]")
 @click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip

@@ -46,8 +46,8 @@ def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: 
 
 def _declared(
     *, methods: str, datasets: str, seeds: str | None, preset: str, plan: str, action: Any, split: Any,
-    settings: tuple[str, ...], metrics: str | None, controls: bool, device: str, threads: int, name: str | None,
-    data_root: Path, run_root: Path, plugins: tuple[Path, ...],
+    settings: tuple[str, ...], metrics: str | None, controls: bool, device: str, threads: int, precision: Any,
+    name: str | None, data_root: Path, run_root: Path, plugins: tuple[Path, ...],
 ) -> Run:  # fmt: skip
     """The run that the options describe, every name and value checked before anything is written."""
     budget = Budget.named(preset)
@@ -55,10 +55,11 @@ def _declared(
     sets = parse_specs(datasets)
     numbers = _seeds(seeds) if seeds else budget.seeds
     plugins = tuple(p.resolve() for p in plugins)
-    others = ((plan, "marginal"), (split, "test"), (f"{action}-action", "None-action"))
+    others = ((plan, "marginal"), (split, "test"), (precision, "fp32"), (f"{action}-action", "None-action"))
     default = "-".join([preset, *(value for value, usual in others if value != usual)])
     folder = run_root.resolve() / _plain(name or default)
-    job = Job(folder, data_root.resolve(), budget, split, plan, action, str(pick_device(device)), threads, plugins)
+    device = str(pick_device(device))
+    job = Job(folder, data_root.resolve(), budget, split, plan, action, device, threads, precision, plugins)
     shop = Workshop(job)
     beside = [s for s in map(Spec, CONTROLS) if controls and s.label not in {r.label for r in rows}]
     for spec in sets:

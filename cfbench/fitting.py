@@ -22,6 +22,9 @@ from .rng import derive
 
 __all__ = ["images", "train", "tune"]
 
+BATCH = {"cpu": 64, "cuda": 512}
+"""Images in one call of a method: what caches hold, or what keeps a GPU busy."""
+
 
 class Diary:
     """What a method logs and records while it is fitted or tuned."""
@@ -62,7 +65,7 @@ def train(bench: Bench, cell: Cell) -> None:
             run = _fit(bench, cell, diary)
             method.to(bench.device).train()
             start = time.perf_counter()
-            with torch.enable_grad():
+            with torch.enable_grad(), bench.precise():
                 method.fit(run)
             synchronize(bench.device)
             costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
@@ -86,7 +89,7 @@ def tune(bench: Bench, cell: Cell) -> None:
         method = _trained(bench, cell.base)
         start = time.perf_counter()
         if isinstance(method, Method):
-            with torch.no_grad():
+            with torch.no_grad(), bench.precise():
                 chosen = dict(method.tune(_fit(bench, cell, diary, spent=True)))
             synchronize(bench.device)
         seconds = time.perf_counter() - start
@@ -104,11 +107,11 @@ def images(bench: Bench, cell: Cell) -> None:
     job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
     plan = Plan.load(bench.shop.plan_folder(cell.dataset))
     x = dataset.split(job.data_root, job.split).x[plan.rows]
-    with bench.quiet("images", cell.seed), peak_memory(bench.device) as peak:
+    with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
         method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
         answers = answer_plan(
             mechanism(method, dataset, job.data_root, job.split), plan, x,
-            seed=cell.seed, device=bench.device, rounds=job.budget.rounds,
+            seed=cell.seed, device=bench.device, batch=BATCH[bench.device.type], rounds=job.budget.rounds,
             progress=lambda done, total: bench.progress("images", done, total),
         )  # fmt: skip
     calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}

@@ -107,6 +107,7 @@ def read_results(folder: Path, dataset: str) -> Results:
         notes={
             **{name: about[name] for name in ("budget", "split", "plan")},
             "action": described.get("action", "exact"),
+            "precision": about.get("precision", "fp32"),
             "cfbench": about["cfbench"],
         },
     )

@@ -48,7 +48,7 @@ def declare(run: Run, argv: list[str]) -> None:
     path = run.job.folder / "run.json"
     job = run.job
     budget = job.budget.as_dict() | {"seeds": list(job.budget.seeds)}
-    shared = {"budget": budget, "split": job.split, "plan": job.plan, "action": job.action}
+    shared = {"budget": budget, "split": job.split, "plan": job.plan, "action": job.action, "precision": job.precision}
     old = read_about(job.folder) if path.exists() else {"cells": [], "datasets": {}, "commands": [], "controls": []}
     for name, value in shared.items():
         if name in old and old[name] != value:

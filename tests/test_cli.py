@@ -139,6 +139,19 @@ def test_derived_rows_take_their_method_with_its_settings(tmp_path):
     assert set(table(tmp_path).method) == {"resample[of=draws[places=2,shade=0.2]]", "draws"}
 
 
+def test_bfloat16_gives_the_same_numbers_within_their_intervals(tmp_path):
+    for precision in ("fp32", "bf16"):
+        options = ["--no-controls", "--metrics", "composition,truth,effectiveness", "--precision", precision]
+        assert run(tmp_path, "--methods", "deepscm[residual=none]", *options) == 0
+    names = ["metric", "variable", "do", "questions"]
+    tables = (table(tmp_path), table(tmp_path, "tiny-bf16"))
+    one, two = (df[df.seed.astype(str) == "all"].set_index(names).sort_index() for df in tables)
+    assert not one.value.equals(two.value), "the precision made no difference"
+    assert ((one.low <= two.high) & (two.low <= one.high)).all()
+    about = json.loads((tmp_path / "runs/tiny-bf16/run.json").read_text())
+    assert about["precision"] == "bf16"
+
+
 BROKEN = {
     "raises": ("failed", "this method cannot be fitted"),
     "holes": ("invalid", "not finite"),
