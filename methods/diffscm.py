@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from . import cld, tuning
+from . import cld, learning, tuning
 from .denoiser import Denoiser
-from .diffusion import Process, Route, clip, generate, invert, normalised, route, signal_levels
+from .diffusion import Noise, Process, Route, clip, normalised, processed, route, signal_levels
 from .networks import UNet
 from .parents import ParentEncoder
 from .predictor import ParentPredictor
 from .presets import PRESETS
-from .training import Loss, train
+from .samplers import make
 
 __all__ = ["DiffSCM"]
 
@@ -56,10 +56,11 @@ class DiffSCM(Method):
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
         scale, contrast: s and c; what is left open is tuned.
-        steps, start: moves each way, and the share of the noise levels that they span.
+        sampler, steps, start, bend: how to move (`samplers`), how often each way, which share of the noise levels to
+            span, and how to space them (`route`).
         residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
             same noise level (`ParentPredictor.aim`), so that its errors are abducted too and cancel.
-        fixed_point: iterations that solve each move of the abduction (`invert`).
+        fixed_point: iterations that solve each move of an abduction by ddim, or the first one by bdia and belm.
         clip: the image is cut to the grey scale at the end only (``final``), or its estimate in every move both ways
             as in the official code (``steps``), there also normalised (``normalise``).
         aligned: whether abduction and prediction pass the same noise levels (`route`).
@@ -67,7 +68,8 @@ class DiffSCM(Method):
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"scale", "contrast", "steps", "start", "fixed_point", "residuals", "clip", "aligned", "enough"}
+        {"scale", "contrast", "sampler", "steps", "start", "bend", "fixed_point", "residuals", "clip", "aligned"}
+        | {"enough"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     residual: str = "none"
@@ -104,8 +106,10 @@ class DiffSCM(Method):
         cld_share: float = 0.1,
         scale: float | None = None,
         contrast: float | None = None,
-        steps: int = 20,
-        start: float = 0.75,
+        sampler: Literal["adams", "bdia", "belm", "ddim", "edict"] = "ddim",
+        steps: int = 10,
+        start: float = 0.6,
+        bend: float = 1.5,
         fixed_point: int = 1,
         residuals: bool = True,
         clip: Literal["final", "steps", "normalise"] = "final",
@@ -117,7 +121,8 @@ class DiffSCM(Method):
             if value not in known:
                 raise UserError(f"diffscm: {name} is {value!r}; known: {', '.join(sorted(known))}")
         self.levels = signal_levels(schedule)
-        self.route: Route = route(self.levels, steps, start, aligned)
+        self.route: Route = route(self.levels, steps, start, aligned, bend)
+        self.sampler = make(sampler, self.route, fixed_point)
         self.unet_params: dict[str, Any] = {
             "width": width, "mult": mult, "blocks": blocks, "patch": patch, "attention": attention,
             "dropout": dropout,
@@ -138,7 +143,7 @@ class DiffSCM(Method):
         self.scale = 2.0 if scale is None else scale
         self.contrast = 0.5 if contrast is None else contrast
         self.residuals = residuals and not all(v.categorical for v in graph.variables)
-        self.fixed_point, self.process = fixed_point, PROCESSES[clip]
+        self.process = PROCESSES[clip]
         self.encoder = ParentEncoder(graph)
         with self._seeded(0):
             self._build()
@@ -160,77 +165,55 @@ class DiffSCM(Method):
             self.vae = cld.VAE(graph.shape)
 
     def fit(self, run: Fit) -> None:
-        """Train the predictors, the diffusion model and, where tuning needs it, a VAE, one after the other."""
+        """Train the networks (`learning`), and record how well the predictor reads noisy images."""
         with self._seeded(int(torch.randint(2**62, (1,), generator=run.rng))):
             self._build()
             self.to(run.device)
-            self._fit(run)
-
-    def _fit(self, run: Fit) -> None:
-        self.encoder.fit(run.train.parents)
-        self.denoiser.observe(run.train.images)
-        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
-        images = {name: int(share * run.images) for name, share in self.shares.items()}
-
-        def noisy(x: Tensor, pa: Tensor) -> Tensor:
-            t, number = self._draw_t(len(x), run)
-            x = self.denoiser.noised(2 * x - 1, self._draw(x, run), t)
-            return -self.predictor.log_probs(self.predictor(x, number), self.encoder.standardise(pa)).sum(1).mean()
-
-        def clean(x: Tensor, pa: Tensor) -> Tensor:
-            return -self.clean.log_probs(self.clean.read(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
-
-        def denoise(x: Tensor, pa: Tensor) -> Tensor:
-            return self.denoiser.loss(2 * x - 1, self._draw(x, run), self._draw_t(len(x), run)[0])
-
-        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float) -> None:
-            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, **self.training_params)
-
-        if self.shares["clean"]:
-            learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)
-        if self.shares["vae"]:
-            learn(self.vae, cld.loss(self.vae), "vae", images["vae"], self.predictor_lr)
-        learn(self.predictor, noisy, "predictor", images["predictor"], self.predictor_lr)
-        learn(self.denoiser, denoise, "diffusion", run.images - run.seen, self.lr)
-        tuning.report(self, run)
-
-    @staticmethod
-    def _draw(x: Tensor, run: Fit) -> Tensor:
-        return torch.randn(x.shape, generator=run.rng).to(x.device)
-
-    def _draw_t(self, count: int, run: Fit) -> tuple[Tensor, Tensor]:
-        """Steps t [count] to train on, and what the predictor is told of them."""
-        total = len(self.levels)
-        if self.respaced:
-            number = torch.randint(self.respaced, (count,), generator=run.rng).to(run.device)
-            return number * (total // self.respaced), number
-        u, far = torch.rand(2, count, generator=run.rng)
-        t = (u * torch.where(far < 0.1, 1.0, self.focus) * total).long().to(run.device)
-        return t, t
+            learning.fit(self, run)
+            tuning.report(self, run)
 
     def tune(self, run: Fit) -> Mapping[str, Any]:
         """Scale and contrast, as far as left open, by the method's rule on ``run.valid``; see `tuning`."""
         return tuning.tune(self, run) if self.open else {}
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
-        """The noised image, the factual parents, and what the predictor reads of them on the way (``residuals``)."""
-        read: list[Tensor] = []
-        watch = (
-            (lambda y, t: read.append(self.predictor.moments(self.predictor.read(y, t)))) if self.residuals else None
-        )
-        u = {"x": invert(self._eps, 2 * x - 1, self.route.up, self.fixed_point, self.process, watch), "pa": pa}
-        return {**u, "read": torch.stack(read, dim=1)} if read else u
+        """The noise, the factual parents, and what the predictor reads of them on the way (``residuals``)."""
+        reads: list[Tensor] = []
+
+        def watch(y: Tensor, t: int) -> None:
+            if self.residuals:
+                reads.append(self.predictor.moments(self.predictor.read(y, t).float()))
+
+        u = {**self.sampler.invert(self._eps, 2 * x - 1, self.route, watch), "pa": pa}
+        return {**u, "read": torch.stack(reads, dim=1)} if reads else u
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image that the noise gives on the way back under guidance by ``pa``."""
-        wanted, factual = self.encoder.standardise(pa), self.encoder.standardise(u["pa"])
+        return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa, u)))
+
+    def sample(self, pa: Tensor, rng: Streams) -> Tensor:
+        """Fresh images [B, C, H, W] that standard normal noise gives under guidance by ``pa``."""
+        u = self.sampler.state(self._eps, rng.normal(*self.graph.shape), self.route)
+        return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa)))
+
+    def _push(self, pa: Tensor, u: Mapping[str, Tensor] | None = None) -> Noise | None:
+        """What guidance by ``pa`` adds to the noise; from a factual's noise away from its classes, relative to it."""
+        if not self.scale:
+            return None
+        wanted = self.encoder.standardise(pa)
+        factual, contrast = (wanted, 0.0) if u is None else (self.encoder.standardise(u["pa"]), self.contrast)
+        read = u["read"] if u is not None and self.residuals else None
         level = {move.t: i for i, move in enumerate(reversed(self.route.down))}
 
-        def guide(y: Tensor, t: int) -> Tensor:
-            aim = self.predictor.aim(wanted, factual, u["read"][:, level[t]]) if self.residuals else wanted
-            return self.scale * self.predictor.gradient(y, t, aim, factual, self.contrast, self.residuals)
+        def push(x: Tensor, t: int) -> Tensor:
+            aim = wanted if read is None else self.predictor.aim(wanted, factual, read[:, level[t]])
+            gradient = self.predictor.gradient(x, t, aim, factual, contrast, read is not None)
+            return -self.scale * math.sqrt(1 - float(self.levels[t])) * gradient
 
-        x = generate(self._eps, u["x"], self.route.down, guide if self.scale else None, self.process)
+        return push
+
+    @staticmethod
+    def _image(x: Tensor) -> Tensor:
         return ((x + 1) / 2).clamp(0, 1)
 
     def read(self, x: Tensor) -> Tensor:
@@ -238,13 +221,13 @@ class DiffSCM(Method):
         return self.clean.best(self.clean.read(2 * x - 1, 0))
 
     def _eps(self, x: Tensor, t: int) -> Tensor:
-        return self.denoiser(x, torch.full((len(x),), t, device=x.device))
+        eps = self.denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
+        return eps if self.process is None else processed(x, eps, float(self.levels[t]), self.process)
 
     @property
     def evaluations(self) -> Mapping[str, float]:
         """Evaluations of the U-Net and the predictor in each step; a gradient of the predictor counts once."""
-        steps = len(self.route.down)
-        gradients = steps if self.scale else 0
-        abduct = steps * self.fixed_point + 1 if self.fixed_point else steps
-        abduct += steps if self.residuals else 0
-        return {"abduct": abduct, "predict": steps + gradients, "predict_gradients": gradients}
+        moves = len(self.route.down)
+        up, down = self.sampler.evaluations(moves)
+        gradients = moves if self.scale else 0
+        return {"abduct": up + moves * self.residuals, "predict": down + gradients, "predict_gradients": gradients}

@@ -1,4 +1,4 @@
-"""Diffusion as an invertible map: noise schedules, DDIM moves between signal levels, and both directions of travel.
+"""Noise schedules, routes through their signal levels, moves between two of them, and what shapes the noise.
 
 The signal level a is the share of the image's variance that is left, written ᾱ in the literature:
 x_a = sqrt(a) x_0 + sqrt(1 - a) ε. The clean image is at a = 1.
@@ -16,9 +16,14 @@ from torch import Tensor
 
 from cfbench.errors import UserError
 
-__all__ = ["Move", "Route", "clip", "ddim", "generate", "invert", "noised", "normalised", "route", "signal_levels"]
+__all__ = [
+    "Move", "Noise", "Process", "Route", "clip", "ddim", "noised", "normalised", "processed", "route",
+    "signal_levels",
+]  # fmt: skip
 
 Process = Callable[[Tensor], Tensor]
+Noise = Callable[[Tensor, int], Tensor]
+"""The noise ε [B, C, H, W] in images x [B, C, H, W] at network step t."""
 
 
 def signal_levels(kind: Literal["linear", "cosine"], count: int = 1000) -> Tensor:
@@ -72,12 +77,13 @@ class Route:
         return [(m.start, m.end, m.t_end) for m in self.up] == [(m.end, m.start, m.t) for m in reversed(self.down)]
 
 
-def route(levels: Tensor, steps: int, reach: float = 1.0, aligned: bool = True) -> Route:
+def route(levels: Tensor, steps: int, reach: float = 1.0, aligned: bool = True, bend: float = 1.0) -> Route:
     """``steps`` moves from the clean image to ``reach`` × T, and back.
 
-    Aligned: both ways pass the same levels 1, ᾱ_{t_1}, .., ᾱ_{t_steps}, evenly spaced and ending at the last step
-    within reach. Not aligned, as in the official code of Diff-SCM: the way up takes the clean image for one at
-    ᾱ_0 and ends one level beyond the one that the way down starts from.
+    Aligned: both ways pass the same levels 1, ᾱ_{t_1}, .., ᾱ_{t_steps} with t_i = reach T (i / steps)^bend - 1: evenly
+    spaced where ``bend`` is 1, denser near the image where it is larger. Not aligned, as in the official code of
+    Diff-SCM: the way up takes the clean image for one at ᾱ_0 and ends one level beyond the one that the way down
+    starts from, and levels are evenly spaced.
 
     Raises:
         UserError: more steps than levels within reach, or none.
@@ -87,7 +93,9 @@ def route(levels: Tensor, steps: int, reach: float = 1.0, aligned: bool = True) 
         raise UserError(f"{steps} steps to {reach} of {len(levels)} noise levels; ask for 1 to {count} steps")
     if not aligned:
         return _misaligned(levels, steps, count)
-    t = [(i * count) // steps - 1 for i in range(1, steps + 1)]
+    t: list[int] = []
+    for i in range(1, steps + 1):
+        t.append(max(math.floor(count * (i / steps) ** bend + 1e-9) - 1, t[-1] + 1 if t else 0))
     a = [1.0] + [float(levels[k]) for k in t]
     t = [0, *t]
     up = tuple(Move(a[i], a[i + 1], t[i], t[i + 1]) for i in range(steps))
@@ -125,57 +133,7 @@ def normalised(x0: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x0, -q), q) / q
 
 
-def _processed(x: Tensor, eps: Tensor, a: float, process: Process | None) -> Tensor:
-    """The noise that agrees with the processed estimate of the clean image."""
-    if process is None or a >= 1:
-        return eps
+def processed(x: Tensor, eps: Tensor, a: float, process: Process) -> Tensor:
+    """The noise in x at signal level ``a`` that agrees with the processed estimate of the clean image."""
     x0 = process((x - math.sqrt(1 - a) * eps) / math.sqrt(a))
     return (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
-
-
-def invert(
-    denoiser: Callable[[Tensor, int], Tensor],
-    x: Tensor,
-    moves: tuple[Move, ...],
-    fixed_point: int = 0,
-    process: Process | None = None,
-    watch: Callable[[Tensor, int], None] | None = None,
-) -> Tensor:
-    """The noisy image at the end of ``moves`` that x [B, C, H, W] belongs to; ``watch`` sees all on the way.
-
-    With ``fixed_point`` = 0 each move follows the noise at its clean end. Otherwise it solves the move back by
-    iterating y <- ddim(x, ε(y)): the noise is read at the noisier end, first where the previous move's noise
-    leads. One iteration a move then costs one evaluation, and one more is made at the start.
-    """
-    eps = _processed(x, denoiser(x, moves[0].t), moves[0].start, process)
-    for i, move in enumerate(moves):
-        if i and not fixed_point:
-            eps = _processed(x, denoiser(x, move.t), move.start, process)
-        y = ddim(x, eps, move.start, move.end)
-        for _ in range(fixed_point):
-            eps = _processed(y, denoiser(y, move.t_end), move.end, process)
-            y = ddim(x, eps, move.start, move.end)
-        x = y
-        if watch is not None:
-            watch(x, move.t_end)
-    return x
-
-
-def generate(
-    denoiser: Callable[[Tensor, int], Tensor],
-    x: Tensor,
-    moves: tuple[Move, ...],
-    guide: Callable[[Tensor, int], Tensor] | None = None,
-    process: Process | None = None,
-) -> Tensor:
-    """The image at the end of ``moves`` from noise x [B, C, H, W].
-
-    ``guide(x, t)`` is the gradient that is added to the score (Dhariwal & Nichol 2021, arXiv 2105.05233,
-    algorithm 2); the estimate of the clean image is processed before that and not after.
-    """
-    for move in moves:
-        eps = _processed(x, denoiser(x, move.t), move.start, process)
-        if guide is not None:
-            eps = eps - math.sqrt(1 - move.start) * guide(x, move.t)
-        x = ddim(x, eps, move.start, move.end)
-    return x

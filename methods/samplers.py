@@ -3,7 +3,7 @@
 A sampler needs a noise function eps(x, t), the noise in images x [B, C, H, W] at network step t, and an aligned
 `Route`. It carries an image up the route to a state, and a state down the route to an image:
 
-    sampler = make("belm")
+    sampler = make("belm", route)
     u = sampler.invert(eps, x, route)              # {"x": noise, ..}; x in [-1, 1]
     x = sampler.generate(guided, u, route)         # another noise function where one direction only is guided
     u = sampler.state(eps, noise, route)           # a state to draw fresh images from
@@ -18,16 +18,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from torch import Tensor
 
 from cfbench.errors import UserError
 
-from .diffusion import Route, ddim
+from .diffusion import Move, Noise, Route, ddim
 
 __all__ = ["BDIA", "BELM", "DDIM", "EDICT", "SAMPLERS", "Adams", "Noise", "Sampler", "State", "Watch", "make"]
 
-Noise = Callable[[Tensor, int], Tensor]
 Watch = Callable[[Tensor, int], None]
 State = dict[str, Tensor]
 
@@ -49,8 +49,8 @@ class Sampler(ABC):
         """The state at the far end of the route that images x [B, C, H, W] belong to."""
 
     @abstractmethod
-    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route) -> Tensor:
-        """The images [B, C, H, W] that a state leads to."""
+    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
+        """The images [B, C, H, W] that a state leads to, where the noise followed is eps + push."""
 
     def state(self, eps: Noise, noise: Tensor, route: Route) -> State:
         """A state at the far end, from standard normal ``noise`` [B, C, H, W]."""
@@ -87,10 +87,11 @@ class DDIM(Sampler):
             watch(x, move.t_end)
         return {"x": x}
 
-    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route) -> Tensor:
+    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
         x = u["x"]
         for move in route.down:
-            x = ddim(x, eps(x, move.t), move.start, move.end)
+            e = eps(x, move.t) if push is None else eps(x, move.t) + push(x, move.t)
+            x = ddim(x, e, move.start, move.end)
         return x
 
     def evaluations(self, moves: int) -> tuple[int, int]:
@@ -111,10 +112,12 @@ class Adams(Sampler):
             watch(x, move.t_end)
         return {"x": x}
 
-    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route) -> Tensor:
+    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
         x, before = u["x"], None
         for move in route.down:
+            shift = _shift(push, x, move)
             x, before = _adams(eps(x, move.t), x, move.start, move.end, before)
+            x = x + move.end**0.5 * shift
         return x
 
     def evaluations(self, moves: int) -> tuple[int, int]:
@@ -130,6 +133,11 @@ def _adams(
     past, h_past = before
     r = h / h_past
     return ddim(x, (1 + r / 2) * e - r / 2 * past, start, end), (e, h)
+
+
+def _shift(push: Noise | None, x: Tensor, move: Move) -> Tensor | float:
+    """How far ``push`` carries x̄ in a move, by Euler's method."""
+    return 0.0 if push is None else (_ratio(move.end) - _ratio(move.start)) * push(x, move.t)
 
 
 def _ratio(a: float) -> float:
@@ -162,15 +170,17 @@ class EDICT(Sampler):
             watch(x, move.t_end)
         return {"x": x, "y": y}
 
-    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route) -> Tensor:
+    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
         p, x, y = self.p, u["x"], u["y"]
         for i, move in reversed(list(enumerate(reversed(route.down)))):
+            shift = move.end**0.5 * _shift(push, x, move)
             x, y = (x, y) if i % 2 else (y, x)
             x = ddim(x, eps(y, move.t), move.start, move.end)
             y = ddim(y, eps(x, move.t), move.start, move.end)
             x = p * x + (1 - p) * y
             y = p * y + (1 - p) * x
             x, y = (x, y) if i % 2 else (y, x)
+            x, y = x + shift, y + shift
         return x
 
     def state(self, eps: Noise, noise: Tensor, route: Route) -> State:
@@ -183,33 +193,36 @@ class EDICT(Sampler):
 class TwoStep(Sampler):
     """Samplers whose next image is linear in the last two and in the noise of the last; "y" is the last but one.
 
-    The first move up has no image before it: it is a DDIM move, solved by ``first`` fixed-point iterations. Only its
-    accuracy depends on that, not the way back.
+    The first move up has no image before it: it is a DDIM move, solved by fixed-point iterations. Its accuracy depends
+    on their number, the way back does not.
     """
 
     exact = True
 
-    def __init__(self, first: int = 2) -> None:
-        self.first = first
+    def __init__(self, fixed_point: int = 1) -> None:
+        self.fixed_point = fixed_point
 
     @abstractmethod
     def weights(self, lower: float, here: float, upper: float) -> tuple[float, float, float]:
         """(p, q, r) of x_{i-1} = p x_{i+1} + q x_i + r ε(x_i, i) at signal levels of i - 1, i and i + 1."""
 
     def invert(self, eps: Noise, x: Tensor, route: Route, watch: Watch = ignore) -> State:
-        one, two = route.up[:1], route.up[1:]
-        before, x = x, DDIM(self.first).invert(eps, x, Route(one, ()), watch)["x"]
-        for move, after in zip(route.up, two, strict=False):
+        before, x = x, DDIM(self.fixed_point).invert(eps, x, Route(route.up[:1], ()), watch)["x"]
+        for move, after in pairwise(route.up):
             p, q, r = self.weights(move.start, move.end, after.end)
             before, x = x, (before - q * x - r * eps(x, after.t)) / p
             watch(x, after.t_end)
         return {"x": x, "y": before}
 
-    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route) -> Tensor:
-        after, x = u["x"], u["y"]
-        for above, move in zip(route.down, route.down[1:], strict=False):
+    def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
+        above = route.down[0]
+        shift = _shift(push, u["x"], above)
+        after, x = u["x"] + above.start**0.5 * shift, u["y"] + above.end**0.5 * shift
+        for above, move in pairwise(route.down):
             p, q, r = self.weights(move.end, move.start, above.start)
-            after, x = x, p * after + q * x + r * eps(x, move.t)
+            shift = _shift(push, x, move)
+            y = p * after + q * x + r * eps(x, move.t)
+            after, x = x + move.start**0.5 * shift, y + move.end**0.5 * shift
         return x
 
     def state(self, eps: Noise, noise: Tensor, route: Route) -> State:
@@ -217,7 +230,7 @@ class TwoStep(Sampler):
         return {"x": noise, "y": ddim(noise, eps(noise, move.t), move.start, move.end)}
 
     def evaluations(self, moves: int) -> tuple[int, int]:
-        return self.first + moves, moves - 1
+        return self.fixed_point + moves, moves - 1
 
 
 class BDIA(TwoStep):
@@ -227,8 +240,8 @@ class BDIA(TwoStep):
     by γ at every move: below 1 rounding grows.
     """
 
-    def __init__(self, gamma: float = 1.0, first: int = 2) -> None:
-        super().__init__(first)
+    def __init__(self, fixed_point: int = 1, gamma: float = 1.0) -> None:
+        super().__init__(fixed_point)
         self.gamma = gamma
 
     def weights(self, lower: float, here: float, upper: float) -> tuple[float, float, float]:
@@ -255,20 +268,20 @@ class BELM(TwoStep):
         return r * r * scale / upper**0.5, (1 - r * r) * scale / here**0.5, -h * (1 + r) * scale
 
 
-SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
-    "adams": Adams, "bdia": BDIA, "belm": BELM, "ddim": DDIM, "edict": EDICT,
-}  # fmt: skip
+SAMPLERS: Mapping[str, type[Sampler]] = {"adams": Adams, "bdia": BDIA, "belm": BELM, "ddim": DDIM, "edict": EDICT}
 
 
-def make(name: str, route: Route, **params: float) -> Sampler:
-    """The sampler called ``name``.
+def make(name: str, route: Route, fixed_point: int = 1) -> Sampler:
+    """The sampler called ``name`` for a route, with its published settings.
+
+    ``fixed_point`` iterations solve every move up of DDIM, or the first one of BDIA and BELM.
 
     Raises:
         UserError: another name, or a route whose directions pass different levels for a sampler that needs the same.
     """
     if name not in SAMPLERS:
         raise UserError(f"unknown sampler {name!r}; known: {', '.join(sorted(SAMPLERS))}")
-    sampler = SAMPLERS[name](**params)
-    if sampler.aligned and not route.aligned:
+    kind = SAMPLERS[name]
+    if kind.aligned and not route.aligned:
         raise UserError(f"sampler {name} needs the same levels both ways; set aligned=true or sampler=ddim")
-    return sampler
+    return kind(fixed_point) if issubclass(kind, DDIM | TwoStep) else kind()

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods import cld, tuning
+from cfbench_methods import cld, learning, tuning
 from cfbench_methods.denoiser import Denoiser
 from cfbench_methods.diffscm import DiffSCM
 from cfbench_methods.diffusion import clip, normalised, signal_levels
@@ -27,7 +27,15 @@ GRAPHS = {
     "classes": CausalGraph((DIGIT,), (1, 8, 8)),
     "values": CausalGraph((WIDTH,), (3, 7, 9)),
 }
-SMALL = {"width": 8, "mult": (1, 2), "predictor_width": 8, "predictor_mult": (1, 2), "steps": 4}
+SMALL = {
+    "width": 8,
+    "mult": (1, 2),
+    "predictor_width": 8,
+    "predictor_mult": (1, 2),
+    "steps": 4,
+    "start": 0.75,
+    "bend": 1.0,
+}
 
 
 def data(graph, count=120, seed=0):
@@ -283,12 +291,12 @@ def test_the_predictor_is_shown_the_step_that_the_image_is_at(both, monkeypatch)
 def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
     graph = GRAPHS["classes"]
     run = session(graph)
-    t, number = DiffSCM(graph, **SMALL)._draw_t(20_000, run)
+    t, number = learning.draw_t(DiffSCM(graph, **SMALL), 20_000, run)
     assert t.min() == 0
     assert t.max() > 990
     assert torch.equal(t, number)
     assert (t < 750).float().mean() == pytest.approx(0.975, abs=0.01)
-    t, number = DiffSCM(graph, **SMALL, respaced=100)._draw_t(20_000, run)
+    t, number = learning.draw_t(DiffSCM(graph, **SMALL, respaced=100), 20_000, run)
     assert sorted(set(t.tolist())) == list(range(0, 1000, 10))
     assert torch.equal(t, 10 * number)
 

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from cfbench_methods.diffusion import Route, clip, ddim, generate, invert, noised, normalised, route, signal_levels
+from cfbench_methods.diffusion import Route, clip, ddim, noised, normalised, processed, route, signal_levels
+from cfbench_methods.samplers import DDIM
 
 from cfbench.errors import UserError
 
@@ -46,6 +47,12 @@ class Mixture:
         return (math.sqrt(1 - a) * (weight[:, :, None] * away).sum(1) / total).reshape(x.shape)
 
 
+def missed(eps, x, r, fixed_point=0):
+    """The mean absolute error of a round trip."""
+    sampler = DDIM(fixed_point)
+    return float((sampler.generate(eps, sampler.invert(eps, x, r), r) - x).abs().mean())
+
+
 def test_linear_levels_are_the_product_of_one_minus_beta():
     beta = [1e-4 + (0.02 - 1e-4) * k / 999 for k in range(1000)]
     expected = list(itertools.accumulate((1 - b for b in beta), lambda p, q: p * q))
@@ -75,6 +82,17 @@ def test_aligned_routes_pass_the_same_levels_both_ways():
 
 def test_all_levels_are_visited_when_asked_for():
     assert [m.t for m in route(LINEAR, 1000).down] == list(range(999, -1, -1))
+
+
+@pytest.mark.parametrize("steps", [4, 10, 100, 600])
+def test_bent_routes_are_denser_near_the_image(steps):
+    t = [m.t_end for m in route(LINEAR, steps, 0.6, bend=1.5).up]
+    assert t == sorted(set(t))
+    assert t[-1] == 599
+    assert t[0] == max(0, math.floor(600 * steps**-1.5) - 1)
+    gaps = [b - a for a, b in itertools.pairwise(t)]
+    assert steps == 600 or sum(gaps[: len(gaps) // 2]) < 0.75 * sum(gaps[len(gaps) // 2 :])
+    assert route(LINEAR, steps, 0.6, bend=1.5).aligned
 
 
 def test_misaligned_route_ends_one_level_beyond_where_it_starts_back():
@@ -110,7 +128,7 @@ def test_many_moves_follow_the_exact_flow_of_a_gaussian():
     exact = gaussian(mean, var)
     r = route(LINEAR, 750, 0.75)
     x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
-    u = invert(lambda y, t: exact(y, float(LINEAR[t])), x, r.up)
+    u = DDIM().invert(lambda y, t: exact(y, float(LINEAR[t])), x, r)["x"]
     a = float(LINEAR[749])
     expected = math.sqrt(a) * mean + math.sqrt((a * var + 1 - a) / var) * (x - mean)
     torch.testing.assert_close(u, expected, atol=0.02, rtol=0.01)
@@ -123,39 +141,33 @@ def test_only_aligned_levels_come_back_to_the_image(var):
     x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
     for aligned, low, high in ((True, 0, 1e-8), (False, 3e-4, 1)):
         r = route(LINEAR, 75, 0.75, aligned)
-        back = generate(denoiser, invert(denoiser, x, r.up, fixed_point=40), r.down)
-        assert low <= (back - x).abs().mean() < high
-    r = route(LINEAR, 75, 0.75)
-    assert (generate(denoiser, invert(denoiser, x, r.up), r.down) - x).abs().mean() < 0.07
+        assert low <= missed(denoiser, x, r, 40) < high
+    assert missed(denoiser, x, route(LINEAR, 75, 0.75)) < 0.07
 
 
 def test_fixed_point_iterations_shrink_the_error_of_inversion():
     exact = Mixture(LINEAR)
     x, r = exact.sample(16), route(LINEAR, 75, 0.75)
-    errors = [
-        float((generate(exact, invert(exact, x, r.up, fixed_point=k), r.down) - x).abs().mean()) for k in (0, 1, 2, 10)
-    ]
+    errors = [missed(exact, x, r, k) for k in (0, 1, 2, 10)]
     assert errors[1] < errors[0] / 5
     assert errors[2] < errors[1] / 3
     assert errors[3] < 1e-7
-
-
-def test_fixed_point_iterations_cost_one_evaluation_each():
-    calls = []
-    denoiser = lambda y, t: calls.append(t) or torch.zeros_like(y)  # noqa: E731
-    for k, expected in ((0, 10), (1, 11), (2, 21)):
-        calls.clear()
-        invert(denoiser, torch.zeros(1, 1, 2, 2), route(LINEAR, 10).up, fixed_point=k)
-        assert len(calls) == expected
 
 
 @pytest.mark.parametrize("process", [clip, normalised])
 def test_processing_inside_abduction_breaks_the_round_trip(process):
     exact = Mixture(LINEAR)
     x, r = exact.sample(8), route(LINEAR, 75, 0.75)
-    plain = (generate(exact, invert(exact, x, r.up), r.down) - x).abs().mean()
-    processed = (generate(exact, invert(exact, x, r.up, process=process), r.down, process=process) - x).abs().mean()
-    assert processed > 3 * plain
+    both = lambda y, t: processed(y, exact(y, t), float(LINEAR[t]), process)  # noqa: E731
+    assert missed(both, x, r) > 3 * missed(exact, x, r)
+
+
+def test_processed_noise_leads_to_the_processed_image():
+    a = float(LINEAR[499])
+    x, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(processed(x, eps, a, lambda x0: x0), eps)
+    x0 = ddim(x, processed(x, eps, a, clip), a, 1.0)
+    torch.testing.assert_close(x0, ddim(x, eps, a, 1.0).clamp(-1, 1))
 
 
 def test_dynamic_normalisation_divides_by_the_quantile_where_it_exceeds_one():
@@ -165,12 +177,13 @@ def test_dynamic_normalisation_divides_by_the_quantile_where_it_exceeds_one():
     torch.testing.assert_close(normalised(x / 4), x / 4)
 
 
-def test_guidance_shifts_the_noise_against_the_gradient_and_is_not_clipped_again():
+def test_guidance_shifts_the_noise_against_the_gradient():
     a, b = float(LINEAR[499]), float(LINEAR[249])
-    move = route(LINEAR, 2, 0.5).down[0]
-    assert (move.start, move.end) == (a, b)
+    r = route(LINEAR, 2, 0.5)
+    one = Route((), r.down[:1])
+    assert (one.down[0].start, one.down[0].end) == (a, b)
     x, g = torch.zeros(1, 1, 2, 2, dtype=torch.float64), torch.full((1, 1, 2, 2), 50.0, dtype=torch.float64)
-    out = generate(lambda y, t: torch.zeros_like(y), x, (move,), lambda y, t: g, clip)
+    still = lambda y, t: torch.zeros_like(y)  # noqa: E731
+    out = DDIM().generate(still, {"x": x}, one, lambda y, t: -math.sqrt(1 - a) * g)
     shift = math.sqrt(1 - a) * (math.sqrt(b * (1 - a) / a) - math.sqrt(1 - b))
     torch.testing.assert_close(out, shift * g)
-    assert isinstance(route(LINEAR, 2), Route)

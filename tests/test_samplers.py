@@ -103,7 +103,7 @@ def test_return_needs_the_same_noise_both_ways():
 def test_bdia_below_one_loses_its_way_on_long_routes():
     eps, x = modes()
     r = route(LINEAR, 75, 0.75)
-    wrong = [float((back(BDIA(gamma), eps, x, r) - x).abs().max()) for gamma in (1.0, 0.5)]
+    wrong = [float((back(BDIA(gamma=gamma), eps, x, r) - x).abs().max()) for gamma in (1.0, 0.5)]
     assert wrong[0] < 1e-4 * RANGE
     assert not wrong[1] < 1
 

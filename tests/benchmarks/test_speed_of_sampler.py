@@ -1,16 +1,15 @@
-"""The moves of diffusion: what fixed-point iterations cost, and guidance beside plain generation."""
+"""Samplers beside each other: the way up, and the way down with a push; seconds follow the evaluations."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from cfbench_methods.diffusion import generate, invert, route, signal_levels
+from cfbench_methods.diffusion import route, signal_levels
 from cfbench_methods.networks import UNet
+from cfbench_methods.samplers import SAMPLERS, make
 
 STEPS = 10
-ROUTE = route(signal_levels("linear"), STEPS, 0.75)
+ROUTE = route(signal_levels("linear"), STEPS, 0.6, bend=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,22 @@ def x():
     return torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.benchmark(group="abduction of 16 images, 10 steps")
-@pytest.mark.parametrize("fixed_point", [0, 1, 2])
-def test_inversion(benchmark, eps, x, fixed_point):
+@pytest.mark.benchmark(group="abduction of 16 images, 10 moves")
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_inversion(benchmark, eps, x, name):
+    sampler = make(name, ROUTE)
+    benchmark.extra_info["evaluations"] = sampler.evaluations(STEPS)[0]
     with torch.no_grad():
-        u = benchmark(invert, eps, x, ROUTE.up, fixed_point)
-    assert u.isfinite().all()
+        u = benchmark(sampler.invert, eps, x, ROUTE)
+    assert u["x"].isfinite().all()
 
 
-@pytest.mark.benchmark(group="prediction of 16 images, 10 steps")
-@pytest.mark.parametrize("guided", [False, True])
-def test_generation(benchmark, eps, x, guided):
-    def guide(x, t):
-        return -x / math.sqrt(t + 1)
-
+@pytest.mark.benchmark(group="prediction of 16 images, 10 moves")
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_generation(benchmark, eps, x, name):
+    sampler = make(name, ROUTE)
+    benchmark.extra_info["evaluations"] = sampler.evaluations(STEPS)[1]
     with torch.no_grad():
-        image = benchmark(generate, eps, x, ROUTE.down, guide if guided else None)
+        u = sampler.state(eps, x, ROUTE)
+        image = benchmark(sampler.generate, eps, u, ROUTE, lambda y, t: 0.01 * y)
     assert image.isfinite().all()
