@@ -48,6 +48,19 @@ def test_values_come_from_the_training_marginal(plan):
     assert torch.isin(plan.asked["level"].value, train).all()
 
 
+def test_values_outside_the_training_range_are_asked_and_marked_as_extrapolation():
+    class Far(Bars):
+        plans = ("far",)
+
+        def targets(self, plan, pa):
+            return {"level": [[0.5, 7.0] for _ in pa]}
+
+    asked = make_plan(Far(), ROOT, name="far", split="test", factuals=20).asked["level"]
+    assert torch.equal(asked.value, torch.tensor([0.5, 7.0]).repeat(20))
+    assert not asked.supported[asked.value == 7.0].any()
+    assert asked.supported[(asked.value == 0.5) & (asked.cf_pa[:, 0] == 0)].all()
+
+
 def test_force_change_leaves_the_decile():
     plan = make_plan(BARS, ROOT, name="force-change", split="valid", factuals=60)
     train = BARS.split(ROOT, "train").parents[:, 1]

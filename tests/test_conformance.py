@@ -109,6 +109,17 @@ def test_answers_react_to_the_counterfactual_parents(name):
     assert torch.equal(changed, null) == (name in CONSTANT)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_parents_far_outside_the_training_data_have_an_answer(name):
+    plugin, _, _ = fitted(name)
+    x, pa, index, cf_pa = questions()
+    cf_pa[:, 1] = torch.tensor([-40.0, 40.0]).repeat(4)
+    image = answer(plugin, x, pa, index, cf_pa, range(8))
+    assert image.isfinite().all()
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_fit_respects_its_budget_and_learns_from_nothing_else(name):
     _, run, _ = fitted(name)
