@@ -31,9 +31,11 @@ def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> 
     tables = list(write(board, out).values())
     charts, sheets = [], []
     if pictures:
+        from .curves import write_curves
         from .plots import write_plots
 
-        charts, sheets = write_plots(board, out), [_sheet(folder, dataset, out)]
+        charts = [*write_plots(board, out), *write_curves(folder, dataset, out)]
+        sheets = [_sheet(folder, dataset, out)]
     _show(render(board, _width()))
     for what, paths in (("tables", tables), ("charts", charts), ("contact sheet", sheets)):
         if paths:

@@ -1,0 +1,250 @@
+"""Charts of what methods recorded while they were fitted and tuned: losses, guidance, and predictors by noise level."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import store
+from .cells import Cell
+from .errors import UserError
+from .plots import _save, _style
+from .reading import read_about
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["write_curves"]
+
+Row = Mapping[str, Any]
+OUTPUTS = {
+    "effectiveness": "effectiveness\n[share or R²]",
+    "change": "change asked for\n[mean abs, 0 to 1]",
+    "composition": "change unasked\n[mean abs, 0 to 1]",
+    "cld": "CLD\n[nats]",
+}
+"""The columns of a guidance table that are drawn, where they are there; of other tables, all that are numbers."""
+KNOBS = ("scale", "t")
+OTHERS = ("contrast", "chosen", "step", "images")
+STAGES = {"stage", "chosen", "costs"}
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one fit left: the label of its method and seed, its log, and its tables by name."""
+
+    label: str
+    log: tuple[Row, ...]
+    tables: Mapping[str, tuple[Row, ...]]
+    images: float = math.nan
+
+
+def write_curves(folder: Path, dataset: str, out: Path) -> list[Path]:
+    """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
+
+    A chart that nobody recorded anything for is left out, and so is what cannot be read. Returns the files written.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    _style()
+    traces = {stage: list(_traces(folder, dataset, stage)) for stage in ("train", "tune")}
+    charts: dict[str, Figure | None] = {
+        "training": _training(traces["train"]),
+        "guidance": _by_knob(traces["tune"] + traces["train"], "scale", _guidance),
+        "predictor": _by_knob(traces["train"] + traces["tune"], "t", _readings, 1),
+    }
+    stem = re.sub(r"[^\w.\-]+", "_", dataset)
+    return [_save(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
+
+
+def _traces(folder: Path, dataset: str, stage: str) -> Iterator[Trace]:
+    """One trace for each fit (or tuning) of the data set; rows that share one share its trace."""
+    cells = [Cell.from_dict(c) for c in read_about(folder)["cells"]]
+    own = [c for c in cells if c.dataset.label == dataset and stage in c.keys]
+    several = len({c.seed for c in own}) > 1
+    paths = {folder / c.stage(stage): c.fitted if stage == "train" else c.base for c in own}
+    for path, cell in paths.items():
+        if not store.complete(path):
+            continue
+        tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
+        log = tuple(_log(path / "log.jsonl"))
+        label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
+        yield Trace(label, log, tables, _images(path))
+
+
+def _table(path: Path) -> tuple[Row, ...]:
+    """The rows of a recorded table; none where it is something else."""
+    try:
+        table = None if path.stem in STAGES else store.read_json(path)
+    except (UserError, UnicodeDecodeError):
+        return ()
+    rows = isinstance(table, list) and all(isinstance(row, dict) for row in table)
+    return tuple(table) if rows and table else ()
+
+
+def _log(path: Path) -> Iterator[Row]:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _images(path: Path) -> float:
+    try:
+        return _number(store.read_json(path / "costs.json").get("images_seen"))
+    except (UserError, AttributeError):
+        return math.nan
+
+
+def _number(value: Any) -> float:
+    """The value as a finite number, NaN where it is none."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fits else math.nan
+
+
+def _training(traces: Sequence[Trace]) -> Figure | None:
+    """The loss over images seen: a panel for each method's networks, as their losses have different units."""
+    panels = [(trace, name, points) for trace in traces for name, points in _losses(trace).items()]
+    if not panels:
+        return None
+    figure, axes = _grid(math.ceil(len(panels) / COLUMNS), min(len(panels), COLUMNS))
+    for ax, (trace, name, (images, loss)) in zip(axes.flat, panels, strict=False):
+        _loss(ax, images, loss)
+        ax.set_title(f"{trace.label}\n{name}".replace("\nseed", ", seed"), loc="left", fontsize=8.5)
+        ax.set_xlabel("training images seen", fontsize=8.5)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel("loss", fontsize=8.5)
+    return figure
+
+
+def _losses(trace: Trace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images seen and loss of each stage; without a count of images, steps are spread over those of the whole fit."""
+    stages: dict[str, list[Row]] = {}
+    for row in trace.log:
+        if math.isfinite(_number(row.get("loss"))):
+            stages.setdefault(str(row.get("stage", "fit")), []).append(row)
+    return {k: (_seen(rows, trace.images), np.array([r["loss"] for r in rows])) for k, rows in stages.items()}
+
+
+def _seen(rows: Sequence[Row], total: float) -> np.ndarray:
+    seen = np.array([_number(row.get("images")) for row in rows])
+    if np.isfinite(seen).all():
+        return seen
+    steps = np.array([_number(row.get("step")) for row in rows])
+    steps = steps if np.isfinite(steps).all() else np.arange(len(rows), dtype=float)
+    return (steps + 1) / (steps.max() + 1) * (total if math.isfinite(total) else steps.max() + 1)
+
+
+def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
+    """The logged losses, and their running median."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    order = np.argsort(images, kind="stable")
+    images, loss = images[order], loss[order]
+    ax.plot(images, loss, color="#7fb0d3", lw=0.8, marker="." if len(loss) < 10 else None)
+    half = max(1, len(loss) // 30)
+    if len(loss) > 10:
+        middle = [np.median(loss[max(0, i - half) : i + half + 1]) for i in range(len(loss))]
+        ax.plot(images, middle, color="#0b4f7d", lw=1.5)
+    late = loss[len(loss) // 10 :]
+    low, high = late.min(), late.max()
+    if low > 0 and high > 5 * low:
+        ax.set_yscale("log")
+    elif high > low:  # the first steps would flatten the rest of the line
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    size = (1.2 + 2.4 * columns, 0.5 + 2.0 * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _by_knob(
+    traces: Sequence[Trace], knob: str, draw: Callable[[Any, Sequence[Row]], None], width: int = 0
+) -> Figure | None:
+    """A line of panels for each table that is a curve over ``knob``."""
+    curves = [(t, name, rows) for t in traces for name, table in t.tables.items() if (rows := _curve(table, knob))]
+    if not curves:
+        return None
+    figure, axes = _grid(len(curves), width or max(len(_outputs(rows)) for _, _, rows in curves))
+    several = len({t.label for t, _, _ in curves}) < len(curves)
+    for line, (trace, name, rows) in zip(axes, curves, strict=True):
+        draw(line, rows)
+        for ax in line:
+            ax.set_axis_on() if ax.lines else ax.set_axis_off()
+        line[0].set_title(trace.label + (f"\n{name}" if several else ""), loc="left", fontsize=9.5, fontweight="bold")
+    return figure
+
+
+def _curve(table: Sequence[Row], knob: str) -> list[Row]:
+    """The rows that have a number at the knob and at an output; none where they are no curve."""
+    rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row])]
+    first = next((k for k in KNOBS if rows and k in rows[0]), None)
+    return rows if first == knob and len(rows) > 1 else []
+
+
+def _outputs(rows: Sequence[Row]) -> list[str]:
+    """Columns to draw: those of a guidance table, or every number but the knobs where none of them is there."""
+    found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
+    known = [name for name in OUTPUTS if name in found]
+    return known or [name for name in found if name not in (*KNOBS, *OTHERS)]
+
+
+def _guidance(line: Any, rows: Sequence[Row]) -> None:
+    """Each output against the scale, one line a contrast, a ring round the point that was chosen."""
+    from seaborn import color_palette
+
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: _number(row.get("contrast"))):
+        contrast = _number(row.get("contrast"))
+        groups.setdefault(f"contrast {contrast:g}" if math.isfinite(contrast) else "", []).append(row)
+    palette = color_palette("colorblind", len(groups)).as_hex()
+    for ax, name in zip(line, _outputs(rows), strict=False):
+        for (label, own), colour in zip(groups.items(), palette, strict=True):
+            _line(ax, own, "scale", name, color=colour, label=label or None)
+        ax.set_xlabel("guidance scale", fontsize=8.5)
+        ax.set_ylabel(OUTPUTS.get(name, name), fontsize=8.5)
+    if any(groups):
+        line[0].legend(fontsize=7, frameon=False)
+
+
+def _readings(line: Any, rows: Sequence[Row]) -> None:
+    """How well each variable is read at each noise level; at a level below 0, by the clean predictor."""
+    noisy = [row for row in rows if row["t"] >= 0]
+    clean = [row for row in rows if row["t"] < 0]
+    levels = [row["t"] for row in clean]
+    for name in _outputs(rows):
+        _line(line[0], noisy, "t", name, label=name)
+        colour = line[0].lines[-1].get_color()
+        line[0].plot(levels, [_number(row.get(name)) for row in clean], "D", ms=4, color=colour)
+    line[0].set_xlabel("noise level t (below 0: clean predictor)", fontsize=8.5)
+    line[0].set_ylabel("accuracy or R²", fontsize=8.5)
+    line[0].set_ylim(-0.1, 1.05)
+    line[0].legend(fontsize=7, frameon=False)
+
+
+def _line(ax: Axes, rows: Sequence[Row], knob: str, name: str, **style: Any) -> None:
+    points = sorted((_number(r[knob]), _number(r.get(name)), r.get("chosen") is True) for r in rows)
+    ax.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=3.5, lw=1.3, **style)
+    for x, y, chosen in points:
+        if chosen and math.isfinite(y):
+            ax.plot(x, y, "o", ms=9, mfc="none", mec="black", mew=1.2, zorder=5)

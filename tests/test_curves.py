@@ -1,0 +1,182 @@
+"""Charts of losses, guidance and predictors: what is drawn of what methods recorded, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from cfbench import curves, store
+from cfbench.curves import write_curves
+from cfbench.errors import UserError
+
+GUIDANCE = [
+    {"contrast": c, "scale": s, "effectiveness": 0.2 * s - 0.1 * c, "change": 0.01 * s, "composition": 0.0, "cld": 1.0,
+     "chosen": (c, s) == (0.5, 2.0)}
+    for c in (0.0, 0.5) for s in (3.0, 1.0, 2.0)
+]  # fmt: skip
+PREDICTOR = [{"t": t, "digit": 1 - t / 1000, "width": 1 - t / 500} for t in (-1, 0, 100, 200)]
+
+
+def cell(label, seed=0, dataset="strokes", fit=None, keys=True):
+    return {
+        "dataset": {"name": dataset},
+        "method": {"name": label},
+        "seed": seed,
+        "fit": {"name": fit or label},
+        "keys": {s: f"{s}key" for s in ("train", "tune", "images")} if keys else {},
+        "scores": {},
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a run of cells, with what each left in its stages: {(method, seed, stage): {file name: content}}."""
+
+    def make(cells, left):
+        store.write_json(tmp_path / "run.json", {"format": 1, "cells": cells})
+        for (method, seed, stage), files in left.items():
+            folder = tmp_path / "cells" / "strokes" / method / f"seed-{seed}" / f"{stage}-{stage}key"
+            folder.mkdir(parents=True)
+            for name, content in files.items():
+                (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+            store.write_json(folder / store.MANIFEST, {"files": {}})
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are written, by file name, kept open."""
+    kept = {}
+
+    def keep(figure, path):
+        figure.savefig(path)
+        kept[path.name] = figure
+        return path
+
+    monkeypatch.setattr(curves, "_save", keep)
+    yield kept
+    mpl.pyplot.close("all")
+
+
+def log(stage="fit", n=20, **more):
+    rows = [{"stage": stage, "step": k, "images": 64 * (k + 1), "loss": 3 - 0.1 * k, **more} for k in range(n)]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def shown(figure):
+    return [ax for ax in figure.axes if ax.axison]
+
+
+def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
+    folder = run([cell("diffscm")], {("diffscm", 0, "tune"): {"guidance.json": GUIDANCE, "chosen.json": {"scale": 2}}})
+    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]
+    axes = shown(figures["strokes-guidance.png"])
+    assert [ax.get_ylabel().split("\n")[0] for ax in axes] == [
+        "effectiveness",
+        "change asked for",
+        "change unasked",
+        "CLD",
+    ]
+    lines = axes[0].lines
+    assert [line.get_label() for line in lines if line.get_label()[0] != "_"] == ["contrast 0", "contrast 0.5"]
+    first = next(line for line in lines if line.get_label() == "contrast 0")
+    np.testing.assert_allclose(first.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(first.get_ydata(), [0.2, 0.4, 0.6])
+    (ring,) = (line for line in lines if line.get_markersize() == 9)
+    assert (ring.get_xdata()[0], round(ring.get_ydata()[0], 6)) == (2, 0.35)
+
+
+def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run, figures):
+    cells = [cell("a", 0), cell("a", 1), cell("b", 0, fit="a"), cell("b", 1, fit="a"), cell("c", 0, dataset="mnist")]
+    left = {(m, s, "tune"): {"guidance.json": GUIDANCE} for m in "ab" for s in (0, 1)}
+    left |= {("a", s, "train"): {"log.jsonl": log()} for s in (0, 1)}
+    folder = run(cells, left)
+    write_curves(folder, "strokes", folder)
+    titles = [ax.get_title(loc="left") for ax in figures["strokes-guidance.png"].axes[::4]]
+    assert titles == ["a\nseed 0", "a\nseed 1", "b\nseed 0", "b\nseed 1"]
+    fits = [ax.get_title(loc="left") for ax in shown(figures["strokes-training.png"])]
+    assert fits == ["a, seed 0\nfit", "a, seed 1\nfit"]
+
+
+def test_losses_are_drawn_over_the_images_seen(run, figures):
+    left = {
+        ("counts", 0, "train"): {"log.jsonl": log() + log("second", 30)},
+        ("steps", 0, "train"): {
+            "log.jsonl": "".join(json.dumps({"step": 9 + 10 * k, "loss": -k}) + "\n" for k in range(5)),
+            "costs.json": {"images_seen": 1000.0},
+        },
+    }
+    folder = run([cell("counts"), cell("steps")], left)
+    write_curves(folder, "strokes", folder)
+    axes = {ax.get_title(loc="left"): ax for ax in shown(figures["strokes-training.png"])}
+    assert list(axes) == ["counts\nfit", "counts\nsecond", "steps\nfit"]
+    np.testing.assert_allclose(axes["counts\nfit"].lines[0].get_xdata(), 64 * np.arange(1, 21))
+    np.testing.assert_allclose(axes["steps\nfit"].lines[0].get_xdata(), [200, 400, 600, 800, 1000])
+    np.testing.assert_allclose(axes["steps\nfit"].lines[0].get_ydata(), [0, -1, -2, -3, -4])
+
+
+def test_a_predictor_is_drawn_by_noise_level(run, figures):
+    folder = run([cell("diffscm")], {("diffscm", 0, "train"): {"predictor.json": PREDICTOR}})
+    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-predictor.png"]
+    (ax,) = shown(figures["strokes-predictor.png"])
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["digit"].get_xdata(), [0, 100, 200])
+    np.testing.assert_allclose(lines["width"].get_ydata(), [1, 0.8, 0.6])
+
+
+def test_tables_of_other_shapes_are_drawn_where_they_are_curves(run, figures):
+    tables = {
+        "mine.json": [{"scale": 1, "score": 0.5, "note": "x"}, {"scale": 2, "score": 0.7, "sampler": "b"}],
+        "one.json": [{"scale": 1, "score": 0.5}],
+        "words.json": [{"scale": "much", "score": 0.5}, {"scale": "more", "score": 0.6}],
+        "flat.json": {"bits_per_dim": 2.0},
+        "numbers.json": [1, 2, 3],
+        "holes.json": [{"scale": 1, "score": None}, {"scale": 2, "score": math.nan}, {"scale": True, "score": 1}],
+        "broken.json": "{",
+        "null.json": "null",
+    }
+    folder = run([cell("plugin")], {("plugin", 0, "tune"): tables})
+    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]
+    (ax,) = shown(figures["strokes-guidance.png"])
+    assert ax.get_ylabel() == "score"
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.7])
+
+
+def test_nothing_recorded_makes_no_chart(run):
+    left = {
+        ("silent", 0, "train"): {"costs.json": {"images_seen": 10}},
+        ("odd", 0, "train"): {"log.jsonl": 'not json\n[1]\n{"loss": "none"}\n{"step": 1}\n{"loss": NaN}\n'},
+    }
+    folder = run([cell("silent"), cell("odd"), cell("absent"), cell("keyless", keys=False)], left)
+    assert write_curves(folder, "strokes", folder) == []
+    assert write_curves(folder, "unknown", folder) == []
+
+
+def test_losses_of_every_sign_and_length_are_drawn(run):
+    rows = {
+        "single": [{"loss": 1.0}],
+        "constant": [{"loss": 0.0, "step": k} for k in range(40)],
+        "negative": [{"loss": -float(k), "step": k} for k in range(40)],
+        "huge": [{"loss": 10.0 ** (20 - k), "step": k} for k in range(40)],
+    }
+    left = {(m, 0, "train"): {"log.jsonl": "".join(json.dumps(r) + "\n" for r in own)} for m, own in rows.items()}
+    folder = run([cell(m) for m in rows], left)
+    (path,) = write_curves(folder, "strokes", folder / "out")
+    image = matplotlib.image.imread(path)
+    assert image.shape[0] > 200
+    assert image.std() > 0.05
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        write_curves(tmp_path, "strokes", tmp_path)
