@@ -133,13 +133,14 @@ class LowRank(Likelihood):
 
 
 def _rooted(a: Tensor, v: Tensor, *, inverse: bool) -> Tensor:
-    """(1 + V V^T)^(1/2 or -1/2) a, by the eigenvalues k of V^T V."""
-    k, q = torch.linalg.eigh(v.mT @ v)
-    basis = v @ q  # [B, CHW, rank], columns of squared length k
+    """(1 + V V^T)^(1/2 or -1/2) a, by the eigenvalues k of V^T V; in double precision, as k may be very large."""
+    basis = v.double()
+    k, q = torch.linalg.eigh(basis.mT @ basis)
+    basis = basis @ q  # [B, CHW, rank], columns of squared length k
     root = (1 + k.clamp(min=0)).sqrt()
     weight = -1 / (root * (1 + root)) if inverse else 1 / (1 + root)
-    flat = a.flatten(1)[:, :, None]
-    return a + (basis @ (weight[:, :, None] * (basis.mT @ flat))).view_as(a)
+    flat = a.double().flatten(1)[:, :, None]
+    return (flat + basis @ (weight[:, :, None] * (basis.mT @ flat))).view_as(a).to(a)
 
 
 class FullRank(Likelihood):

@@ -176,6 +176,15 @@ def test_whitening_uses_a_root_of_the_covariance():
     assert torch.allclose(model.log_prob(r, maps), density)
 
 
+def test_strong_factors_leave_composition_exact():
+    r, maps = example((1, 12, 12), extra=4)
+    maps[:, 1:] *= 300
+    model, single = LowRank(3), (r.float(), maps.float())
+    eps = model.whiten(*single)
+    assert torch.allclose(model.colour(eps, single[1]), single[0], atol=1e-4)
+    assert (model.whiten(r, maps) - eps).abs().max() < 1e-4
+
+
 def bounds(draws):
     method = small(GRAPHS["both"], log_variance=-1.3).double()
     split = data(method.graph)
