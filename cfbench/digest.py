@@ -22,10 +22,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@cache
 def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
     Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
+    What is loaded keeps the digest that it was first asked for, whatever happens to its file.
     """
     file = inspect.getsourcefile(thing)
     if file is None:
