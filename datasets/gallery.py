@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ __all__ = ["Gallery", "in_parallel"]
 CHUNK = 1_000
 Key = tuple[int, ...]
 Bytes = NDArray[np.uint8]
+
+
+class _Spoilt(Exception):
+    pass
 
 
 class Gallery:
@@ -58,33 +64,38 @@ class Gallery:
         missing = [k for k in wanted if k not in self._images]
         for first in range(0, len(missing), CHUNK):
             part = missing[first : first + CHUNK]
-            self._add(f"{key_of(part)}.safetensors", part)
+            self._add(f"{key_of(part)}.safetensors", partial(self._render, part))
         return torch.stack([self._images[k] for k in keys]) if keys else torch.empty(0, 28, 28, dtype=torch.uint8)
 
     def _read(self) -> None:
-        """Take in files that were not there at the last look."""
+        """Take in files that were not there at the last look; one that is spoilt is left to be drawn again."""
+
+        def refuse() -> dict[str, Tensor]:
+            raise _Spoilt
+
         for path in sorted((self.root / self.name).glob("*.safetensors")):
             if path.name not in self._files:
-                self._add(path.name, [])
+                with contextlib.suppress(_Spoilt):
+                    self._add(path.name, refuse)
 
-    def _add(self, file: str, missing: list[Key]) -> None:
-        table = cache.load(self.root, f"{self.name}/{file}", lambda: self._render(missing))
+    def _add(self, file: str, draw: Callable[[], dict[str, Tensor]]) -> None:
+        table = cache.load(self.root, f"{self.name}/{file}", draw)
         self._files.add(file)
         for key, measured, image in zip(table["keys"].tolist(), table["measured"], table["images"], strict=True):
             self._images[tuple(key)] = image
             self._measured[key[0]] = float(measured)
 
     def _render(self, keys: list[Key]) -> dict[str, Tensor]:
-        table = torch.tensor(keys, dtype=torch.int32).reshape(len(keys), -1)
+        table = torch.tensor(keys, dtype=torch.int32)
         shapes = table[:, 1:].contiguous().view(torch.float32).tolist()
 
         def one(key: Key, shape: list[float]) -> tuple[float, Bytes]:
             return self.draw(self.digits[key[0]], self._measured.get(key[0]), shape)
 
         made = in_parallel(one, keys, shapes)
-        images = np.stack([image for _, image in made]) if made else np.empty((0, 28, 28), dtype=np.uint8)
+        images = torch.from_numpy(np.stack([image for _, image in made]))
         measured = torch.tensor([value for value, _ in made], dtype=torch.float64)
-        return {"keys": table, "measured": measured, "images": torch.from_numpy(images)}
+        return {"keys": table, "measured": measured, "images": images}
 
 
 def in_parallel(function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:

@@ -64,7 +64,7 @@ def sources(root: Path) -> dict[str, Tensor]:
 def _part(folder: Path, name: str) -> dict[str, Tensor]:
     images = read_idx(_contents(folder, f"{name}-images-idx3-ubyte"))
     labels = read_idx(_contents(folder, f"{name}-labels-idx1-ubyte"))
-    table = pd.read_csv(io.BytesIO(_contents(folder, f"{name}-morpho.csv")), float_precision="round_trip")
+    table = pd.read_csv(io.BytesIO(_contents(folder, f"{name}-morpho.csv")))
     values = torch.from_numpy(table[COLUMNS].to_numpy(dtype=np.float32))
     return {"images": images, "parents": torch.cat([labels.float()[:, None], values], dim=1)}
 

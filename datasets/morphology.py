@@ -38,6 +38,8 @@ def render(digit: Bytes, thickness: float, intensity: float) -> Bytes:
 def redraw(digit: Bytes, measured: float | None, shape: Sequence[float]) -> tuple[float, Bytes]:
     """A digit's own thickness, and the digit uint8 [28, 28] of another one and, where given, another slant.
 
+    An image without a stroke stays as it is, its thickness NaN.
+
     Args:
         digit: uint8 [28, 28].
         measured: its thickness, if known.
@@ -45,6 +47,8 @@ def redraw(digit: Bytes, measured: float | None, shape: Sequence[float]) -> tupl
     """
     mask = outline(digit)
     measured = thickness(mask) if measured is None else measured
+    if np.isnan(measured):
+        return measured, digit
     thick = thicken(mask, float(np.float32(shape[0]) - np.float32(measured)))
     return measured, shrink(set_slant(thick, shape[1]) if len(shape) > 1 else thick)
 
@@ -57,6 +61,8 @@ def thickness(mask: Mask) -> float:
 def slant(image: Bytes) -> float:
     """How many degrees the stroke in an image uint8 [28, 28] leans to the right, by the shear of its grey levels."""
     levels = np.floor(255 * resampling.expand(image, 4))
+    if not levels.any():
+        return float("nan")
     return float(-np.rad2deg(np.arctan(morphometry.shear(levels)[2])))
 
 

@@ -109,17 +109,17 @@ def _thin(padded: Mask, place: NDArray[np.intp], order: NDArray[np.intp]) -> Mas
     A pixel's fate depends on those of its earlier neighbours alone, so that any consistent set of fates is the
     outcome of the sequence. It is found from the guess that all go, by looking again at what a change concerns.
     """
-    steps = [row * padded.shape[1] + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    steps = [down * padded.shape[1] + right for down in (-1, 0, 1) for right in (-1, 0, 1)]
     turns = np.full(padded.size, -1, dtype=np.int32)
-    turn = np.empty(len(place), dtype=np.int32)
-    turn[order] = np.arange(len(place), dtype=np.int32)
-    turns[place] = turn
-    later, around, stays = (np.zeros(padded.size, dtype=np.int16) for _ in range(3))
+    own = np.empty(len(place), dtype=np.int32)
+    own[order] = np.arange(len(place), dtype=np.int32)
+    turns[place] = own
+    later, earlier, stays = (np.zeros(padded.size, dtype=np.int16) for _ in range(3))
     seen = np.zeros(padded.size, dtype=np.int32)
     others = [turns[place + step] for step in steps]
-    later[place] = sum((other >= turn).astype(np.int16) << bit for bit, other in enumerate(others))
-    around[place] = sum((other >= 0).astype(np.int16) << bit for bit, other in enumerate(others))
-    earlier = around & ~later
+    later[place] = sum((other >= own).astype(np.int16) << bit for bit, other in enumerate(others))
+    present = sum((other >= 0).astype(np.int16) << bit for bit, other in enumerate(others))
+    earlier[place] = present & ~later[place]
     stays[place] = _table()[later[place]]
     changed = place[stays[place] > 0]
     while len(changed):
