@@ -74,12 +74,10 @@ def _traces(folder: Path, dataset: str, stage: str) -> Iterator[Trace]:
     several = len({c.seed for c in own}) > 1
     paths = {folder / c.stage(stage): c.fitted if stage == "train" else c.base for c in own}
     for path, cell in paths.items():
-        if not store.complete(path):
-            continue
-        tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
-        log = tuple(_log(path / "log.jsonl"))
-        label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
-        yield Trace(label, log, tables, _images(path))
+        if store.complete(path):
+            tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
+            label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
+            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _images(path))
 
 
 def _table(path: Path) -> tuple[Row, ...]:
@@ -203,10 +201,12 @@ def _curve(table: Sequence[Row], knob: str) -> list[Row]:
 
 
 def _outputs(rows: Sequence[Row]) -> list[str]:
-    """Columns to draw: those of a guidance table, or every number but the knobs where none of them is there."""
+    """Columns to draw: those of a guidance table and their parts, or every number but the knobs where none is there."""
     found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
     known = [name for name in OUTPUTS if name in found]
-    return known or [name for name in found if name not in (*KNOBS, *OTHERS)]
+    parts = [name for name in found if "/" in name and name.partition("/")[0] in known]
+    others = [name for name in found if name not in (*KNOBS, *OTHERS)]
+    return known + parts * (len(parts) > 1) if known else others
 
 
 def _guidance(line: Any, rows: Sequence[Row]) -> None:

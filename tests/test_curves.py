@@ -96,6 +96,17 @@ def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
     assert (ring.get_xdata()[0], round(ring.get_ydata()[0], 6)) == (2, 0.35)
 
 
+def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
+    parts = [{**row, "effectiveness/digit": 0.5, "effectiveness/width": 0.3, "scales": [1, 2]} for row in GUIDANCE]
+    one = [{**row, "effectiveness/digit": 0.5} for row in GUIDANCE]
+    left = {("many", 0, "tune"): {"guidance.json": parts}, ("one", 0, "tune"): {"guidance.json": one}}
+    folder = run([cell("many"), cell("one")], left)
+    write_curves(folder, "strokes", folder)
+    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 6))
+    assert [ax.get_ylabel() for ax in axes[0, 4:]] == ["effectiveness/digit", "effectiveness/width"]
+    assert [ax.axison for ax in axes[1]] == [True] * 4 + [False] * 2
+
+
 def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run, figures):
     cells = [cell("a", 0), cell("a", 1), cell("b", 0, fit="a"), cell("b", 1, fit="a"), cell("c", 0, dataset="mnist")]
     left = {(m, s, "tune"): {"guidance.json": GUIDANCE} for m in "ab" for s in (0, 1)}
