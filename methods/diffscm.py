@@ -55,7 +55,7 @@ class DiffSCM(Method):
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
-        scale, contrast: s and c; what is left open is tuned.
+        scale, contrast: s, one for all parents or one for each, and c; what is left open is tuned.
         sampler, steps, start, bend: how to move (`samplers`), how often each way, which share of the noise levels to
             span, and how to space them (`route`).
         residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
@@ -72,7 +72,6 @@ class DiffSCM(Method):
         | {"enough"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    residual: str = "none"
     paper: ClassVar[str] = (
         "Sanchez & Tsaftaris 2022, Diffusion Causal Models for Counterfactual Estimation, CLeaR, arXiv 2202.10166"
     )
@@ -104,12 +103,12 @@ class DiffSCM(Method):
         respaced: int = 0,
         rule: Literal["effectiveness", "cld"] = "effectiveness",
         cld_share: float = 0.1,
-        scale: float | None = None,
+        scale: float | Sequence[float] | None = None,
         contrast: float | None = None,
-        sampler: Literal["adams", "bdia", "belm", "ddim", "edict"] = "ddim",
-        steps: int = 10,
-        start: float = 0.6,
-        bend: float = 1.5,
+        sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "adams",
+        steps: int = 12,
+        start: float = 0.7,
+        bend: float = 1.25,
         fixed_point: int = 1,
         residuals: bool = True,
         clip: Literal["final", "steps", "normalise"] = "final",
@@ -123,6 +122,7 @@ class DiffSCM(Method):
         self.levels = signal_levels(schedule)
         self.route: Route = route(self.levels, steps, start, aligned, bend)
         self.sampler = make(sampler, self.route, fixed_point)
+        self.residual = self.sampler.residual
         self.unet_params: dict[str, Any] = {
             "width": width, "mult": mult, "blocks": blocks, "patch": patch, "attention": attention,
             "dropout": dropout,
@@ -140,7 +140,11 @@ class DiffSCM(Method):
         self.open = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
         if self.open and rule == "effectiveness" and not clean_share:
             raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
-        self.scale = 2.0 if scale is None else scale
+        self.scale: float | Sequence[float] = 2.0 if scale is None else scale
+        if isinstance(scale, Sequence) and len(scale) != len(graph.variables):
+            raise UserError(
+                f"diffscm: {len(scale)} scales for {len(graph.variables)} parents; give one, or one for each"
+            )
         self.contrast = 0.5 if contrast is None else contrast
         self.residuals = residuals and not all(v.categorical for v in graph.variables)
         self.process = PROCESSES[clip]
@@ -198,19 +202,25 @@ class DiffSCM(Method):
 
     def _push(self, pa: Tensor, u: Mapping[str, Tensor] | None = None) -> Noise | None:
         """What guidance by ``pa`` adds to the noise; from a factual's noise away from its classes, relative to it."""
-        if not self.scale:
+        scales = self._scales()
+        if not any(scales):
             return None
-        wanted = self.encoder.standardise(pa)
+        weights, wanted = torch.tensor(scales, device=pa.device), self.encoder.standardise(pa)
         factual, contrast = (wanted, 0.0) if u is None else (self.encoder.standardise(u["pa"]), self.contrast)
         read = u["read"] if u is not None and self.residuals else None
         level = {move.t: i for i, move in enumerate(reversed(self.route.down))}
 
         def push(x: Tensor, t: int) -> Tensor:
             aim = wanted if read is None else self.predictor.aim(wanted, factual, read[:, level[t]])
-            gradient = self.predictor.gradient(x, t, aim, factual, contrast, read is not None)
-            return -self.scale * math.sqrt(1 - float(self.levels[t])) * gradient
+            gradient = self.predictor.gradient(x, t, aim, factual, contrast, read is not None, weights)
+            return -math.sqrt(1 - float(self.levels[t])) * gradient
 
         return push
+
+    def _scales(self) -> list[float]:
+        """The guidance scale of each parent."""
+        count = len(self.graph.variables)
+        return [float(s) for s in self.scale] if isinstance(self.scale, Sequence) else [float(self.scale)] * count
 
     @staticmethod
     def _image(x: Tensor) -> Tensor:
@@ -229,5 +239,5 @@ class DiffSCM(Method):
         """Evaluations of the U-Net and the predictor in each step; a gradient of the predictor counts once."""
         moves = len(self.route.down)
         up, down = self.sampler.evaluations(moves)
-        gradients = moves if self.scale else 0
+        gradients = moves if any(self._scales()) else 0
         return {"abduct": up + moves * self.residuals, "predict": down + gradients, "predict_gradients": gradients}

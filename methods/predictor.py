@@ -83,11 +83,20 @@ class ParentPredictor(nn.Module):
         """
         return torch.where(self._classes(wanted), wanted, moments[..., 0] + moments[..., 1] * (wanted - factual))
 
-    def gradient(self, x: Tensor, t: int, aim: Tensor, factual: Tensor, contrast: float, hold: bool = False) -> Tensor:
+    def gradient(
+        self,
+        x: Tensor,
+        t: int,
+        aim: Tensor,
+        factual: Tensor,
+        contrast: float,
+        hold: bool = False,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The gradient [B, C, H, W] at x of log p(aim | x, t) - contrast * log p(factual classes | x, t), nats.
 
-        An ``aim`` relative to the predictor's own reading has no expected square, so its variances are held: the
-        gradient is then 0 where the aim is read.
+        With ``weights`` [D] each parent's part of it counts as often. An ``aim`` relative to the predictor's own
+        reading has no expected square, so its variances are held: the gradient is then 0 where the aim is read.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -95,7 +104,7 @@ class ParentPredictor(nn.Module):
             score = self.log_probs(out, aim, hold)
             if contrast:
                 score = score - contrast * self._classes(aim) * self.log_probs(out, factual)
-            return torch.autograd.grad(score.sum(), x)[0]
+            return torch.autograd.grad((score if weights is None else score * weights).sum(), x)[0]
 
     def _classes(self, z: Tensor) -> Tensor:
         return torch.tensor([v.categorical for v in self.variables], device=z.device)

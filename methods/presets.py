@@ -10,8 +10,8 @@ __all__ = ["PRESETS"]
 _COMMON: Mapping[str, Any] = {
     "patch": 1, "attention": True, "output": "eps", "focus": 1.0, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False,
     "ema": 0.0, "predictor_width": 32, "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1,
-    "predictor_pool": "attention", "clean_share": 0.0, "contrast": 0.0, "fixed_point": 0, "residuals": False,
-    "aligned": False,
+    "predictor_pool": "attention", "clean_share": 0.0, "contrast": 0.0, "sampler": "ddim", "fixed_point": 0,
+    "residuals": False, "aligned": False,
 }  # fmt: skip
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

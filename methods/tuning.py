@@ -26,7 +26,8 @@ FEWEST, FACTUALS = 8, 96
 NULLS = 24
 POOL = 500
 REPORT = 400
-Row = dict[str, float]
+Row = dict[str, Any]
+Scale = float | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def questions(graph: CausalGraph, data: Split, count: int, rng: torch.Generator)
     return Questions(data[rows].x, pa, cf_pa, variable)
 
 
-def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[float, float]]) -> Iterator[Row]:
+def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[float, Scale]]) -> Iterator[Row]:
     """A row for each (contrast, scale): effectiveness by the clean predictor, overall and by variable, mean absolute
     change and composition error in [0, 1] grey levels, and CLD where the method has a VAE."""
     z, z_cf = method.encoder.standardise(q.pa), method.encoder.standardise(q.cf_pa)
@@ -106,7 +107,7 @@ def choose(rows: Sequence[Row], rule: str, enough: float) -> Row:
     return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"] + row["composition"])
 
 
-def _settings(method: DiffSCM) -> list[tuple[float, float]]:
+def _settings(method: DiffSCM) -> list[tuple[float, Scale]]:
     """Pairs (contrast, scale): the grid, without a contrast where no parent is a class, and what is fixed as fixed."""
     categorical = any(v.categorical for v in method.graph.variables)
     contrasts = tuple(GRID) if "contrast" in method.open and categorical else (method.contrast * categorical,)
@@ -130,9 +131,28 @@ def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
         run.log({"stage": "guidance", **row})
         run.progress("guidance", len(rows), len(settings))
     best = choose(rows, method.rule, method.enough)
-    run.record("guidance", [{**row, "chosen": row is best} for row in rows])
-    method.scale, method.contrast = best["scale"], best["contrast"]
-    return {name: best[name] for name in method.open}
+    method.contrast = best["contrast"]
+    method.scale = scales(method, rows, best) if "scale" in method.open else best["scale"]
+    run.record("guidance", [{**row, "chosen": row is best, "scales": method.scale} for row in rows])
+    return {name: getattr(method, name) for name in method.open}
+
+
+def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
+    """The scale of each parent: that of the best row for classes, and for values what their own curve asks for.
+
+    That is the smallest scale which moves a value ``enough`` of how far any scale at the same contrast moves it: too
+    large a one overshoots. The rule ``cld`` knows one scale only.
+    """
+    variables = method.graph.variables
+    if method.rule == "cld" or all(v.categorical for v in variables):
+        return best["scale"]
+    same = sorted((row for row in rows if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
+
+    def own(name: str) -> float:
+        bar = method.enough * max(row[name] for row in same)
+        return next(row["scale"] for row in same if row[name] >= bar)
+
+    return [best["scale"] if v.categorical else own(f"effectiveness/{v.name}") for v in variables]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods import cld, learning, tuning
+from cfbench_methods import cld, learning, samplers, tuning
 from cfbench_methods.denoiser import Denoiser
 from cfbench_methods.diffscm import DiffSCM
 from cfbench_methods.diffusion import clip, normalised, signal_levels
@@ -18,6 +18,7 @@ from cfbench_methods.predictor import ParentPredictor
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
+from cfbench.rng import Streams
 
 DIGIT = Variable("digit", "categorical", size=3)
 WIDTH = Variable("width", "continuous", low=1, high=5)
@@ -350,8 +351,10 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
     chosen = method.tune(run)
     rows = tables["guidance"]
     assert set(chosen) == {"scale", "contrast"}
-    assert chosen["scale"] in tuning.GRID[chosen["contrast"]]
-    assert [r for r in rows if r["chosen"]] == [r for r in rows if all(r[k] == v for k, v in chosen.items())]
+    best = next(r for r in rows if r["chosen"])
+    assert best["scale"] in tuning.GRID[chosen["contrast"]]
+    assert chosen == {"scale": best["scales"], "contrast": best["contrast"]}
+    assert chosen["scale"][0] == best["scale"]
     assert {"effectiveness", "change", "composition", "effectiveness/digit"} <= set(rows[0])
     assert {r["t"] for r in tables["predictor"]} == {-1, *range(0, 1000, 100)}
     again = DiffSCM(graph, **SMALL, **chosen)
@@ -361,6 +364,86 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
     plain.load_state_dict(method.state_dict())
     assert set(plain.tune(run)) == {"scale"}
     assert plain.contrast == 0
+
+
+def test_each_value_gets_the_smallest_scale_that_moves_it_enough():
+    method = DiffSCM(GRAPHS["both"], **SMALL, enough=0.95)
+    curves = {"width": (0.5, 0.97, 1.0), "grey": (0.9, 0.8, 0.2)}
+    rows = [
+        {
+            "contrast": 0.5,
+            "scale": s,
+            "effectiveness/digit": 1.0,
+            **{f"effectiveness/{n}": c[i] for n, c in curves.items()},
+        }
+        for i, s in enumerate((1.0, 2.0, 4.0))
+    ]
+    other = {"contrast": 0.0, "scale": 0.5, "effectiveness/width": 2.0, "effectiveness/grey": 2.0}
+    assert tuning.scales(method, [*rows, other], rows[2]) == [4.0, 2.0, 1.0]
+    method.rule = "cld"
+    assert tuning.scales(method, rows, rows[2]) == 4.0
+
+
+@torch.no_grad()
+def test_one_scale_is_that_scale_for_every_parent(both):
+    split = data(both.graph, seed=2)[:3]
+    u, new = both.abduct(split.x, split.parents), split.parents.flip(0)
+    answers = {}
+    kept = both.scale
+    for name, scale in {"one": 2.0, "each": [2.0, 2.0, 2.0], "some": [2.0, 0.0, 2.0]}.items():
+        both.scale = scale
+        answers[name] = both.predict(u, new)
+    both.scale = kept
+    torch.testing.assert_close(answers["one"], answers["each"])
+    assert not torch.allclose(answers["one"], answers["some"], atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@torch.no_grad()
+def test_every_sampler_answers_draws_and_counts(both, sampler):
+    method = DiffSCM(both.graph, **SMALL, scale=2.0, contrast=1.0, sampler=sampler)
+    method.load_state_dict(both.state_dict())
+    split = data(both.graph, seed=2)[:3]
+    calls = {"unet": 0, "trunk": 0}
+    hooks = [
+        net.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
+        for name, net in (("unet", method.denoiser.unet), ("trunk", method.predictor.trunk))
+    ]
+    u = method.abduct(split.x, split.parents)
+    assert calls["unet"] + calls["trunk"] == method.evaluations["abduct"]
+    null = method.predict(u, split.parents)
+    for hook in hooks:
+        hook.remove()
+    assert calls["unet"] + calls["trunk"] == method.evaluations["abduct"] + method.evaluations["predict"]
+    assert method.predict(u, split.parents.flip(0)).isfinite().all()
+    if method.sampler.exact:  # full contrast leaves the null intervention unguided
+        torch.testing.assert_close(null, split.x, atol=1e-4, rtol=0)
+    drawn = [method.sample(split.parents, Streams(seeds)) for seeds in ([1, 2, 3], [1, 2, 4])]
+    assert drawn[0].shape == split.x.shape
+    torch.testing.assert_close(drawn[0][:2], drawn[1][:2], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(drawn[0][2], drawn[1][2], atol=1e-3)
+    assert not torch.allclose(method.sample(split.parents.flip(0), Streams([1, 2, 3])), drawn[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("sampler", "residual"), [("ddim", "none"), ("belm", "exact-inverse"), ("direct", "full")])
+def test_the_residual_policy_is_the_samplers(sampler, residual):
+    assert DiffSCM(GRAPHS["both"], **SMALL, sampler=sampler).residual == residual
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@torch.no_grad()
+def test_networks_in_bfloat16_leave_images_and_states_in_float32(both, sampler):
+    method = DiffSCM(both.graph, **SMALL, scale=2.0, contrast=0.5, sampler=sampler)
+    method.load_state_dict(both.state_dict())
+    split = data(both.graph, seed=2)[:4]
+    answers = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            u = method.abduct(split.x, split.parents)
+            answers.append(method.predict(u, split.parents.flip(0)))
+        assert all(value.dtype == torch.float32 for value in (*u.values(), answers[-1]))
+    assert (answers[0] - answers[1]).abs().mean() < 0.02
+    assert not torch.equal(*answers)
 
 
 def test_the_rule_takes_the_least_change_among_the_effective():
@@ -444,7 +527,7 @@ def test_evaluations_count_gradients_apart(both):
     with torch.no_grad():
         u = both.abduct(split.x, split.parents)
         assert calls["unet"] + calls["trunk"] == both.evaluations["abduct"]
-        assert calls["unet"] == SMALL["steps"] + 1
+        assert calls["unet"] == SMALL["steps"]
         read = calls["trunk"]
         both.predict(u, split.parents)
     for hook in hooks:
@@ -453,7 +536,18 @@ def test_evaluations_count_gradients_apart(both):
     assert calls["trunk"] - read == both.evaluations["predict_gradients"]
 
 
-@pytest.mark.parametrize("params", [{"clip": "x"}, {"rule": "x"}, {"schedule": "x"}, {"output": "x"}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"clip": "x"},
+        {"sampler": "x"},
+        {"scale": (1.0, 2.0)},
+        {"rule": "x"},
+        {"schedule": "x"},
+        {"output": "x"},
+        {"steps": 0},
+    ],
+)
 def test_bad_settings_are_named(params):
     with pytest.raises(UserError):
         DiffSCM(GRAPHS["classes"], **{**SMALL, **params})
