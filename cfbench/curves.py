@@ -152,8 +152,7 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
     """The logged losses, and their running median."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    order = np.argsort(images, kind="stable")
-    images, loss = images[order], loss[order]
+    images, loss = (a[np.argsort(images, kind="stable")] for a in (images, loss))
     ax.plot(images, loss, color="#7fb0d3", lw=0.8, marker="." if len(loss) < 10 else None)
     half = max(1, len(loss) // 30)
     if len(loss) > 10:
@@ -176,20 +175,27 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def _by_knob(
-    traces: Sequence[Trace], knob: str, draw: Callable[[Any, Sequence[Row]], None], width: int = 0
-) -> Figure | None:
-    """A line of panels for each table that is a curve over ``knob``."""
+Draw = Callable[[Any, Sequence[Row], Sequence[str | None]], None]
+
+
+def _by_knob(traces: Sequence[Trace], knob: str, draw: Draw, width: int = 0) -> Figure | None:
+    """A line of panels for each table that is a curve over ``knob``, the same outputs below each other."""
     curves = [(t, name, rows) for t in traces for name, table in t.tables.items() if (rows := _curve(table, knob))]
     if not curves:
         return None
-    figure, axes = _grid(len(curves), width or max(len(_outputs(rows)) for _, _, rows in curves))
+    union = _outputs([row for _, _, rows in curves for row in rows])
+    owns = [_outputs(rows) for _, _, rows in curves]
+    places = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
+    figure, axes = _grid(len(curves), width or max(map(len, places)))
     several = len({t.label for t, _, _ in curves}) < len(curves)
-    for line, (trace, name, rows) in zip(axes, curves, strict=True):
-        draw(line, rows)
+    for line, (trace, name, rows), outputs in zip(axes, curves, places, strict=True):
+        draw(line, rows, outputs)
         for ax in line:
             ax.set_axis_on() if ax.lines else ax.set_axis_off()
-        line[0].set_title(trace.label + (f"\n{name}" if several else ""), loc="left", fontsize=9.5, fontweight="bold")
+        first = next(ax for ax in line if ax.lines)
+        first.set_title(trace.label + (f"\n{name}" if several else ""), loc="left", fontsize=9.5, fontweight="bold")
+        if first.get_legend_handles_labels()[1]:
+            first.legend(fontsize=7, frameon=False)
     return figure
 
 
@@ -209,7 +215,7 @@ def _outputs(rows: Sequence[Row]) -> list[str]:
     return known + parts * (len(parts) > 1) if known else others
 
 
-def _guidance(line: Any, rows: Sequence[Row]) -> None:
+def _guidance(line: Any, rows: Sequence[Row], outputs: Sequence[str | None]) -> None:
     """Each output against the scale, one line a contrast, a ring round the point that was chosen."""
     from seaborn import color_palette
 
@@ -218,28 +224,22 @@ def _guidance(line: Any, rows: Sequence[Row]) -> None:
         contrast = _number(row.get("contrast"))
         groups.setdefault(f"contrast {contrast:g}" if math.isfinite(contrast) else "", []).append(row)
     palette = color_palette("colorblind", len(groups)).as_hex()
-    for ax, name in zip(line, _outputs(rows), strict=False):
+    for ax, name in ((ax, name) for ax, name in zip(line, outputs, strict=False) if name):
         for (label, own), colour in zip(groups.items(), palette, strict=True):
             _line(ax, own, "scale", name, color=colour, label=label or None)
-        ax.set_xlabel("guidance scale", fontsize=8.5)
-        ax.set_ylabel(OUTPUTS.get(name, name), fontsize=8.5)
-    if any(groups):
-        line[0].legend(fontsize=7, frameon=False)
+        ax.set(xlabel="guidance scale", ylabel=OUTPUTS.get(name, name))
 
 
-def _readings(line: Any, rows: Sequence[Row]) -> None:
+def _readings(line: Any, rows: Sequence[Row], outputs: Sequence[str | None]) -> None:
     """How well each variable is read at each noise level; at a level below 0, by the clean predictor."""
     noisy = [row for row in rows if row["t"] >= 0]
     clean = [row for row in rows if row["t"] < 0]
     levels = [row["t"] for row in clean]
-    for name in _outputs(rows):
+    for name in filter(None, outputs):
         _line(line[0], noisy, "t", name, label=name)
         colour = line[0].lines[-1].get_color()
         line[0].plot(levels, [_number(row.get(name)) for row in clean], "D", ms=4, color=colour)
-    line[0].set_xlabel("noise level t (below 0: clean predictor)", fontsize=8.5)
-    line[0].set_ylabel("accuracy or R²", fontsize=8.5)
-    line[0].set_ylim(-0.1, 1.05)
-    line[0].legend(fontsize=7, frameon=False)
+    line[0].set(xlabel="noise level t (below 0: clean predictor)", ylabel="accuracy or R²", ylim=(-0.1, 1.05))
 
 
 def _line(ax: Axes, rows: Sequence[Row], knob: str, name: str, **style: Any) -> None:

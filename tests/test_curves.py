@@ -107,6 +107,17 @@ def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
     assert [ax.axison for ax in axes[1]] == [True] * 4 + [False] * 2
 
 
+def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
+    less = [{k: v for k, v in row.items() if k in ("scale", "change", "chosen")} for row in GUIDANCE[:3]]
+    left = {("many", 0, "tune"): {"guidance.json": GUIDANCE}, ("less", 0, "tune"): {"guidance.json": less}}
+    folder = run([cell("many"), cell("less")], left)
+    write_curves(folder, "strokes", folder)
+    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 4))
+    assert [ax.axison for ax in axes[1]] == [False, True, False, False]
+    assert axes[1, 1].get_ylabel() == axes[0, 1].get_ylabel()
+    assert axes[1, 1].get_title(loc="left") == "less"
+
+
 def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run, figures):
     cells = [cell("a", 0), cell("a", 1), cell("b", 0, fit="a"), cell("b", 1, fit="a"), cell("c", 0, dataset="mnist")]
     left = {(m, s, "tune"): {"guidance.json": GUIDANCE} for m in "ab" for s in (0, 1)}
