@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
 
 RULES = ("effectiveness", "cld")
-GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 8.0), 0.5: (2.0, 3.0, 4.5, 7.0), 1.0: (2.0, 3.0)}
+GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 5.0), 0.5: (2.0, 3.0, 4.0, 5.5), 1.0: (2.0, 3.5)}
 """The scales tried at each contrast; at one that is given, all of them."""
 FEWEST, FACTUALS = 8, 96
 NULLS = 24
@@ -138,21 +138,20 @@ def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
 
 
 def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
-    """The scale of each parent: that of the best row for classes, and for values what their own curve asks for.
+    """The scale of each parent at the contrast of the best row, by its own curve; the rule ``cld`` knows one for all.
 
-    That is the smallest scale which moves a value ``enough`` of how far any scale at the same contrast moves it: too
-    large a one overshoots. The rule ``cld`` knows one scale only.
+    It is the smallest scale that has ``enough`` of the best effectiveness for this parent: too large a one overshoots.
     """
-    variables = method.graph.variables
-    if method.rule == "cld" or all(v.categorical for v in variables):
+    names = method.graph.names
+    if method.rule == "cld" or len(names) == 1:
         return best["scale"]
     same = sorted((row for row in rows if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
 
-    def own(name: str) -> float:
-        bar = method.enough * max(row[name] for row in same)
-        return next(row["scale"] for row in same if row[name] >= bar)
+    def own(column: str) -> float:
+        bar = method.enough * max(row[column] for row in same)
+        return next(row["scale"] for row in same if row[column] >= bar)
 
-    return [best["scale"] if v.categorical else own(f"effectiveness/{v.name}") for v in variables]
+    return [own(f"effectiveness/{name}") for name in names]
 
 
 @torch.no_grad()
