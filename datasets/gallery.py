@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cfbench.digest import key_of
-from cfbench.environment import cores
 
-from . import cache
+from . import cache, crew
 
-__all__ = ["Gallery", "in_parallel"]
+__all__ = ["Gallery"]
 
 CHUNK = 1_000
 Key = tuple[int, ...]
@@ -31,24 +28,16 @@ class _Spoilt(Exception):
 
 
 class Gallery:
-    """Images uint8 [28, 28] of source digits under shape parameters, kept as files of up to `CHUNK` images.
+    """Source digits in other shapes (`morphology.redraw`), kept as files of up to `CHUNK` images.
 
     Args:
         root: the data root.
         name: of the folder under it.
         digits: source images uint8 [N, 28, 28].
-        draw: of a source digit, its own measured thickness if known, and shape parameters [K], makes the thickness
-            and the image.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        name: str,
-        digits: Bytes,
-        draw: Callable[[Bytes, float | None, Sequence[float]], tuple[float, Bytes]],
-    ) -> None:
-        self.root, self.name, self.digits, self.draw = root, name, digits, draw
+    def __init__(self, root: Path, name: str, digits: Bytes) -> None:
+        self.root, self.name, self.digits = root, name, digits
         self._images: dict[Key, Tensor] = {}
         self._measured: dict[int, float] = {}
         self._files: set[str] = set()
@@ -87,18 +76,7 @@ class Gallery:
 
     def _render(self, keys: list[Key]) -> dict[str, Tensor]:
         table = torch.tensor(keys, dtype=torch.int32)
-        shapes = table[:, 1:].contiguous().view(torch.float32).tolist()
-
-        def one(key: Key, shape: list[float]) -> tuple[float, Bytes]:
-            return self.draw(self.digits[key[0]], self._measured.get(key[0]), shape)
-
-        made = in_parallel(one, keys, shapes)
-        images = torch.from_numpy(np.stack([image for _, image in made]))
-        measured = torch.tensor([value for value, _ in made], dtype=torch.float64)
-        return {"keys": table, "measured": measured, "images": images}
-
-
-def in_parallel(function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
-    """``function`` of each row of the arguments, by as many threads as there are cores."""
-    with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(function, *arguments))
+        shapes = table[:, 1:].contiguous().view(torch.float32).double().numpy()
+        known = np.array([self._measured.get(n, np.nan) for n, *_ in keys])
+        measured, images = crew.redraw(self.digits[table[:, 0].numpy()], known, shapes)
+        return {"keys": table, "measured": torch.from_numpy(measured), "images": torch.from_numpy(images)}

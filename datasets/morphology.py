@@ -32,21 +32,21 @@ Array = NDArray[np.float64]
 
 def render(digit: Bytes, thickness: float, intensity: float) -> Bytes:
     """The digit uint8 [28, 28] with another thickness in pixels and intensity in grey levels."""
-    return brighten(redraw(digit, None, [thickness])[1], intensity)
+    return brighten(redraw(digit, float("nan"), [thickness])[1], intensity)
 
 
-def redraw(digit: Bytes, measured: float | None, shape: Sequence[float]) -> tuple[float, Bytes]:
+def redraw(digit: Bytes, measured: float, shape: Sequence[float]) -> tuple[float, Bytes]:
     """A digit's own thickness, and the digit uint8 [28, 28] of another one and, where given, another slant.
 
     An image without a stroke stays as it is, its thickness NaN.
 
     Args:
         digit: uint8 [28, 28].
-        measured: its thickness, if known.
+        measured: its thickness in pixels, NaN where unknown.
         shape: the thickness wanted in pixels, and the slant wanted in degrees to the right.
     """
     mask = outline(digit)
-    measured = thickness(mask) if measured is None else measured
+    measured = thickness(mask) if np.isnan(measured) else measured
     if np.isnan(measured):
         return measured, digit
     thick = thicken(mask, float(np.float32(shape[0]) - np.float32(measured)))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cfbench.digest import source_digest
 
-from . import morphofiles, morphology
-from .gallery import Gallery, in_parallel
+from . import crew, morphofiles, morphology
+from .gallery import Gallery
 
 __all__ = ["Studio"]
 
@@ -31,16 +31,13 @@ class Studio:
         found = morphofiles.sources(root)
         self.digits, self.labels, self.slanted = found["images"].numpy(), found["labels"], slanted
         name = f"morphomnist-truths-{source_digest(morphology.redraw)}"
-        self._gallery = Gallery(root, name, self.digits, morphology.redraw)
+        self._gallery = Gallery(root, name, self.digits)
 
     def draw(self, rows: Tensor, parents: Tensor) -> Tensor:
         """Digits ``rows`` [B] of the 70,000 under parents [B, 3]: uint8 [B, 28, 28]."""
-        shapes = in_parallel(
-            lambda row, shape: morphology.redraw(self.digits[row], None, shape)[1],
-            rows.tolist(),
-            self._shapes(parents).tolist(),
-        )
-        return self._finish(torch.from_numpy(np.stack(shapes)), parents)
+        unknown = np.full(len(rows), np.nan)
+        shapes = crew.redraw(self.digits[rows.numpy()], unknown, self._shapes(parents).double().numpy())[1]
+        return self._finish(torch.from_numpy(shapes), parents)
 
     def recall(self, rows: Tensor, parents: Tensor) -> Tensor:
         """The same, from disk where they were asked for before."""

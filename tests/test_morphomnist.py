@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cfbench_datasets import cache, gallery, mnist, morphofiles, morphology, morphometry, resampling
+from cfbench_datasets import cache, crew, gallery, mnist, morphofiles, morphology, morphometry, resampling
 from cfbench_datasets.morphomnist import MorphoMNIST
 from cfbench_datasets.morphoscm import ConfoundedThickness, ThicknessIntensity, ThicknessSlant
 from scipy import ndimage, stats
@@ -172,7 +172,7 @@ def test_slants_are_those_of_a_warp(plain, digits):
         mask = morphology.outline(digits[n])
         np.testing.assert_allclose(morphology.set_slant(mask, degrees), plain.set_slant(mask, degrees), atol=1e-9)
         if abs(degrees) < 40:  # the further ones leave the frame
-            leaning = morphology.redraw(digits[n], None, [2.5, degrees])[1]
+            leaning = morphology.redraw(digits[n], np.nan, [2.5, degrees])[1]
             assert morphology.slant(leaning) == pytest.approx(degrees, abs=1.5)
 
 
@@ -183,11 +183,11 @@ def test_what_is_empty_stays_empty(digits):
     assert not morphology.thicken(mask, 2).any()
     assert np.isnan(morphology.thickness(mask))
     assert np.isnan(morphology.thickness(~mask))
-    assert np.isnan(morphology.redraw(nothing, None, [3.0])[0])
+    assert np.isnan(morphology.redraw(nothing, np.nan, [3.0])[0])
     for wanted in (-5.0, 0.0, 60.0):
         image = morphology.render(digits[0], wanted, 200.0)
         assert image.any() == (wanted >= 0)
-    assert not morphology.redraw(digits[0], None, [-5.0, 30.0])[1].any()
+    assert not morphology.redraw(digits[0], np.nan, [-5.0, 30.0])[1].any()
 
 
 def test_splits_hold_the_published_rows(root):
@@ -315,27 +315,41 @@ def test_truths_are_the_source_digit_redrawn(root, digits):
     assert data.oracle(root, "test", test.index[:0], cf_pa[:0]).shape == (0, 1, 28, 28)
 
 
-def test_truths_are_kept_and_drawn_again_where_spoilt(root, raw_root, monkeypatch):
+def test_truths_are_kept_and_drawn_again_where_spoilt(tmp_path, monkeypatch):
     rows, shapes = torch.tensor([3, 5, 3]), torch.tensor([[2.0], [3.0], [2.0]])
     drawn = []
 
     def draw(digit, measured, shape):
         drawn.append(measured)
-        return 1.5, np.full((28, 28), int(digit[0, 0]) + int(shape[0]), dtype=np.uint8)
+        return 1.5, np.full((28, 28), int(shape[0]), dtype=np.uint8)
 
     def fresh():
-        return gallery.Gallery(raw_root, "kept", np.zeros((9, 28, 28), dtype=np.uint8), draw)
+        return gallery.Gallery(tmp_path, "kept", np.zeros((9, 28, 28), dtype=np.uint8))
 
+    monkeypatch.setattr(morphology, "redraw", draw)
     one = fresh()
     assert one(rows, shapes)[:, 0, 0].tolist() == [2, 3, 2]
     assert one(rows[:1], shapes[1:2])[:, 0, 0].tolist() == [3]
-    assert drawn == [None, None, 1.5]  # a digit is measured once
+    assert len(drawn) == 3
+    assert drawn[2] == 1.5  # a digit is measured once
     assert fresh()(rows, shapes)[:, 0, 0].tolist() == [2, 3, 2]
     assert len(drawn) == 3
-    for path in (raw_root / "kept").iterdir():
+    for path in (tmp_path / "kept").iterdir():
         path.write_bytes(b"spoilt")
     assert fresh()(rows, shapes)[:, 0, 0].tolist() == [2, 3, 2]
     assert len(drawn) == 5
+
+
+def test_a_crew_draws_what_one_does(digits, monkeypatch):
+    monkeypatch.setattr(crew, "LEAST", 3)
+    shapes = np.linspace(1, 5, 7)[:, None]
+    asked = digits[:7], np.array([2.5, *[np.nan] * 6]), shapes
+    alone, together = crew.redraw(*asked, workers=1), crew.redraw(*asked, workers=2)
+    monkeypatch.setattr(crew.sys, "executable", "/nowhere/python")
+    stranded = crew.redraw(*asked, workers=2)
+    for other in (together, stranded):
+        assert all(np.array_equal(a, b) for a, b in zip(alone, other, strict=True))
+    assert alone[0][0] == 2.5
 
 
 def test_measures_agree_with_the_recorded_parents(root):
