@@ -35,7 +35,7 @@ class DiffSCM(Method):
     Abduction runs an unconditional diffusion model from the image to noise u; prediction runs it back, guided by
     the gradient of log p(pa* | x_t) under predictors that read the parents off the noisy image:
 
-        e = ε(x_t, t) - s sqrt(1 - ᾱ_t) ∇ [ sum_k log p(pa*_k | x_t, t) - c sum_k log p(pa_k | x_t, t) ].
+        e = ε(x_t, t) - sqrt(1 - ᾱ_t) ∇ sum_k s_k [ log p(pa*_k | x_t, t) - c log p(pa_k | x_t, t) ].
 
     Three things extend the paper, which has one class and c = 0. Guidance is by *all* parents, taken as independent
     given x_t, with Gaussian densities for continuous ones. The contrast c turns from the factual classes, which are
@@ -55,7 +55,7 @@ class DiffSCM(Method):
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
-        scale, contrast: s, one for all parents or one for each, and c; what is left open is tuned.
+        scale, contrast: s_k, one for all parents or one for each, and c; what is left open is tuned.
         sampler, steps, start, bend: how to move (`samplers`), how often each way, which share of the noise levels to
             span, and how to space them (`route`).
         residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
@@ -196,8 +196,10 @@ class DiffSCM(Method):
         return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa, u)))
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
-        """Fresh images [B, C, H, W] that standard normal noise gives under guidance by ``pa``."""
-        u = self.sampler.state(self._eps, rng.normal(*self.graph.shape), self.route)
+        """Fresh images [B, C, H, W] under guidance by ``pa``, from noise with the data's mean and variance at its level."""
+        a = self.route.down[0].start
+        mean, var = a**0.5 * self.denoiser.mean, a * self.denoiser.var + 1 - a
+        u = self.sampler.state(self._eps, mean + var.sqrt() * rng.normal(*self.graph.shape), self.route)
         return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa)))
 
     def _push(self, pa: Tensor, u: Mapping[str, Tensor] | None = None) -> Noise | None:

@@ -25,7 +25,7 @@ def ignore(x: Tensor, t: int) -> None:
 
 
 class Sampler(ABC):
-    """Both directions of travel; see the module for the signature."""
+    """Both directions of travel; see `samplers` for their use."""
 
     exact = False
     """Whether ``generate`` undoes ``invert`` up to rounding when both have the same noise function."""

@@ -430,6 +430,19 @@ def test_every_sampler_answers_draws_and_counts(both, sampler):
     assert not torch.allclose(method.sample(split.parents.flip(0), Streams([1, 2, 3])), drawn[0], atol=1e-4)
 
 
+@torch.no_grad()
+def test_drawn_images_start_from_noise_with_the_moments_of_noised_data(both, monkeypatch):
+    method = DiffSCM(both.graph, **SMALL, scale=0.0)
+    method.load_state_dict(both.state_dict())
+    monkeypatch.setattr(method.sampler, "generate", lambda eps, u, route, push: u["x"])
+    monkeypatch.setattr(method, "_image", lambda x: x)
+    drawn = method.sample(torch.zeros(2000, 3), Streams(range(2000)))
+    x0 = 2 * data(both.graph).x - 1
+    a = method.route.down[0].start
+    torch.testing.assert_close(drawn.mean(0), math.sqrt(a) * x0.mean(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.var(0), a * x0.var(0, correction=0) + 1 - a, atol=0.2, rtol=0)
+
+
 @pytest.mark.parametrize(("sampler", "residual"), [("ddim", "none"), ("belm", "exact-inverse"), ("direct", "full")])
 def test_the_residual_policy_is_the_samplers(sampler, residual):
     assert DiffSCM(GRAPHS["both"], **SMALL, sampler=sampler).residual == residual
