@@ -39,7 +39,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def variance(self, maps: Tensor) -> Tensor:
-        """The variance of each value, in a shape that broadcasts to [B, C, H, W]."""
+        """The variance of each value, or their mean, in a shape that broadcasts to [B, C, H, W]."""
         raise NotImplementedError
 
 
@@ -169,7 +169,7 @@ class FullRank(Likelihood):
         return (eps.flatten(1) @ self.root.mT).view_as(eps)
 
     def variance(self, maps: Tensor) -> Tensor:
-        return self.root.square().mean()
+        return self.root.square().sum(1).mean()
 
 
 def likelihood(

@@ -158,6 +158,7 @@ def test_a_full_density_is_that_of_torch_distributions():
     root = model.below.tril(-1) + torch.diag(model.log_scale.exp())
     reference = MultivariateNormal(torch.zeros(24, dtype=torch.float64), root @ root.mT)
     assert torch.allclose(model.log_prob(r, maps), reference.log_prob(r.flatten(1)))
+    assert torch.allclose(model.variance(maps), reference.variance.mean())
 
 
 def test_whitening_uses_a_root_of_the_covariance():
