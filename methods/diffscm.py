@@ -196,7 +196,7 @@ class DiffSCM(Method):
         return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa, u)))
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
-        """Fresh images [B, C, H, W] under guidance by ``pa``, from noise with the data's mean and variance at its level."""
+        """Fresh images [B, C, H, W] under guidance by ``pa``, from noise of the moments that noised data have."""
         a = self.route.down[0].start
         mean, var = a**0.5 * self.denoiser.mean, a * self.denoiser.var + 1 - a
         u = self.sampler.state(self._eps, mean + var.sqrt() * rng.normal(*self.graph.shape), self.route)
