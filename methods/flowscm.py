@@ -42,8 +42,8 @@ class FlowSCM(Method):
         noise: standard deviation of eps as a share of the grey range; 0 is plain dequantisation.
         width, depth, couplings: of the coarse flow, of the dense details, and of the convolutional ones.
         limit: of every layer's log-scales.
-        batch: images a step.
-        lr, weight_decay, ema: of the training (`train`).
+        batch, lr, weight_decay, ema: of the training (`train`); a batch that is left open grows with the budget,
+            from 32 at 130,000 images to 256.
         dither: whether abduction adds the noise that training had.
 
     Raises:
@@ -62,9 +62,9 @@ class FlowSCM(Method):
         noise: float = 0.05,
         width: Sequence[int] = (384, 512, 32),
         depth: Sequence[int] = (2, 2, 2),
-        couplings: Sequence[int] = (12, 1, 0),
+        couplings: Sequence[int] = (12, 3, 0),
         limit: float = 2.0,
-        batch: int = 64,
+        batch: int | None = None,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         ema: float = 0.99,
@@ -87,14 +87,15 @@ class FlowSCM(Method):
         self.parents.fit(run.train.parents)
         first = run.train.images[torch.randperm(len(run.train), generator=run.rng)[:OBSERVED]]
         self.flow.observe(self._blurred(first.to(run.device).float() / 255, run))
-        pixels = math.prod(self.graph.shape)
+        images, pixels = run.images - run.seen, math.prod(self.graph.shape)
+        batch = self.batch or min(256, max(32, 2 ** round(math.log2(max(images, 1) / 4000))))
 
         def loss(x: Tensor, pa: Tensor) -> Tensor:
             return -torch.stack(self.log_density(self._blurred(x, run), pa)).sum(0).mean() / pixels
 
         train(
-            run, self.flow, loss, run.images - run.seen,
-            stage="flow", batch=self.batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay,
+            run, self.flow, loss, images,
+            stage="flow", batch=batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay,
         )  # fmt: skip
         self._report(run)
 
