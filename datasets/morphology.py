@@ -85,11 +85,10 @@ def outline(image: Bytes, scale: int = SCALE) -> Mask:
         return ~mask
     rows, columns = (_times(scale, s) for s in morphometry.box(image > 0, 1))
     smooth = _enlarge(image, scale, rows, columns)
-    whole = smooth.shape == mask.shape
-    high = smooth.max()
-    high = resampling.full(scale) if high > 255 - _UNSURE else high
-    cut = np.ceil(np.floor(high) * 0.5)
-    if (whole and smooth.min() > _UNSURE) or _doubtful(high) or (np.abs(smooth - cut) < _UNSURE).any():
+    high, full = smooth.max(), smooth.max() > 255 - _UNSURE
+    cut = np.ceil(np.floor(resampling.full(scale) if full else high) * 0.5)
+    dark = smooth.shape != mask.shape or smooth.min() < _UNSURE
+    if not dark or (_doubtful(high) and not full) or (np.abs(smooth - cut) < _UNSURE).any():
         levels = np.floor(255 * resampling.expand(image, scale))
         return levels >= levels.min() + (levels.max() - levels.min()) * 0.5
     mask[rows, columns] = smooth >= cut
@@ -113,11 +112,11 @@ def set_slant(mask: Mask, degrees: float) -> Array:
 
 def thicken(mask: Mask, delta: float) -> Mask:
     """The outline [448, 448] made thicker by ``delta`` pixels of the small image, or thinner where negative."""
-    half = footprint(int(SCALE * abs(delta) / 2))
+    reach = footprint(int(SCALE * abs(delta) / 2))
     out = mask.copy()
     if mask.any():
-        part = morphometry.box(mask, len(half) // 2 if delta >= 0 else 1)
-        out[part] = _dilate(mask[part], half) if delta >= 0 else ~_dilate(~mask[part], half)
+        part = morphometry.box(mask, len(reach) // 2 if delta >= 0 else 1)
+        out[part] = _dilate(mask[part], reach) if delta >= 0 else ~_dilate(~mask[part], reach)
     return out
 
 
@@ -143,11 +142,13 @@ def footprint(radius: int) -> NDArray[np.int64]:
 
 def _dilate(mask: Mask, reach: NDArray[np.int64]) -> Mask:
     """The mask [H, W] where the structuring element, whose columns reach so far up and down, meets it."""
-    above, below = (np.minimum(d, 255).astype(np.uint8) for d in morphometry.column_distances(mask))
-    either, radius = np.minimum(above, below), len(reach) // 2
+    radius = len(reach) // 2
+    far, kind = (255, np.uint8) if radius < 255 else (int(morphometry.FAR), np.int16)
+    above, below = (np.minimum(d, far).astype(kind) for d in morphometry.column_distances(mask))
+    either, extents = np.minimum(above, below), reach.tolist()
     out = np.zeros_like(mask)
     for k in range(-min(radius, mask.shape[1] - 1), min(radius, mask.shape[1] - 1) + 1):
-        up, down = reach[radius + k]
+        up, down = extents[radius + k]
         within = either <= up if up == down else (above <= up) | (below <= down)
         here, there = slice(max(-k, 0), min(-k, 0) or None), slice(max(k, 0), min(k, 0) or None)
         out[:, here] |= within[:, there]
@@ -160,11 +161,13 @@ def shrink(mask: Mask | Array) -> Bytes:
         return np.zeros((SIZE, SIZE), dtype=np.uint8)
     down, (rows, columns) = _down(), morphometry.box(mask)
     small = 255 * (down[:, rows] @ mask[rows, columns].astype(np.float64) @ down[:, columns].T)
-    sure = np.minimum(small, _top(small, mask))
-    sure[small > 255 - _UNSURE] = resampling.full_shrunk(SCALE)
-    if mask[: SCALE + 8, : SCALE + 8].any() or _doubtful(sure).any():
-        sure = 255 * resampling.shrink(mask.astype(np.float64), SCALE)
-    return np.maximum(sure, 0).astype(np.uint8)
+    full = small > 255 - _UNSURE
+    small = np.minimum(small, _top(small, mask))
+    if mask[: SCALE + 8, : SCALE + 8].any() or (_doubtful(small) & ~full).any():
+        small = 255 * resampling.shrink(mask.astype(np.float64), SCALE)
+    else:
+        small[full] = resampling.full_shrunk(SCALE)
+    return np.maximum(small, 0).astype(np.uint8)
 
 
 def _top(small: Array, mask: Mask | Array) -> float:
@@ -176,18 +179,14 @@ def _top(small: Array, mask: Mask | Array) -> float:
     beside = 255 * (smoother[row, tall] @ mask[tall, wide] @ smoother[column, wide].T).max()
     if peak <= beside or np.floor(peak) == np.floor(beside):
         return peak
-    rows, columns = morphometry.box(mask, reach)
-    return 255 * float(
-        _smooth(
-            _smooth(mask[rows, columns].astype(np.float64), SCALE, rows.start, rows).T, SCALE, columns.start, columns
-        ).max()
-    )
+    part = morphometry.box(mask, reach)
+    return 255 * float(_smooth(mask[part].astype(np.float64), SCALE, part, part).max())
 
 
 def _doubtful(levels: Array | float) -> NDArray[np.bool_]:
     """Where a level above zero lies so near a whole number that rounding errors decide which one it is cut to."""
     nearest = np.rint(levels)
-    return (np.abs(levels - nearest) < _UNSURE) & (nearest > 0) & (levels != nearest)
+    return (np.abs(levels - nearest) < _UNSURE) & (nearest > 0)
 
 
 def _enlarge(image: Bytes, scale: int, rows: slice, columns: slice) -> Array:
@@ -196,11 +195,17 @@ def _enlarge(image: Bytes, scale: int, rows: slice, columns: slice) -> Array:
     tall, wide = (_times(scale, s) for s in morphometry.box(image > 0, 2))
     up = (cubic[tall] @ image.astype(np.float64)) @ cubic[wide].T
     np.clip(up, image.min(), image.max(), out=up)
-    return _smooth(_smooth(up, scale, tall.start, rows).T, scale, wide.start, columns).T
+    return _smooth(up, scale, (tall, wide), (rows, columns))
 
 
-def _smooth(x: Array, scale: int, start: int, rows: slice, block: int = 64) -> Array:
-    """Rows of the smoothed image, of which x holds all that are not zero, from row ``start``."""
+def _smooth(x: Array, scale: int, held: tuple[slice, slice], wanted: tuple[slice, slice]) -> Array:
+    """A part of an image, smoothed, of which x is the part that holds all that is not zero."""
+    for part, rows in zip(held, wanted, strict=True):
+        x = _smooth_rows(x, scale, part.start, rows).T
+    return x
+
+
+def _smooth_rows(x: Array, scale: int, start: int, rows: slice, block: int = 64) -> Array:
     out, smoother, reach = np.empty((rows.stop - rows.start, x.shape[1])), _gaussian(scale), resampling.reach(scale)
     for first in range(rows.start, rows.stop, block):
         last = min(first + block, rows.stop)

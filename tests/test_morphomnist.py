@@ -151,7 +151,9 @@ def test_outlines_are_those_of_the_plain_procedure_in_either_order(plain, digits
     edge = np.zeros((28, 28), dtype=np.uint8)
     edge[:9, 20:] = 200
     grey = rng.integers(3, 200, (28, 28)).astype(np.uint8)
-    cases = [edge, grey, np.maximum(digits[5], 9), digits[8] // 3, *digits[10:13]]
+    plateau = np.zeros((28, 28), dtype=np.uint8)
+    plateau[8:20, 6:18] = 200
+    cases = [edge, grey, plateau, np.maximum(digits[5], 9), digits[8] // 3, *digits[10:13]]
     for unsure in (1e-9, 0.6):  # the second takes every image in the published order of summation
         monkeypatch.setattr(morphology, "_UNSURE", unsure)
         for image in cases:
