@@ -140,7 +140,7 @@ class DiffSCM(Method):
         self.open = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
         if self.open and rule == "effectiveness" and not clean_share:
             raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
-        self.scale: float | Sequence[float] = 2.0 if scale is None else scale
+        self.scale: float | Sequence[float] | Tensor = 2.0 if scale is None else scale
         if isinstance(scale, Sequence) and len(scale) != len(graph.variables):
             raise UserError(
                 f"diffscm: {len(scale)} scales for {len(graph.variables)} parents; give one, or one for each"
@@ -204,10 +204,10 @@ class DiffSCM(Method):
 
     def _push(self, pa: Tensor, u: Mapping[str, Tensor] | None = None) -> Noise | None:
         """What guidance by ``pa`` adds to the noise; from a factual's noise away from its classes, relative to it."""
-        scales = self._scales()
-        if not any(scales):
+        weights = torch.as_tensor(self.scale, dtype=torch.float32, device=pa.device)
+        if not weights.any():
             return None
-        weights, wanted = torch.tensor(scales, device=pa.device), self.encoder.standardise(pa)
+        wanted = self.encoder.standardise(pa)
         factual, contrast = (wanted, 0.0) if u is None else (self.encoder.standardise(u["pa"]), self.contrast)
         read = u["read"] if u is not None and self.residuals else None
         level = {move.t: i for i, move in enumerate(reversed(self.route.down))}
@@ -218,11 +218,6 @@ class DiffSCM(Method):
             return -math.sqrt(1 - float(self.levels[t])) * gradient
 
         return push
-
-    def _scales(self) -> list[float]:
-        """The guidance scale of each parent."""
-        count = len(self.graph.variables)
-        return [float(s) for s in self.scale] if isinstance(self.scale, Sequence) else [float(self.scale)] * count
 
     @staticmethod
     def _image(x: Tensor) -> Tensor:
@@ -241,5 +236,5 @@ class DiffSCM(Method):
         """Evaluations of the U-Net and the predictor in each step; a gradient of the predictor counts once."""
         moves = len(self.route.down)
         up, down = self.sampler.evaluations(moves)
-        gradients = moves if any(self._scales()) else 0
+        gradients = moves if torch.as_tensor(self.scale).any() else 0
         return {"abduct": up + moves * self.residuals, "predict": down + gradients, "predict_gradients": gradients}

@@ -95,8 +95,9 @@ class ParentPredictor(nn.Module):
     ) -> Tensor:
         """The gradient [B, C, H, W] at x of log p(aim | x, t) - contrast * log p(factual classes | x, t), nats.
 
-        With ``weights`` [D] each parent's part of it counts as often. An ``aim`` relative to the predictor's own
-        reading has no expected square, so its variances are held: the gradient is then 0 where the aim is read.
+        With ``weights``, [D] or [B, D], each parent's part of it counts as often. An ``aim`` relative to the
+        predictor's own reading has no expected square, so its variances are held: the gradient is then 0 where the aim
+        is read.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()

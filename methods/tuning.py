@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfbench.contract import Fit, Split
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
 
 RULES = ("effectiveness", "cld")
-GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 5.0), 0.5: (2.0, 3.0, 4.0, 5.5), 1.0: (2.0, 3.5)}
+GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5, 6.0), 1.0: (2.0, 3.5)}
 """The scales tried at each contrast; at one that is given, all of them."""
+REST = 3.0
+"""The scale of the parents that a question is not about, while one scale for each parent is tuned."""
 FEWEST, FACTUALS = 8, 96
 NULLS = 24
 POOL = 500
 REPORT = 400
 Row = dict[str, Any]
-Scale = float | Sequence[float]
+Scale = float | Sequence[float] | Tensor
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,11 @@ def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[f
     u = method.abduct(q.x, q.pa)
     n = min(NULLS, len(q.pa))
     both = {name: torch.cat([value, value[:n]]) for name, value in u.items()}
-    for method.contrast, method.scale in settings:
+    asked = F.one_hot(torch.cat([q.variable, q.variable[:n]]), len(method.graph.names)).bool()
+    for method.contrast, scale in settings:
+        method.scale = torch.where(asked, torch.as_tensor(scale), REST) if _each(method) else scale
         answer, null = method.predict(both, torch.cat([q.cf_pa, q.pa[:n]])).split([len(q.pa), n])
-        row = {"contrast": method.contrast, "scale": method.scale}
+        row: Row = {"contrast": method.contrast, "scale": scale}
         row |= {"change": float((answer - q.x).abs().mean()), "composition": float((null - q.x[:n]).abs().mean())}
         if method.shares["clean"]:
             success = method.clean.success(method.read(answer), z_cf, z)
@@ -80,6 +85,11 @@ def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[f
         if method.shares["vae"]:
             row["cld"] = float(_cld(method, q, answer, pool))
         yield row
+
+
+def _each(method: DiffSCM) -> bool:
+    """Whether tuning looks for one scale for each parent; the rule ``cld`` knows one for all."""
+    return "scale" in method.open and method.rule != "cld" and len(method.graph.names) > 1
 
 
 def _cld(method: DiffSCM, q: Questions, answer: Tensor, pool: Split) -> Tensor:
@@ -138,12 +148,11 @@ def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
 
 
 def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
-    """The scale of each parent at the contrast of the best row, by its own curve; the rule ``cld`` knows one for all.
+    """One scale, or that of each parent by its own curve at the contrast of the best row.
 
     It is the smallest scale that has ``enough`` of the best effectiveness for this parent: too large a one overshoots.
     """
-    names = method.graph.names
-    if method.rule == "cld" or len(names) == 1:
+    if not _each(method):
         return best["scale"]
     same = sorted((row for row in rows if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
 
@@ -151,7 +160,7 @@ def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
         bar = method.enough * max(row[column] for row in same)
         return next(row["scale"] for row in same if row[column] >= bar)
 
-    return [own(f"effectiveness/{name}") for name in names]
+    return [own(f"effectiveness/{name}") for name in method.graph.names]
 
 
 @torch.no_grad()

@@ -395,12 +395,16 @@ def test_one_scale_is_that_scale_for_every_parent(both):
     u, new = both.abduct(split.x, split.parents), split.parents.flip(0)
     answers = {}
     kept = both.scale
-    for name, scale in {"one": 2.0, "each": [2.0, 2.0, 2.0], "some": [2.0, 0.0, 2.0]}.items():
+    rows = torch.tensor([[2.0, 0.0, 2.0], [2.0, 2.0, 2.0], [2.0, 0.0, 2.0]])
+    for name, scale in {"one": 2.0, "each": [2.0, 2.0, 2.0], "some": [2.0, 0.0, 2.0], "rows": rows}.items():
         both.scale = scale
         answers[name] = both.predict(u, new)
     both.scale = kept
     torch.testing.assert_close(answers["one"], answers["each"])
     assert not torch.allclose(answers["one"], answers["some"], atol=1e-4)
+    torch.testing.assert_close(
+        answers["rows"], torch.where(rows[:, 1, None, None, None] > 0, answers["one"], answers["some"])
+    )
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
