@@ -14,8 +14,11 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from .hierarchy import Gaussian, Hierarchy, Layer, log_prob
+from .discretised import Gaussian, log_prob
+from .finetuning import finetune
+from .hierarchy import Hierarchy, Layer
 from .parents import ParentEncoder
+from .predictor import ParentPredictor
 from .training import train
 
 __all__ = ["HVAE", "Terms"]
@@ -25,22 +28,50 @@ VALID = 1000
 
 
 class Terms(NamedTuple):
-    """The negative bound on log p(x | pa) in nats per image: nll [B] and each layer's KL divergence [B, L]."""
+    """The negative bound on log p(x | pa) in nats per image: nll [B] and KL of layers [B, L]; latents drawn for it."""
 
     nll: Tensor
     kl: Tensor
+    z: list[Tensor]
 
 
 class HVAE(Method):
-    """x = mu(z, pa) + sigma(z, pa) u with a hierarchy of latents z, as of Ribeiro et al. 2023."""
+    """x = mu(z, pa) + sigma(z, pa) u with a hierarchy of latents z that are independent of the parents.
 
-    answer_params: ClassVar[frozenset[str]] = frozenset({"residual", "tau", "particles", "alpha"})
+    Ribeiro et al., "High Fidelity Image Counterfactuals with Probabilistic Causal Models", ICML 2023,
+    https://arxiv.org/abs/2306.15764. Abduction takes z from q(z | x, pa), layer by layer, and u = (x - mu) / sigma;
+    prediction is mu(z, pa*) + tau min(sigma(z, pa*), a sigma(z, pa)) u, means cut to the grey scale. As sigma is
+    small where the counterfactual is certain, little of a residual is left where nothing of it belongs. The paper
+    has a = infinity, by which small errors of a certain factual become specks.
+
+    Args:
+        prior: ``exogenous``: p(z) knows no parents, z is kept. ``mediator``: p(z | pa), and prediction draws z* from
+            a normal with the mean of alpha q(z | x, pa) + (1 - alpha) p(z | pa*), taken as a sum; its residual is
+            that of the factual's z, so that composition is not exact even where it is carried in full.
+        likelihood: of grey levels: ``gaussian`` or ``logistic``, cut into 256 bins (`log_prob`).
+        patch, widths, latents, blocks, layers, kernels, bottleneck, stem, dense: see `Hierarchy`.
+        beta: weight of the KL divergence; it decides how much of the parents leaks into z.
+        warm_up: the part of the training in which beta rises to its value.
+        ramp: the part in which the pixels' scales go from one for all of them to one for each. Pixels with scales of
+            their own call a stroke noise rather than learn where it is.
+        lr, batch, cycle, ema: of the training (`train`).
+        finetuned: part of the images for counterfactual fine-tuning (`finetune`), with ``predictor_share`` more for
+            the predictor that it needs; finetune_lr: its learning rate.
+        particles: samples of z in abduction, whose images are averaged; 0 takes the posterior's mean.
+        residual: whether predictions carry u: ``none``, ``scaled`` by tau, or ``full``.
+        amplify: a, by how much a residual may grow; None sets no limit.
+
+    Raises:
+        UserError: prior, likelihood or residual is not one of its values.
+    """
+
+    answer_params: ClassVar[frozenset[str]] = frozenset({"residual", "tau", "amplify", "particles", "alpha"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "patch": 1, "widths": (16, 32, 64, 128, 256), "latents": (16,) * 5, "blocks": (3, 3, 3, 3, 4),
             "layers": (4,) * 5, "kernels": (1, 3, 3, 1), "bottleneck": 4, "stem": 7, "dense": False,
             "beta": 1.0, "warm_up": 0.0, "ramp": 0.0, "lr": 1e-3, "batch": 32, "cycle": False, "ema": 0.999,
-            "residual": "full",
+            "residual": "full", "amplify": None,
         }
     }  # fmt: skip
     paper: ClassVar[str] = "https://arxiv.org/abs/2306.15764"
@@ -61,16 +92,20 @@ class HVAE(Method):
         bottleneck: float = 2.0,
         stem: int = 3,
         dense: bool = True,
-        beta: float = 2.0,
+        beta: float = 6.0,
         warm_up: float = 0.5,
         ramp: float = 1.0,
         lr: float = 3e-3,
-        batch: int = 64,
+        batch: int = 32,
         cycle: bool = True,
         ema: float = 0.995,
+        finetuned: float = 0.0,
+        predictor_share: float = 0.15,
+        finetune_lr: float = 1e-3,
         particles: int = 0,
         residual: Literal["none", "scaled", "full"] = "full",
         tau: float = 0.5,
+        amplify: float | None = 1.5,
     ) -> None:
         super().__init__(graph)
         _one_of("prior", prior, ("exogenous", "mediator"))
@@ -79,13 +114,18 @@ class HVAE(Method):
         self.mediator, self.alpha, self.likelihood = prior == "mediator", alpha, likelihood
         self.beta, self.warm_up, self.ramp = beta, warm_up, ramp
         self.training_params: dict[str, Any] = {"lr": lr, "batch": batch, "cycle": cycle, "ema": ema}
+        self.shares = {"predictor": predictor_share * (finetuned > 0), "finetune": finetuned}
+        self.finetune_lr = finetune_lr
         self.particles, self.residual = particles, residual
         self.tau = {"none": 0.0, "scaled": tau, "full": 1.0}[residual]
+        self.amplify = math.inf if amplify is None else amplify
         self.parents = ParentEncoder(graph)
         self.net = Hierarchy(
             graph.shape, self.parents.dim, patch=patch, widths=widths, latents=latents, blocks=blocks, layers=layers,
             kernels=kernels, bottleneck=bottleneck, stem=stem, dense=dense, mediator=self.mediator,
         )  # fmt: skip
+        if finetuned:
+            self.predictor = ParentPredictor(graph, 32, (1, 2, 2), 2)
 
     @property
     def evaluations(self) -> Mapping[str, float]:
@@ -94,39 +134,58 @@ class HVAE(Method):
         return {"abduct": 2 * samples, "predict": samples}
 
     def terms(self, x: Tensor, pa: Tensor, noise: Sequence[Tensor], own: float = 1.0) -> Terms:
-        """The bound for images x [B, C, H, W] in [0, 1], every latent drawn by its standard normal noise."""
-        e, kl = self.parents(pa), []
+        """The bound for images x [B, C, H, W] in [0, 1], latents drawn by standard normal noise; ``own``: see net."""
+        e, kl, z = self.parents(pa), [], []
         posterior = self.net.posterior(x, e)
 
         def choose(number: int, layer: Layer, prior: Gaussian, h: Tensor) -> Tensor:
             q = posterior(number, layer, h)
             kl.append(q.kl(prior))
-            return q.at(noise[number])
+            z.append(q.at(noise[number]))
+            return z[-1]
 
         pixels = self.net.descend(e, choose, own)
         nll = -log_prob(x, *pixels, self.likelihood).flatten(1).sum(1)
-        return Terms(nll, torch.stack(kl, dim=1))
+        return Terms(nll, torch.stack(kl, dim=1), z)
+
+    def _imagined(self, x: Tensor, pa: Tensor, other: Tensor, noise: Sequence[Tensor]) -> tuple[Terms, Tensor]:
+        """The bound, and the mean image under the ``other`` parents with the same latents."""
+        terms = self.terms(x, pa, noise)
+        pixels = self.net.descend(self.parents(other), lambda number, *_: terms.z[number])
+        return terms, pixels.mean.clamp(0, 1)
 
     def fit(self, run: Fit) -> None:
         self.parents.fit(run.train.parents)
-        images = run.images - run.seen
+        budget = run.images - run.seen
+        images = {name: int(share * budget) for name, share in self.shares.items()}
+        images["fit"] = budget - sum(images.values())
         start, pixels = run.seen, math.prod(self.graph.shape)
 
         def loss(x: Tensor, pa: Tensor) -> Tensor:
-            done = (run.seen - start) / images
+            done = (run.seen - start) / images["fit"]
             beta, own = (min(1.0, done / w) if w else 1.0 for w in (self.warm_up, self.ramp))
             terms = self.terms(x, pa, self._noise(len(x), run), own)
             return (terms.nll + beta * self.beta * terms.kl.sum(1)).mean() / pixels
 
-        train(run, self.net, loss, images, stage="fit", **self.training_params)
+        train(run, self.net, loss, images["fit"], stage="fit", **self.training_params)
+        if images["finetune"]:
+            self._finetune(run, images, self._report(run))
         self._report(run)
+
+    def _finetune(self, run: Fit, images: Mapping[str, int], bound: float) -> None:
+        def parts(x: Tensor, pa: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+            terms, image = self._imagined(x, pa, new, self._noise(len(x), run))
+            return (terms.nll + self.beta * terms.kl.sum(1)).mean(), image
+
+        options = {**self.training_params, "lr": self.finetune_lr}
+        finetune(run, self.net, parts, bound, self.predictor, self.parents, images, options)
 
     def _noise(self, count: int, run: Fit) -> list[Tensor]:
         return [torch.randn(count, *s, generator=run.rng).to(run.device) for s in self.net.noise_shapes]
 
     @torch.no_grad()
-    def _report(self, run: Fit) -> None:
-        """Record the bound on held-out images, in bits a pixel, and the KL of every layer in nats."""
+    def _report(self, run: Fit) -> float:
+        """Record the bound on held-out images in bits a pixel and each layer's KL in nats; the loss in nats."""
         held = run.valid[:VALID]
         parts = [
             self.terms(held[r].x.to(run.device), held[r].parents.to(run.device), self._noise(len(held[r]), run))
@@ -136,25 +195,25 @@ class HVAE(Method):
         bits = (nll + kl.sum(1)).mean().item() / math.prod(self.graph.shape) / math.log(2)
         run.record("likelihood", {"bits_per_dim": bits, "bound": True})
         run.record("valid", {"nll": nll.mean().item(), "kl": kl.mean(0).tolist()})
+        return (nll + self.beta * kl.sum(1)).mean().item()
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> dict[str, Tensor]:
-        """Latents z0, z1, ... [B, P, ...] and residuals u [B, P, C, H, W]."""
-        e, p = self.parents(pa), max(self.particles, 1)
-        x, e = x.repeat_interleave(p, dim=0), e.repeat_interleave(p, dim=0)
+        """Latents z0, z1, ... [B, P, ...], and residuals u and their scales [B, P, 2, C, H, W]."""
+        p = max(self.particles, 1)
+        x, e = x.repeat_interleave(p, dim=0), self.parents(pa).repeat_interleave(p, dim=0)
         posterior, found = self.net.posterior(x, e), {}
 
         def choose(number: int, layer: Layer, prior: Gaussian, h: Tensor) -> Tensor:
             q = posterior(number, layer, h)
-            eps = torch.zeros_like(q.mean)
-            if self.particles:
-                eps = rng.normal(p, *q.mean.shape[1:]).flatten(0, 1)
+            shape = q.mean.shape[1:]
+            eps = rng.normal(p, *shape).flatten(0, 1) if self.particles else torch.zeros_like(q.mean)
             z = q.at(eps)
-            kept = torch.stack([q.mean, q.log_std.exp(), eps], dim=1) if self.mediator else z
+            kept = torch.stack([q.mean, q.log_std, eps], dim=1) if self.mediator else z
             found[f"z{number}"] = kept.unflatten(0, (-1, p))
             return z
 
         mean, scale = self._located(self.net.descend(e, choose))
-        u = (x - mean) / scale if self.tau else x[:, :0]
+        u = torch.stack([(x - mean) / scale, scale], dim=1) if self.tau else x[:, :0]
         return {**found, "u": u.unflatten(0, (-1, p))}
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams) -> Tensor:
@@ -162,16 +221,16 @@ class HVAE(Method):
 
         def choose(number: int, layer: Layer, prior: Gaussian, h: Tensor) -> Tensor:
             z = u[f"z{number}"].flatten(0, 1)
-            return self._mixed(prior, *z.unbind(1)) if self.mediator else z
+            if not self.mediator:
+                return z
+            mean, log_std, eps = z.unbind(1)
+            return Gaussian(mean, log_std).mixed(prior, self.alpha).at(eps)
 
-        mean, scale = self._located(self.net.descend(e, choose))
-        image = mean + self.tau * scale * u["u"].flatten(0, 1) if self.tau else mean
+        image, scale = self._located(self.net.descend(e, choose))
+        if self.tau:
+            residual, own = u["u"].flatten(0, 1).unbind(1)
+            image = image + self.tau * residual * torch.minimum(scale, self.amplify * own)
         return image.unflatten(0, (len(pa), -1)).mean(1).clamp(0, 1)
-
-    def _mixed(self, prior: Gaussian, mean: Tensor, std: Tensor, eps: Tensor) -> Tensor:
-        a = self.alpha
-        spread = (a * std).square() + ((1 - a) * prior.log_std.exp()).square()
-        return a * mean + (1 - a) * prior.mean + spread.sqrt() * eps
 
     @staticmethod
     def _located(pixels: Gaussian) -> tuple[Tensor, Tensor]:

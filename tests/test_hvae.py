@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods.hierarchy import Gaussian, log_prob
+from cfbench_methods.discretised import Gaussian, log_prob
+from cfbench_methods.finetuning import finetune, shuffled
 from cfbench_methods.hvae import HVAE
+from cfbench_methods.predictor import ParentPredictor
 from scipy.stats import logistic, norm
 from torch.distributions import Normal, kl_divergence
 
@@ -166,8 +169,9 @@ def test_a_scaled_residual_lies_between():
     assert [m.residual for m in models] == ["none", "scaled", "scaled", "full"]
 
 
-def test_the_residual_follows_the_scale_of_the_counterfactual():
-    method = small(GRAPHS["small"], residual="full")
+@pytest.mark.parametrize("amplify", [None, 1.2])
+def test_the_residual_follows_the_scale_of_the_counterfactual(amplify):
+    method = small(GRAPHS["small"], residual="full", amplify=amplify)
     split = data(method.graph)
     new = (split.parents + 1) % 3
     with torch.no_grad():
@@ -177,7 +181,9 @@ def test_the_residual_follows_the_scale_of_the_counterfactual():
             pixels = method.net.descend(method.parents(pa), lambda n, *_: u[f"z{n}"][:, 0])
             both.append((pixels.mean.clamp(0, 1), pixels.log_std.exp()))
         (mean, scale), (new_mean, new_scale) = both
-        expected = (new_mean + new_scale * (split.x - mean) / scale).clamp(0, 1)
+        ratio = (new_scale / scale).clamp(max=math.inf if amplify is None else amplify)
+        assert (ratio == 1.2).any() == (amplify == 1.2)
+        expected = (new_mean + ratio * (split.x - mean)).clamp(0, 1)
     torch.testing.assert_close(answer(method, split.x, split.parents, new), expected)
 
 
@@ -207,9 +213,11 @@ def test_only_the_mediator_lets_the_prior_see_the_parents(prior):
 
 def test_the_mediator_mixes_posterior_and_counterfactual_prior():
     prior = Gaussian(torch.tensor([2.0]), torch.tensor([3.0]).log())
-    method = small(GRAPHS["small"], prior="mediator", alpha=0.75)
-    mixed = method._mixed(prior, torch.tensor([-1.0]), torch.tensor([0.5]), torch.tensor([2.0]))
-    assert math.isclose(mixed.item(), -0.75 + 0.5 + 2 * math.hypot(0.75 * 0.5, 0.25 * 3), rel_tol=1e-6)
+    posterior = Gaussian(torch.tensor([-1.0]), torch.tensor([0.5]).log())
+    mixed = posterior.mixed(prior, 0.75)
+    assert math.isclose(
+        mixed.at(torch.tensor([2.0])).item(), -0.75 + 0.5 + 2 * math.hypot(0.75 * 0.5, 0.25 * 3), rel_tol=1e-6
+    )
 
 
 def test_a_mediator_that_is_all_posterior_composes_and_one_that_is_all_prior_forgets():
@@ -255,7 +263,7 @@ def fitted():
     """A model fitted on the toy, its log, and what it recorded."""
     rows, tables = [], {}
     torch.manual_seed(0)
-    method = HVAE(TOY, **{**SMALL, "widths": (16, 24, 32), "lr": 4e-3, "beta": 1.0, "residual": "none"})
+    method = HVAE(TOY, **{**SMALL, "widths": (16, 24, 32), "lr": 4e-3, "batch": 64, "beta": 1.0, "residual": "none"})
     method.fit(session(toy()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
     return method, rows, tables
 
@@ -293,12 +301,66 @@ def test_fresh_images_follow_the_parents(fitted):
     assert image[:8].std(0).mean() > 1e-3
 
 
+def test_other_parents_are_of_the_batch_and_change_in_one_column_or_all():
+    pa = torch.arange(24.0).reshape(8, 3)
+    g = torch.Generator().manual_seed(0)
+    moved = []
+    for _ in range(40):
+        other = shuffled(pa, g)
+        assert torch.equal(other.sort(dim=0).values, pa)
+        moved.append(tuple((other != pa).any(0).tolist()))
+    assert set(moved) == {(True, False, False), (False, True, False), (False, False, True), (True, True, True)}
+
+
+@pytest.mark.parametrize("slack", [1e6, 0.0])
+def test_fine_tuning_makes_counterfactuals_readable_as_far_as_the_bound_allows(fitted, slack):
+    method = deepcopy(fitted[0]) if slack == 0 else small(TOY)
+    split, _ = toy()
+    x, pa, other = split.x, split.parents, shuffled(split.parents, torch.Generator().manual_seed(5))
+    method.parents.fit(pa)
+    torch.manual_seed(0)
+    predictor = ParentPredictor(TOY, 8, (1, 1), 2)
+    run = session(split, 32 * 80)
+
+    def parts(x, pa, new):
+        terms, image = method._imagined(x, pa, new, method._noise(len(x), run))
+        return (terms.nll + terms.kl.sum(1)).mean(), image
+
+    @torch.no_grad()
+    def state():
+        bound, image = parts(x, pa, other)
+        found = predictor.log_probs(predictor.read(2 * image - 1, 0), method.parents.standardise(other))
+        return bound.item(), found.sum(1).mean().item()
+
+    options = {"batch": 32, "lr": 2e-3}
+    bound = state()[0] + slack
+    for images in ({"predictor": 32 * 40, "finetune": 0}, {"predictor": 0, "finetune": 32 * 40}):
+        before = state()
+        finetune(run, method.net, parts, bound, predictor, method.parents, images, options)
+    after = state()
+    assert after[1] > before[1] + (1 if slack else -0.1)
+    assert after[0] < bound + 10
+
+
+def test_a_fit_with_fine_tuning_spends_its_budget_and_keeps_its_predictor():
+    torch.manual_seed(0)
+    rows = []
+    method = HVAE(TOY, **{**SMALL, "finetuned": 0.25, "predictor_share": 0.25, "batch": 16})
+    run = session(toy()[0], 16 * 40, log=rows.append)
+    method.fit(run)
+    assert run.seen == 16 * 40
+    assert {r["stage"] for r in rows} == {"fit", "predictor", "finetune"}
+    assert all(math.isfinite(r["loss"]) for r in rows)
+    other = HVAE(TOY, **{**SMALL, "finetuned": 0.25})
+    other.load_state_dict(method.state_dict())
+
+
 @pytest.mark.parametrize("level", [0, 255])
 def test_constant_images_stay_finite(level):
     split = Split(torch.full((64, 1, 8, 8), level, dtype=torch.uint8), torch.zeros(64, 1), torch.arange(64))
     rows = []
     method = HVAE(GRAPHS["small"], **{**SMALL, "batch": 16, "lr": 1e-2})
-    method.fit(session(split, 16 * 60, log=rows.append))
+    method.fit(session(split, 16 * 30, log=rows.append))
     assert all(math.isfinite(r["loss"]) for r in rows)
     assert all(p.isfinite().all() for p in method.parameters())
 
