@@ -57,18 +57,30 @@ class DiffSCMCFG(Method):
         base: of the guidance: ``classes``, ``factual`` or ``null``.
         scale: w; left open it is tuned.
         enough: tuning asks for this part of the best effectiveness.
-        sampler, fixed_point: see `samplers`; the iterations are those of ``ddim``.
-        steps, start: moves each way, and the share of the noise levels that they span.
+        sampler, fixed_point: see `samplers`; the iterations are those of ``ddim``, ``bdia`` and ``belm``.
+        steps, start, bend: moves each way, the share of the noise levels that they span, and how dense they are near
+            the image (`route`).
 
     Raises:
         UserError: a setting is not one of its values, or tuning lacks its predictor.
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"abduction", "base", "scale", "enough", "sampler", "fixed_point", "steps", "start"}
+        {"abduction", "base", "scale", "enough", "sampler", "fixed_point", "steps", "start", "bend"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"abduction": "null", "base": "null", "scale": 3.0, "drop": 0.35, "fixed_point": 0, "steps": 75}
+        "paper": {
+            "abduction": "null",
+            "base": "null",
+            "scale": 3.0,
+            "drop": 0.35,
+            "clean_share": 0.0,
+            "sampler": "ddim",
+            "fixed_point": 0,
+            "steps": 75,
+            "start": 0.75,
+            "bend": 1.0,
+        },
     }
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12268"
 
@@ -84,7 +96,7 @@ class DiffSCMCFG(Method):
         attention: bool = False,
         dropout: float = 0.0,
         output: Literal["eps", "v", "residual"] = "residual",
-        focus: float = 0.75,
+        focus: float = 0.9,
         batch: int | None = None,
         lr: float = 4e-3,
         ema: float = 0.995,
@@ -95,10 +107,11 @@ class DiffSCMCFG(Method):
         base: Literal["classes", "factual", "null"] = "classes",
         scale: float | None = None,
         enough: float = 0.97,
-        sampler: Literal["adams", "bdia", "belm", "ddim", "edict"] = "ddim",
+        sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "direct",
         fixed_point: int = 1,
-        steps: int = 20,
-        start: float = 0.75,
+        steps: int = 12,
+        start: float = 0.9,
+        bend: float = 1.25,
     ) -> None:
         super().__init__(graph)
         for name, value, known in (("abduction", abduction, ABDUCTIONS), ("base", base, BASES)):
@@ -107,14 +120,14 @@ class DiffSCMCFG(Method):
         if scale is None and not clean_share:
             raise UserError("diffscm-cfg: scale is open and clean_share 0; give a value or some of the budget")
         levels = signal_levels(schedule)
-        self.route, self.whole = route(levels, steps, start), route(levels, steps)
-        self.sampler = samplers.make(sampler, self.route, **({"fixed_point": fixed_point} if sampler == "ddim" else {}))
+        self.route, self.whole = (route(levels, steps, reach, bend=bend) for reach in (start, 1.0))
+        self.sampler = samplers.make(sampler, self.route, fixed_point)
         self.focus, self.drop = focus, drop
         self.batch, self.lr, self.ema = batch, lr, ema
         self.clean_lr, self.clean_share = clean_lr, clean_share
         self.abduction, self.base = abduction, base
         self.open, self.scale, self.enough = scale is None, 2.0 if scale is None else scale, enough
-        self.residual = "exact-inverse" if self.sampler.exact else "none"
+        self.residual = self.sampler.residual
         self.encoder = ParentEncoder(graph)
         unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
         self.denoiser = Denoiser(unet, graph.shape, levels, output)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -17,66 +16,15 @@ from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
 from .networks import UNet
+from .ode import COST, SOLVERS, Field, flow, unflow
 from .parents import ParentEncoder
 from .training import Loss, train
 
-__all__ = ["SOLVERS", "FlowMatching", "Velocity", "couple", "flow", "unflow"]
+__all__ = ["FlowMatching", "Velocity", "couple"]
 
 SMALLEST = 0.02
 APART = 1e6
 """What it costs to couple an image with the noise of another class: more than any distance between images."""
-
-Field = Callable[[Tensor, float], Tensor]
-
-
-def euler(v: Field, x: Tensor, t: float, h: float) -> Tensor:
-    """x(t + h) from x(t), of first order."""
-    return x + h * v(x, t)
-
-
-def midpoint(v: Field, x: Tensor, t: float, h: float) -> Tensor:
-    """Of second order, two evaluations."""
-    return x + h * v(x + h / 2 * v(x, t), t + h / 2)
-
-
-def heun(v: Field, x: Tensor, t: float, h: float) -> Tensor:
-    """Of second order, two evaluations, both at the ends of the step."""
-    first = v(x, t)
-    return x + h / 2 * (first + v(x + h * first, t + h))
-
-
-def rk4(v: Field, x: Tensor, t: float, h: float) -> Tensor:
-    """Of fourth order, four evaluations."""
-    a = v(x, t)
-    b = v(x + h / 2 * a, t + h / 2)
-    c = v(x + h / 2 * b, t + h / 2)
-    return x + h / 6 * (a + 2 * b + 2 * c + v(x + h * c, t + h))
-
-
-Solver = Callable[[Field, Tensor, float, float], Tensor]
-SOLVERS: Mapping[str, Solver] = {"euler": euler, "heun": heun, "midpoint": midpoint, "rk4": rk4}
-COST: Mapping[str, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
-
-
-def flow(v: Field, x: Tensor, times: Sequence[float], solver: Solver) -> Tensor:
-    """x at the last of ``times`` from x at the first, along dx/dt = v(x, t)."""
-    for t, end in pairwise(times):
-        x = solver(v, x, t, end - t)
-    return x
-
-
-def unflow(v: Field, x: Tensor, times: Sequence[float], solver: Solver, rounds: int) -> Tensor:
-    """The start at ``times[-1]`` from which `flow` along the reversed times reaches x at ``times[0]``.
-
-    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``rounds`` iterations, which
-    converge where the step is shorter than the inverse Lipschitz constant of the velocity.
-    """
-    for t, end in pairwise(times):
-        y = solver(v, x, t, end - t)
-        for _ in range(rounds):
-            y = y + (x - solver(v, y, end, t - end))
-        x = y
-    return x
 
 
 def couple(x: Tensor, eps: Tensor, z: Tensor, classes: Tensor, kinship: float) -> Tensor:
@@ -150,6 +98,7 @@ class FlowMatching(Method):
         kinship: the price of unlike continuous parents under ``ot``.
         solver, steps, bend: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** bend.
         fixed_point: iterations by which abduction solves prediction's steps backwards (`unflow`).
+        residual: ``none``, or ``full``: what these leave of each step is kept in u and added on the way back.
         start: the time that abduction ends at; below 1 some of the factual's coarse shape stays in u.
         guidance: w in v(base) + w (v(pa*) - v(base)), where ``base`` has the values of pa* and the factual classes,
             which are part of u. 1 is the plain model, and where no class changes no w changes anything.
@@ -158,7 +107,12 @@ class FlowMatching(Method):
         UserError: a setting is not one of its values.
     """
 
-    answer_params: ClassVar[frozenset[str]] = frozenset({"solver", "steps", "bend", "fixed_point", "start", "guidance"})
+    answer_params: ClassVar[frozenset[str]] = frozenset(
+        {"solver", "steps", "bend", "fixed_point", "residual", "start", "guidance"}
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "carried": {"residual": "full", "solver": "euler", "bend": 1.0}
+    }
     paper: ClassVar[str] = "https://arxiv.org/abs/2210.02747"
     classes: Tensor
 
@@ -179,21 +133,24 @@ class FlowMatching(Method):
         kinship: float = 100.0,
         solver: Literal["euler", "heun", "midpoint", "rk4"] = "midpoint",
         steps: int = 10,
-        bend: float = 1.0,
+        bend: float = 1.5,
         fixed_point: int = 0,
+        residual: Literal["none", "full"] = "none",
         start: float = 1.0,
         guidance: float = 1.0,
     ) -> None:
         super().__init__(graph)
-        for name, value, known in (("solver", solver, SOLVERS), ("coupling", coupling, ("independent", "ot"))):
-            if value not in known:
+        settings = {"solver": solver, "coupling": coupling, "residual": residual}
+        allowed = {"solver": SOLVERS, "coupling": ("independent", "ot"), "residual": ("none", "full")}
+        for name, value in settings.items():
+            if value not in (known := allowed[name]):
                 raise UserError(f"flowmatching: {name} is {value!r}; known: {', '.join(sorted(known))}")
         if not 0 < start <= 1 or steps < 1:
             raise UserError(f"flowmatching: {steps} steps to start={start}; ask for at least 1 step and 0 < start <= 1")
         self.batch, self.lr, self.ema = batch, lr, ema
         self.coupling, self.kinship = coupling, kinship
         self.solver, self.cost = SOLVERS[solver], COST[solver]
-        self.fixed_point, self.guidance = fixed_point, guidance
+        self.fixed_point, self.residual, self.guidance = fixed_point, residual, guidance
         self.times = [start * (i / steps) ** bend for i in range(steps + 1)]
         self.encoder = ParentEncoder(graph)
         unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
@@ -223,8 +180,11 @@ class FlowMatching(Method):
         return lambda x, t: self.velocity(x, torch.full((len(x),), t, device=x.device), c)
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
-        """The noise at the end of the flow under the factual parents, and those parents."""
-        return {"x": unflow(self._field(pa), 2 * x - 1, self.times, self.solver, self.fixed_point), "pa": pa}
+        """The noise at the end of the flow under the factual parents, these, and the residual where it is kept."""
+        u, missed = unflow(
+            self._field(pa), 2 * x - 1, self.times, self.solver, self.fixed_point, self.residual == "full"
+        )
+        return {"x": u, "pa": pa} | ({} if missed is None else {"missed": missed})
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image at the start of the flow under ``pa``."""
@@ -234,7 +194,7 @@ class FlowMatching(Method):
             here = base(x, t)
             return here + self.guidance * (new(x, t) - here)
 
-        x = flow(new if self.guidance == 1 else guided, u["x"], self.times[::-1], self.solver)
+        x = flow(new if self.guidance == 1 else guided, u["x"], self.times[::-1], self.solver, u.get("missed"))
         return ((x + 1) / 2).clamp(0, 1)
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
@@ -247,4 +207,7 @@ class FlowMatching(Method):
     def evaluations(self) -> Mapping[str, float]:
         """Evaluations of the velocity, two at each of prediction's where it is guided."""
         steps = self.cost * (len(self.times) - 1)
-        return {"abduct": steps * (1 + self.fixed_point), "predict": steps * (1 if self.guidance == 1 else 2)}
+        return {
+            "abduct": steps * (1 + self.fixed_point + (self.residual == "full")),
+            "predict": steps * (1 if self.guidance == 1 else 2),
+        }
