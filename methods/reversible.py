@@ -1,4 +1,8 @@
-"""Samplers that come back to the image up to rounding, by a second image beside the first."""
+"""Samplers that come back to the image up to rounding, by a second image beside the first.
+
+Both directions subtract what is nearly equal, so that images are moved in double precision; noise functions see them,
+and states hold them, in the precision of the image.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,7 @@ class EDICT(Sampler):
 
     Down from level i: x' = A x + B ε(y), y' = A y + B ε(x'), x <- p x' + (1 - p) y', y <- p y' + (1 - p) x, where
     A x + B ε is the DDIM move; x and y change roles at every other level. Up, each line is solved for what went in.
-    Two evaluations a move. The images grow apart by 1/p² with each move up, so that differences lose digits: they are
-    moved in double precision.
+    Two evaluations a move. The images grow apart by 1/p² with each move up.
     """
 
     exact = True
@@ -80,23 +83,25 @@ class TwoStep(Sampler):
         """(p, q, r) of x_{i-1} = p x_{i+1} + q x_i + r ε(x_i, i) at signal levels of i - 1, i and i + 1."""
 
     def invert(self, eps: Noise, x: Tensor, route: Route, watch: Watch = ignore) -> State:
-        before, x = x, DDIM(self.fixed_point).invert(eps, x, Route(route.up[:1], ()), watch)["x"]
+        kind = x.dtype
+        one = DDIM(self.fixed_point).invert(eps, x, Route(route.up[:1], ()), watch)["x"]
+        before, x = x.double(), one.double()
         for move, after in pairwise(route.up):
             p, q, r = self.weights(move.start, move.end, after.end)
-            before, x = x, (before - q * x - r * eps(x, after.t)) / p
-            watch(x, after.t_end)
-        return {"x": x, "y": before}
+            before, x = x, (before - q * x - r * eps(x.to(kind), after.t)) / p
+            watch(x.to(kind), after.t_end)
+        return {"x": x.to(kind), "y": before.to(kind)}
 
     def generate(self, eps: Noise, u: Mapping[str, Tensor], route: Route, push: Noise | None = None) -> Tensor:
-        above = route.down[0]
+        kind, above = u["x"].dtype, route.down[0]
         step = shift(push, u["x"], above)
-        after, x = u["x"] + above.start**0.5 * step, u["y"] + above.end**0.5 * step
+        after, x = u["x"].double() + above.start**0.5 * step, u["y"].double() + above.end**0.5 * step
         for above, move in pairwise(route.down):
             p, q, r = self.weights(move.end, move.start, above.start)
-            step = shift(push, x, move)
-            y = p * after + q * x + r * eps(x, move.t)
+            step = shift(push, x.to(kind), move)
+            y = p * after + q * x + r * eps(x.to(kind), move.t)
             after, x = x + move.start**0.5 * step, y + move.end**0.5 * step
-        return x
+        return x.to(kind)
 
     def state(self, eps: Noise, noise: Tensor, route: Route) -> State:
         move = route.down[0]

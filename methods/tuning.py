@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfbench.contract import Fit, Split
-from cfbench.graph import CausalGraph
+from cfbench.graph import CausalGraph, Variable
 
 from . import cld
 
@@ -25,6 +25,8 @@ GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5,
 """The scales tried at each contrast; at one that is given, all of them."""
 REST = 3.0
 """The scale of the parents that a question is not about, while one scale for each parent is tuned."""
+SHORT = 0.9
+"""Of values this part of the best effectiveness is enough: together they overshoot sooner than each alone."""
 FEWEST, FACTUALS = 8, 96
 NULLS = 24
 POOL = 500
@@ -150,17 +152,18 @@ def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
 def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
     """One scale, or that of each parent by its own curve at the contrast of the best row.
 
-    It is the smallest scale that has ``enough`` of the best effectiveness for this parent: too large a one overshoots.
+    It is the smallest scale that has ``enough`` of the best effectiveness for a class, or `SHORT` of it for a value.
     """
     if not _each(method):
         return best["scale"]
     same = sorted((row for row in rows if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
 
-    def own(column: str) -> float:
-        bar = method.enough * max(row[column] for row in same)
+    def own(variable: Variable) -> float:
+        column = f"effectiveness/{variable.name}"
+        bar = (method.enough if variable.categorical else SHORT) * max(row[column] for row in same)
         return next(row["scale"] for row in same if row[column] >= bar)
 
-    return [own(f"effectiveness/{name}") for name in method.graph.names]
+    return [own(variable) for variable in method.graph.variables]
 
 
 @torch.no_grad()

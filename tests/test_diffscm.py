@@ -367,24 +367,13 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
 
 def test_each_parent_gets_the_smallest_scale_that_moves_it_enough():
     method = DiffSCM(GRAPHS["both"], **SMALL, enough=0.95)
-    curves = {"width": (0.5, 0.97, 1.0), "grey": (0.9, 0.8, 0.2)}
+    curves = {"digit": (0.9, 0.94, 1.0), "width": (0.5, 0.94, 1.0), "grey": (0.9, 0.8, 0.2)}
     rows = [
-        {
-            "contrast": 0.5,
-            "scale": s,
-            "effectiveness/digit": 1.0,
-            **{f"effectiveness/{n}": c[i] for n, c in curves.items()},
-        }
+        {"contrast": 0.5, "scale": s, **{f"effectiveness/{name}": c[i] for name, c in curves.items()}}
         for i, s in enumerate((1.0, 2.0, 4.0))
     ]
-    other = {
-        "contrast": 0.0,
-        "scale": 0.5,
-        "effectiveness/digit": 2.0,
-        "effectiveness/width": 2.0,
-        "effectiveness/grey": 2.0,
-    }
-    assert tuning.scales(method, [*rows, other], rows[2]) == [1.0, 2.0, 1.0]
+    other = {"contrast": 0.0, "scale": 0.5, **{f"effectiveness/{name}": 2.0 for name in curves}}
+    assert tuning.scales(method, [*rows, other], rows[2]) == [4.0, 2.0, 1.0]
     method.rule = "cld"
     assert tuning.scales(method, rows, rows[2]) == 4.0
 
