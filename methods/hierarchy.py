@@ -49,13 +49,11 @@ class Down(nn.Module):
 
     def __init__(self, cin: int, cout: int, grid: tuple[int, int], target: tuple[int, int], dense: bool) -> None:
         super().__init__()
-        self.target = target
-        whole = dense and target == (1, 1)
-        self.pool = not whole
-        self.conv = nn.Conv2d(cin, cout, grid if whole else 1)
+        self.target = None if dense and target == (1, 1) else target
+        self.conv = nn.Conv2d(cin, cout, 1 if self.target else grid)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.conv(F.adaptive_avg_pool2d(h, self.target) if self.pool else h)
+        return self.conv(F.adaptive_avg_pool2d(h, self.target) if self.target else h)
 
 
 class Up(nn.Module):
@@ -95,14 +93,15 @@ class Layer(nn.Module):
     """
 
     def __init__(
-        self, width: int, latent: int, parents: int, mid: int, kernels: Sequence[int], depth: int, mediator: bool
-    ) -> None:
+        self, width: int, latent: int, parents: int, mid: int, kernels: Sequence[int], depth: int, mediator: bool,
+        start: float,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.split = (2 * latent, width)
         self.before = Block(width, mid, 2 * latent + width, kernels).scale(0.0)
         self.after = Block(2 * width, mid, 2 * latent, kernels)
-        with torch.no_grad():  # latents that start sharp are in use before the divergence counts
-            self.after.convs[-1].bias[latent:] -= 2  # type: ignore[operator, union-attr, index]
+        with torch.no_grad():
+            self.after.convs[-1].bias[latent:] += start  # type: ignore[operator, union-attr, index]
         self.told = nn.Linear(parents, width) if mediator else None
         self.asked = nn.Linear(parents, width)
         self.into = nn.Conv2d(latent, width, 1)
@@ -147,6 +146,7 @@ class Hierarchy(nn.Module):
         stem: kernel of the first convolution.
         dense: whether the last level's vector is read and written by dense layers.
         mediator: whether the prior sees the parents.
+        start: added to the posteriors' first log standard deviations; latents that start sharp are soon in use.
     """
 
     def __init__(
@@ -164,6 +164,7 @@ class Hierarchy(nn.Module):
         stem: int,
         dense: bool,
         mediator: bool,
+        start: float,
     ) -> None:
         super().__init__()
         self.shape, self.patch = shape, patch
@@ -187,7 +188,7 @@ class Hierarchy(nn.Module):
         self.ups_s = nn.ModuleList(Up(b, a, g, to, dense) for (a, b), (to, g) in steps)
         self.layers = nn.ModuleList(
             nn.ModuleList(
-                [Layer(w, z, parents, mid(w), sides(g), depth, mediator) for _ in range(n)]
+                [Layer(w, z, parents, mid(w), sides(g), depth, mediator, start) for _ in range(n)]
                 or [Mix(w, parents, mid(w), sides(g), depth)]
             )
             for w, z, g, n in zip(widths, latents, self.grids, layers, strict=True)

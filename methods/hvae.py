@@ -49,7 +49,7 @@ class HVAE(Method):
             a normal with the mean of alpha q(z | x, pa) + (1 - alpha) p(z | pa*), taken as a sum; its residual is
             that of the factual's z, so that composition is not exact even where it is carried in full.
         likelihood: of grey levels: ``gaussian`` or ``logistic``, cut into 256 bins (`log_prob`).
-        patch, widths, latents, blocks, layers, kernels, bottleneck, stem, dense: see `Hierarchy`.
+        patch, widths, latents, blocks, layers, kernels, bottleneck, stem, dense, start: see `Hierarchy`.
         beta: weight of the KL divergence; it decides how much of the parents leaks into z.
         warm_up: the part of the training in which beta rises to its value.
         ramp: the part in which the pixels' scales go from one for all of them to one for each. Pixels with scales of
@@ -69,7 +69,7 @@ class HVAE(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "patch": 1, "widths": (16, 32, 64, 128, 256), "latents": (16,) * 5, "blocks": (3, 3, 3, 3, 4),
-            "layers": (4,) * 5, "kernels": (1, 3, 3, 1), "bottleneck": 4, "stem": 7, "dense": False,
+            "layers": (4,) * 5, "kernels": (1, 3, 3, 1), "bottleneck": 4, "stem": 7, "dense": False, "start": 0.0,
             "beta": 1.0, "warm_up": 0.0, "ramp": 0.0, "lr": 1e-3, "batch": 32, "cycle": False, "ema": 0.999,
             "residual": "full", "amplify": None,
         }
@@ -92,6 +92,7 @@ class HVAE(Method):
         bottleneck: float = 2.0,
         stem: int = 3,
         dense: bool = True,
+        start: float = -2.0,
         beta: float = 6.0,
         warm_up: float = 0.5,
         ramp: float = 1.0,
@@ -123,6 +124,7 @@ class HVAE(Method):
         self.net = Hierarchy(
             graph.shape, self.parents.dim, patch=patch, widths=widths, latents=latents, blocks=blocks, layers=layers,
             kernels=kernels, bottleneck=bottleneck, stem=stem, dense=dense, mediator=self.mediator,
+            start=start,
         )  # fmt: skip
         if finetuned:
             self.predictor = ParentPredictor(graph, 32, (1, 2, 2), 2)
@@ -130,8 +132,7 @@ class HVAE(Method):
     @property
     def evaluations(self) -> Mapping[str, float]:
         """Passes through encoder and decoder."""
-        samples = max(self.particles, 1)
-        return {"abduct": 2 * samples, "predict": samples}
+        return {"abduct": 2 * max(self.particles, 1), "predict": max(self.particles, 1)}
 
     def terms(self, x: Tensor, pa: Tensor, noise: Sequence[Tensor], own: float = 1.0) -> Terms:
         """The bound for images x [B, C, H, W] in [0, 1], latents drawn by standard normal noise; ``own``: see net."""
@@ -156,10 +157,9 @@ class HVAE(Method):
 
     def fit(self, run: Fit) -> None:
         self.parents.fit(run.train.parents)
-        budget = run.images - run.seen
+        start, budget, pixels = run.seen, run.images - run.seen, math.prod(self.graph.shape)
         images = {name: int(share * budget) for name, share in self.shares.items()}
         images["fit"] = budget - sum(images.values())
-        start, pixels = run.seen, math.prod(self.graph.shape)
 
         def loss(x: Tensor, pa: Tensor) -> Tensor:
             done = (run.seen - start) / images["fit"]
