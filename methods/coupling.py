@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Affine", "ConvNet", "DenseNet"]
+__all__ = ["Affine", "ConvNet", "DenseNet", "ImageFlow", "grids", "log_normal"]
+
+SMALL = 8
+"""Images are halved until their sides are at most this."""
+
+
+def grids(height: int, width: int) -> list[tuple[int, int]]:
+    """Grids of the pyramid from coarse to fine, each half of the next, rounded up; at least one halving."""
+    sizes: list[tuple[int, int]] = []
+    while not sizes or max(height, width) > SMALL:
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    coarsest = sizes[-1]
+    return [(coarsest[0] * 2**k, coarsest[1] * 2**k) for k in range(len(sizes))]
+
+
+def log_normal(u: Tensor) -> Tensor:
+    """log density [B] of u [B, ...] under independent standard normals."""
+    return -0.5 * (u.flatten(1).square().sum(1) + u[0].numel() * math.log(2 * math.pi))
 
 
 class DenseNet(nn.Module):
@@ -84,3 +103,42 @@ class Affine(nn.Module):
     def inverse(self, u: Tensor, seen: Tensor, e: Tensor) -> Tensor:
         shift, log_scale = self._read(seen, e)
         return u * torch.exp(-log_scale) + shift
+
+
+class ImageFlow(nn.Module):
+    """A flow of images [B, *shape], padded so that they can be halved until their sides are at most 8.
+
+    Attributes:
+        grids: from coarse to fine, see `grids`.
+        padded: the padded shape.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape, self.grids = shape, grids(*shape[1:])
+        self.padded = (shape[0], 2 * self.grids[-1][0], 2 * self.grids[-1][1])
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Images [B, *shape] with black pixels added below and to the right."""
+        return F.pad(x, (0, self.padded[2] - self.shape[2], 0, self.padded[1] - self.shape[1]))
+
+    def crop(self, y: Tensor) -> Tensor:
+        """What `pad` was given."""
+        return y[:, :, : self.shape[1], : self.shape[2]]
+
+    def observe(self, y: Tensor) -> None:
+        """Take the scales of all parts from images y [N, *padded]."""
+        raise NotImplementedError
+
+    def forward(self, y: Tensor, e: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The noise u, and the log densities [B] of the parts whose sum is log p(y | parents)."""
+        raise NotImplementedError
+
+    def inverse(self, noise: Sequence[Tensor], e: Tensor) -> Tensor:
+        """The images y [B, *padded] that have this noise under parents e [B, E]."""
+        raise NotImplementedError
+
+    @property
+    def noise_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the noise of one image."""
+        raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from cfbench.rng import Streams
 
 from .parents import ParentEncoder
 from .pyramid import PyramidFlow
+from .squeeze import SqueezeFlow
 from .training import train
 
 __all__ = ["FlowSCM"]
@@ -25,14 +26,16 @@ OBSERVED = 4000
 """Training images that scales are taken from."""
 VALID = 2000
 """Validation images that the likelihood is reported on."""
+KINDS: Mapping[str, type[SqueezeFlow] | type[PyramidFlow]] = {"squeeze": SqueezeFlow, "wavelet": PyramidFlow}
 
 
 class FlowSCM(Method):
     """Counterfactuals by a conditional flow f: u = f(y; pa), y* = f^-1(u; pa*); exact whatever was learned.
 
     The image mechanism of Pawlowski, Castro & Glocker 2020 (https://arxiv.org/abs/2006.06485) with another flow.
-    A flow that sees all pixels alike can ignore classes: they are worth a few bits among thousands. `PyramidFlow`
-    models a few coarse numbers first, where they are worth much, and all else given those.
+    A flow can ignore classes, which are worth a few bits among thousands. Here every coupling adds a template of its
+    own for every value of the parents, in the place where it belongs (`SqueezeFlow`); or a few coarse numbers are
+    modelled first, among which classes are worth much, and all else given those (`PyramidFlow`).
 
     The density is that of y = (x + dequantisation) + ``noise`` eps: smoothed, it does not spend itself on the grey
     levels of the background, and its scales stay moderate. Answers are abducted from the clean image, for which
@@ -40,7 +43,9 @@ class FlowSCM(Method):
 
     Args:
         noise: standard deviation of eps as a share of the grey range; 0 is plain dequantisation.
-        width, depth, couplings: of the coarse flow, of the dense details, and of the convolutional ones.
+        kind: ``squeeze``, the flow by convolutions at several resolutions, or ``wavelet``, the pyramid.
+        width, depth, couplings: at each resolution from coarse to fine, see `SqueezeFlow`; or of the coarse flow, of
+            the dense details and of the convolutional ones, see `PyramidFlow`.
         limit: of every layer's log-scales.
         batch, lr, weight_decay, ema: of the training (`train`); a batch that is left open grows with the budget,
             from 32 at 130,000 images to 256.
@@ -51,7 +56,10 @@ class FlowSCM(Method):
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset({"dither"})
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sharp": {"noise": 0.0}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sharp": {"noise": 0.0},
+        "wavelet": {"kind": "wavelet", "width": (384, 512, 32), "depth": (2, 2, 2), "couplings": (12, 3, 0)},
+    }
     residual: str = "exact-inverse"
     paper: ClassVar[str] = "https://arxiv.org/abs/2006.06485"
 
@@ -60,9 +68,10 @@ class FlowSCM(Method):
         graph: CausalGraph,
         *,
         noise: float = 0.05,
-        width: Sequence[int] = (384, 512, 32),
-        depth: Sequence[int] = (2, 2, 2),
-        couplings: Sequence[int] = (12, 3, 0),
+        kind: Literal["squeeze", "wavelet"] = "squeeze",
+        width: Sequence[int] = (64, 32),
+        depth: Sequence[int] = (2, 2),
+        couplings: Sequence[int] = (3, 4),
         limit: float = 2.0,
         batch: int | None = None,
         lr: float = 2e-3,
@@ -73,13 +82,16 @@ class FlowSCM(Method):
         super().__init__(graph)
         if not (noise >= 0 and limit > 0):
             raise UserError(f"flowscm: noise is {noise} and limit {limit}; noise must be at least 0, limit above 0")
-        for name, value in (("width", width), ("depth", depth), ("couplings", couplings)):
-            if len(value) != 3:
-                raise UserError(f"flowscm: {name} has {len(value)} numbers; give three: coarse, dense, convolutional")
+        if kind not in KINDS:
+            raise UserError(f"flowscm: kind is {kind!r}; known: {', '.join(KINDS)}")
+        lengths = {len(width), len(depth), len(couplings)}
+        if len(lengths) > 1 or 0 in lengths or (kind == "wavelet" and lengths != {3}):
+            found = f"{len(width)}, {len(depth)} and {len(couplings)} numbers"
+            raise UserError(f"flowscm: width, depth and couplings have {found}; give each as many, for wavelet 3")
         self.noise, self.dither = noise, dither
         self.batch, self.lr, self.weight_decay, self.ema = batch, lr, weight_decay, ema
         self.parents = ParentEncoder(graph)
-        self.flow = PyramidFlow(graph.shape, self.parents.dim, width, depth, couplings, limit)
+        self.flow = KINDS[kind](graph.shape, self.parents.dim, width, depth, couplings, limit)
         self.to(memory_format=torch.channels_last)
 
     def fit(self, run: Fit) -> None:
@@ -124,7 +136,7 @@ class FlowSCM(Method):
         return ((LEVELS - 1) * x + uniform) / LEVELS
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> tuple[Tensor, ...]:
-        """The latents of each scale from coarse to fine, and the dither that was added, 0 unless asked for."""
+        """The latents, one tensor or one a scale, and the dither that was added, 0 unless asked for."""
         x = self.flow.pad(x)
         dither = torch.zeros_like(x)
         if self.dither:

@@ -10,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .coupling import Affine, ConvNet, DenseNet
+from .coupling import Affine, ConvNet, DenseNet, ImageFlow, log_normal
 
-__all__ = ["CoarseFlow", "DetailFlow", "PyramidFlow", "grids", "haar", "log_normal", "unhaar"]
-
-SMALL = 8
-"""The pyramid ends at the first grid whose sides are at most this."""
+__all__ = ["CoarseFlow", "DetailFlow", "PyramidFlow", "haar", "unhaar"]
 
 
 def haar(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,21 +27,6 @@ def unhaar(low: Tensor, detail: Tensor) -> Tensor:
     h, v, d = detail.unflatten(1, (-1, 3)).unbind(2)
     pixels = torch.stack([low + h + v + d, low - h + v - d, low + h - v - d, low - h - v + d], dim=2)
     return F.pixel_shuffle(pixels.flatten(1, 2) / 2, 2)
-
-
-def grids(height: int, width: int) -> list[tuple[int, int]]:
-    """Grids of the pyramid from coarse to fine, each half of the next, rounded up; at least one halving."""
-    sizes: list[tuple[int, int]] = []
-    while not sizes or max(height, width) > SMALL:
-        height, width = -(-height // 2), -(-width // 2)
-        sizes.append((height, width))
-    coarsest = sizes[-1]
-    return [(coarsest[0] * 2**k, coarsest[1] * 2**k) for k in range(len(sizes))]
-
-
-def log_normal(u: Tensor) -> Tensor:
-    """log density [B] of u [B, ...] under independent standard normals."""
-    return -0.5 * (u.flatten(1).square().sum(1) + u[0].numel() * math.log(2 * math.pi))
 
 
 class CoarseFlow(nn.Module):
@@ -166,7 +148,7 @@ class DetailFlow(nn.Module):
         return [u[:, : self.first], u[:, self.first :]]
 
 
-class PyramidFlow(nn.Module):
+class PyramidFlow(ImageFlow):
     """Noise, one tensor a scale from coarse to fine, from images y [B, *padded] and parents e [B, E].
 
     The image is halved by `haar` until its sides are at most 8. What is left goes through a `CoarseFlow`; the
@@ -188,26 +170,15 @@ class PyramidFlow(nn.Module):
         couplings: Sequence[int],
         limit: float,
     ) -> None:
-        super().__init__()
-        sizes = grids(*shape[1:])
-        self.shape = shape
-        self.padded = (shape[0], 2 * sizes[-1][0], 2 * sizes[-1][1])
-        self.coarsest = (shape[0], *sizes[0])
+        super().__init__(shape)
+        self.coarsest = (shape[0], *self.grids[0])
         self.coarse = CoarseFlow(math.prod(self.coarsest), parents, width[0], depth[0], couplings[0], limit)
         self.details = nn.ModuleList()
-        for level, grid in enumerate(sizes):
+        for level, grid in enumerate(self.grids):
             k = min(level, 1) + 1
             self.details.append(
                 DetailFlow(shape[0], grid, parents, width[k], depth[k], couplings[k], limit, dense=not level)
             )
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Images [B, *shape] with black pixels added below and to the right."""
-        return F.pad(x, (0, self.padded[2] - self.shape[2], 0, self.padded[1] - self.shape[1]))
-
-    def crop(self, y: Tensor) -> Tensor:
-        """What `pad` was given."""
-        return y[:, :, : self.shape[1], : self.shape[2]]
 
     def observe(self, y: Tensor) -> None:
         """Take the scales of all parts from images y [N, *padded]."""
@@ -234,7 +205,7 @@ class PyramidFlow(nn.Module):
     def noise_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the noise of one image."""
         bands = 3 * self.shape[0]
-        return [(math.prod(self.coarsest),), *((bands, *grid) for grid in grids(*self.shape[1:]))]
+        return [(math.prod(self.coarsest),), *((bands, *grid) for grid in self.grids)]
 
     def _pyramid(self, y: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The coarsest sums, and from coarse to fine the differences of each halving with their sums."""
