@@ -55,7 +55,8 @@ class DiffSCM(Method):
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
-        scale, contrast: s_k, one for all parents or one for each, and c; what is left open is tuned.
+        scale, contrast: s_k, one for all parents or one for each (on a command line ``4/3/3``), and c; what is left
+            open is tuned.
         sampler, steps, start, bend: how to move (`samplers`), how often each way, which share of the noise levels to
             span, and how to space them (`route`).
         residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
@@ -103,7 +104,7 @@ class DiffSCM(Method):
         respaced: int = 0,
         rule: Literal["effectiveness", "cld"] = "effectiveness",
         cld_share: float = 0.1,
-        scale: float | Sequence[float] | None = None,
+        scale: float | Sequence[float] | str | None = None,
         contrast: float | None = None,
         sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "adams",
         steps: int = 12,
@@ -140,17 +141,24 @@ class DiffSCM(Method):
         self.open = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
         if self.open and rule == "effectiveness" and not clean_share:
             raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
-        self.scale: float | Sequence[float] | Tensor = 2.0 if scale is None else scale
-        if isinstance(scale, Sequence) and len(scale) != len(graph.variables):
-            raise UserError(
-                f"diffscm: {len(scale)} scales for {len(graph.variables)} parents; give one, or one for each"
-            )
+        self.scale: float | Sequence[float] | Tensor = 2.0 if scale is None else self._scale(scale)
         self.contrast = 0.5 if contrast is None else contrast
         self.residuals = residuals and not all(v.categorical for v in graph.variables)
         self.process = PROCESSES[clip]
         self.encoder = ParentEncoder(graph)
         with self._seeded(0):
             self._build()
+
+    def _scale(self, scale: float | Sequence[float] | str) -> float | list[float]:
+        if isinstance(scale, int | float):
+            return scale
+        try:
+            each = [float(s) for s in (scale.split("/") if isinstance(scale, str) else scale)]
+        except ValueError:
+            each = []
+        if len(each) != len(self.graph.variables):
+            raise UserError(f"diffscm: scale is {scale!r}; give one number, or one for each of {self.graph.names}")
+        return each
 
     @staticmethod
     @contextmanager

@@ -553,6 +553,8 @@ def test_evaluations_count_gradients_apart(both):
         {"clip": "x"},
         {"sampler": "x"},
         {"scale": (1.0, 2.0)},
+        {"scale": "2/3"},
+        {"scale": "much"},
         {"rule": "x"},
         {"schedule": "x"},
         {"output": "x"},
@@ -562,6 +564,11 @@ def test_evaluations_count_gradients_apart(both):
 def test_bad_settings_are_named(params):
     with pytest.raises(UserError):
         DiffSCM(GRAPHS["classes"], **{**SMALL, **params})
+
+
+def test_scales_are_spelled_on_a_command_line():
+    assert DiffSCM(GRAPHS["both"], **SMALL, scale="4.5/3/2").scale == [4.5, 3.0, 2.0]
+    assert DiffSCM(GRAPHS["both"], **SMALL, scale=2).scale == 2
 
 
 def test_tuning_without_a_clean_predictor_is_refused():
