@@ -32,8 +32,7 @@ OUTPUTS = {
     "cld": "CLD\n[nats]",
 }
 """The columns of a guidance table that are drawn, where they are there; of other tables, all that are numbers."""
-KNOBS = ("scale", "t")
-OTHERS = ("contrast", "chosen", "step", "images")
+KNOBS = ("scale", "t", "contrast", "step", "images")
 STAGES = {"stage", "chosen", "costs"}
 COLUMNS = 4
 
@@ -77,17 +76,21 @@ def _traces(folder: Path, dataset: str, stage: str) -> Iterator[Trace]:
         if store.complete(path):
             tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
             label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
-            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _images(path))
+            images = (_read(path / "costs.json") or {}).get("images_seen")
+            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _number(images))
 
 
 def _table(path: Path) -> tuple[Row, ...]:
     """The rows of a recorded table; none where it is something else."""
+    table = [] if path.stem in STAGES else _read(path)
+    return tuple(table) if isinstance(table, list) and all(isinstance(row, dict) for row in table) else ()
+
+
+def _read(path: Path) -> Any:
     try:
-        table = None if path.stem in STAGES else store.read_json(path)
+        return store.read_json(path)
     except (UserError, UnicodeDecodeError):
-        return ()
-    rows = isinstance(table, list) and all(isinstance(row, dict) for row in table)
-    return tuple(table) if rows and table else ()
+        return None
 
 
 def _log(path: Path) -> Iterator[Row]:
@@ -98,13 +101,6 @@ def _log(path: Path) -> Iterator[Row]:
             continue
         if isinstance(row, dict):
             yield row
-
-
-def _images(path: Path) -> float:
-    try:
-        return _number(store.read_json(path / "costs.json").get("images_seen"))
-    except (UserError, AttributeError):
-        return math.nan
 
 
 def _number(value: Any) -> float:
@@ -125,8 +121,7 @@ def _training(traces: Sequence[Trace]) -> Figure | None:
         ax.set_xlabel("training images seen", fontsize=8.5)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    for line in axes:
-        line[0].set_ylabel("loss", fontsize=8.5)
+    figure.supylabel("loss", fontsize=8.5)
     return figure
 
 
@@ -158,8 +153,7 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
     if len(loss) > 10:
         middle = [np.median(loss[max(0, i - half) : i + half + 1]) for i in range(len(loss))]
         ax.plot(images, middle, color="#0b4f7d", lw=1.5)
-    late = loss[len(loss) // 10 :]
-    low, high = late.min(), late.max()
+    low, high = np.quantile(loss[len(loss) // 10 :], [0, 1])
     if low > 0 and high > 5 * low:
         ax.set_yscale("log")
     elif high > low:  # the first steps would flatten the rest of the line
@@ -171,14 +165,11 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
 def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
     import matplotlib.pyplot as plt
 
-    size = (1.2 + 2.4 * columns, 0.5 + 2.0 * rows)
+    size = (1.2 + 2.4 * columns, 0.5 + 2 * rows)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-Draw = Callable[[Any, Sequence[Row], Sequence[str | None]], None]
-
-
-def _by_knob(traces: Sequence[Trace], knob: str, draw: Draw, width: int = 0) -> Figure | None:
+def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
     """A line of panels for each table that is a curve over ``knob``, the same outputs below each other."""
     curves = [(t, name, rows) for t in traces for name, table in t.tables.items() if (rows := _curve(table, knob))]
     if not curves:
@@ -202,8 +193,7 @@ def _by_knob(traces: Sequence[Trace], knob: str, draw: Draw, width: int = 0) -> 
 def _curve(table: Sequence[Row], knob: str) -> list[Row]:
     """The rows that have a number at the knob and at an output; none where they are no curve."""
     rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row])]
-    first = next((k for k in KNOBS if rows and k in rows[0]), None)
-    return rows if first == knob and len(rows) > 1 else []
+    return rows if len(rows) > 1 else []
 
 
 def _outputs(rows: Sequence[Row]) -> list[str]:
@@ -211,7 +201,7 @@ def _outputs(rows: Sequence[Row]) -> list[str]:
     found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
     known = [name for name in OUTPUTS if name in found]
     parts = [name for name in found if "/" in name and name.partition("/")[0] in known]
-    others = [name for name in found if name not in (*KNOBS, *OTHERS)]
+    others = [name for name in found if name not in KNOBS]
     return known + parts * (len(parts) > 1) if known else others
 
 
@@ -226,8 +216,18 @@ def _guidance(line: Any, rows: Sequence[Row], outputs: Sequence[str | None]) -> 
     palette = color_palette("colorblind", len(groups)).as_hex()
     for ax, name in ((ax, name) for ax, name in zip(line, outputs, strict=False) if name):
         for (label, own), colour in zip(groups.items(), palette, strict=True):
-            _line(ax, own, "scale", name, color=colour, label=label or None)
+            _line(ax, _marked(own, rows, name), "scale", name, color=colour, label=label or None)
         ax.set(xlabel="guidance scale", ylabel=OUTPUTS.get(name, name))
+
+
+def _marked(own: Sequence[Row], rows: Sequence[Row], name: str) -> Sequence[Row]:
+    """The rows, with the scale that is a part's own marked as chosen, where ``scales`` has one for each part."""
+    best = next((row for row in rows if row.get("chosen") is True), {})
+    parts, scales = [n for n in best if n.startswith("effectiveness/")], best.get("scales")
+    if name not in parts or not isinstance(scales, list) or len(scales) != len(parts):
+        return own
+    chosen = (best.get("contrast"), scales[parts.index(name)])
+    return [{**row, "chosen": (row.get("contrast"), row["scale"]) == chosen} for row in own]
 
 
 def _readings(line: Any, rows: Sequence[Row], outputs: Sequence[str | None]) -> None:

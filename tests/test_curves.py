@@ -105,6 +105,8 @@ def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
     axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 6))
     assert [ax.get_ylabel() for ax in axes[0, 4:]] == ["effectiveness/digit", "effectiveness/width"]
     assert [ax.axison for ax in axes[1]] == [True] * 4 + [False] * 2
+    rings = [[line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 9] for ax in axes[0]]
+    assert rings == [[2], [2], [2], [2], [1], [2]]  # each variable's own scale in the panels about it
 
 
 def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
