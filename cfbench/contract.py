@@ -100,7 +100,7 @@ class Method(nn.Module):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of keywords, asked for as ``method:preset``."""
     residual: str = "none"
-    """How the image's residual is carried into answers: none, scaled, full or exact-inverse."""
+    """How the image's residual is carried into answers: none, scaled, faded, full or exact-inverse."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:

@@ -8,10 +8,10 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["key_of", "source_digest"]
 
@@ -22,13 +22,17 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@cache
 def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
     Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
     What is loaded keeps the digest that it was first asked for, whatever happens to its file.
     """
+    return _loaded(cast(Hashable, thing))
+
+
+@cache
+def _loaded(thing: Any) -> str:
     file = inspect.getsourcefile(thing)
     if file is None:
         return "unknown"
