@@ -25,7 +25,9 @@ class Untrained(Method):
 
     answer_params: ClassVar[frozenset[str]] = DeepSCM.answer_params
 
-    def __init__(self, graph: CausalGraph, residual: Literal["none", "scaled", "faded", "full"] = "full", **params: Any) -> None:
+    def __init__(
+        self, graph: CausalGraph, residual: Literal["none", "scaled", "faded", "full"] = "full", **params: Any
+    ) -> None:
         super().__init__(graph)
         self.model = DeepSCM(graph, residual=residual, **params)
         self.residual = residual
