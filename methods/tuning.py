@@ -23,6 +23,8 @@ __all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune
 RULES = ("effectiveness", "cld")
 GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5, 6.0), 1.0: (2.0, 3.5)}
 """The scales tried at each contrast; at one that is given, all of them."""
+FIGURE = (0.0, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 30.0)
+"""The scales of the rule ``cld``, those of the paper's figure and beyond: fewer moves want larger ones."""
 REST = 3.0
 """The scale of the parents that a question is not about, while one scale for each parent is tuned."""
 SHORT = 0.9
@@ -126,6 +128,8 @@ def _settings(method: DiffSCM) -> list[tuple[float, Scale]]:
     finest = tuple(sorted({scale for scales in GRID.values() for scale in scales}))
     if "scale" not in method.open:
         return [(c, method.scale) for c in contrasts]
+    if method.rule == "cld":
+        return [(c, s) for c in contrasts for s in FIGURE]
     return [(c, s) for c in contrasts for s in (GRID[c] if len(contrasts) > 1 else finest)]
 
 
