@@ -66,6 +66,7 @@ class Denoiser(nn.Module):
         """Images x [B, C, H, W] in [-1, 1] with noise ``eps`` at steps t [B]."""
         return noised(x, eps, self.levels[t])
 
-    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """Mean squared error of ε over a batch of clean images."""
-        return (self(self.noised(x, eps, t), t, c) - eps).square().mean()
+    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
+        """Mean squared error of ε over a batch of clean images; with ``velocity`` that of v, 1 / a as much."""
+        error = (self(self.noised(x, eps, t), t, c) - eps).square()
+        return (error / self.levels[t][:, None, None, None]).mean() if velocity else error.mean()

@@ -28,7 +28,7 @@ GRID = (1.0, 1.5, 2.0, 3.0, 4.5)
 """The guidance scales that tuning tries."""
 FEWEST, MOST = 8, 96
 NULLS = 24
-ABDUCTIONS, BASES = ("factual", "null"), ("classes", "factual", "null")
+ABDUCTIONS, BASES, LOSSES = ("factual", "null"), ("classes", "factual", "null"), ("eps", "v")
 
 
 class DiffSCMCFG(Method):
@@ -48,6 +48,8 @@ class DiffSCMCFG(Method):
     Args:
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
             `UNet`, `Denoiser`).
+        loss: the squared error of ``eps``, or of ``v`` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512), which
+            weighs the noisiest levels more; there the parents decide the shape.
         focus: nine tenths of the training noise levels lie below this share of all of them.
         batch, lr, ema: of the training of both networks (`train`); a batch that is left open grows with the budget,
             from 32 at 130,000 images to 256. clean_lr: of the predictor that tuning judges by.
@@ -70,6 +72,7 @@ class DiffSCMCFG(Method):
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
+            "loss": "eps",
             "abduction": "null",
             "base": "null",
             "scale": 3.0,
@@ -96,6 +99,7 @@ class DiffSCMCFG(Method):
         attention: bool = False,
         dropout: float = 0.0,
         output: Literal["eps", "v", "residual"] = "residual",
+        loss: Literal["eps", "v"] = "v",
         focus: float = 0.9,
         batch: int | None = None,
         lr: float = 4e-3,
@@ -114,7 +118,7 @@ class DiffSCMCFG(Method):
         bend: float = 1.25,
     ) -> None:
         super().__init__(graph)
-        for name, value, known in (("abduction", abduction, ABDUCTIONS), ("base", base, BASES)):
+        for name, value, known in (("abduction", abduction, ABDUCTIONS), ("base", base, BASES), ("loss", loss, LOSSES)):
             if value not in known:
                 raise UserError(f"diffscm-cfg: {name} is {value!r}; known: {', '.join(known)}")
         if scale is None and not clean_share:
@@ -122,7 +126,7 @@ class DiffSCMCFG(Method):
         levels = signal_levels(schedule)
         self.route, self.whole = (route(levels, steps, reach, bend=bend) for reach in (start, 1.0))
         self.sampler = samplers.make(sampler, self.route, fixed_point)
-        self.focus, self.drop = focus, drop
+        self.loss, self.focus, self.drop = loss, focus, drop
         self.batch, self.lr, self.ema = batch, lr, ema
         self.clean_lr, self.clean_share = clean_lr, clean_share
         self.abduction, self.base = abduction, base
@@ -153,7 +157,8 @@ class DiffSCMCFG(Method):
             eps = torch.randn(x.shape, generator=run.rng).to(x.device)
             at, far, hide = torch.rand(3, len(x), generator=run.rng).to(x.device)
             t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.levels)).long()
-            return self.denoiser.loss(2 * x - 1, eps, t, self.encoder.token(pa, hide >= self.drop))
+            c = self.encoder.token(pa, hide >= self.drop)
+            return self.denoiser.loss(2 * x - 1, eps, t, c, velocity=self.loss == "v")
 
         return loss
 

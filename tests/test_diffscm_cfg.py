@@ -72,7 +72,7 @@ def asked(graph, count=6):
 def test_labels_are_hidden_at_the_rate_asked_for_and_never_in_place(drop):
     graph, tokens = GRAPHS["both"], []
     method, run = DiffSCMCFG(graph, **SMALL, drop=drop), session(GRAPHS["both"])
-    method.denoiser.loss = lambda x, eps, t, c: tokens.append(c) or x.sum()
+    method.denoiser.loss = lambda x, eps, t, c, velocity: tokens.append(c) or x.sum()
     split = data(graph, 4000)
     before = split.parents.clone()
     method._denoise(run)(split.x, split.parents)
@@ -82,10 +82,24 @@ def test_labels_are_hidden_at_the_rate_asked_for_and_never_in_place(drop):
     assert torch.equal(tokens[0][~hidden], method.encoder.token(before)[~hidden])
 
 
+@torch.no_grad()
+def test_the_velocity_loss_is_the_error_of_the_velocity(both):
+    x, pa, _ = asked(both.graph)
+    net, eps = both.denoiser, torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    t, c = torch.tensor([0, 50, 200, 400, 600, 900]), both.encoder.token(pa)
+    a = net.levels[t][:, None, None, None]
+    x_t = a.sqrt() * x + (1 - a).sqrt() * eps
+    got = net(x_t, t, c)
+    clean = (x_t - (1 - a).sqrt() * got) / a.sqrt()
+    error = (a.sqrt() * got - (1 - a).sqrt() * clean) - (a.sqrt() * eps - (1 - a).sqrt() * x)
+    torch.testing.assert_close(net.loss(x, eps, t, c, velocity=True), error.square().mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(net.loss(x, eps, t, c), (got - eps).square().mean())
+
+
 def test_training_levels_lie_below_the_focus_but_for_a_tenth():
     graph, seen = GRAPHS["classes"], []
     method = DiffSCMCFG(graph, **SMALL, focus=0.5)
-    method.denoiser.loss = lambda x, eps, t, c: seen.append(t) or x.sum()
+    method.denoiser.loss = lambda x, eps, t, c, velocity: seen.append(t) or x.sum()
     split = data(graph, 8000)
     method._denoise(session(graph))(split.x, split.parents)
     assert (seen[0] < 500).float().mean() == pytest.approx(0.95, abs=0.01)
@@ -249,7 +263,16 @@ def test_the_published_preset_runs():
 
 
 @pytest.mark.parametrize(
-    "params", [{"abduction": "x"}, {"base": "x"}, {"sampler": "x"}, {"steps": 0}, {"scale": None}, {"schedule": "x"}]
+    "params",
+    [
+        {"abduction": "x"},
+        {"base": "x"},
+        {"loss": "x"},
+        {"sampler": "x"},
+        {"steps": 0},
+        {"scale": None},
+        {"schedule": "x"},
+    ],
 )
 def test_bad_settings_are_named(params):
     with pytest.raises(UserError):
