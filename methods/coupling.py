@@ -52,9 +52,16 @@ class DenseNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """`DenseNet` for maps z [B, inputs, h, w]: 3 × 3 convolutions, parents as a bias per position and as FiLM."""
+    """`DenseNet` for maps z [B, inputs, h, w]: 3 × 3 convolutions, with parents as a template and as FiLM.
 
-    def __init__(self, inputs: int, parents: int, outputs: int, width: int, depth: int, grid: tuple[int, int]) -> None:
+    The template is a value for each position and channel, linear in the parents; without it parents only
+    scale and shift whole channels, and the value for each position is the same for all.
+    """
+
+    def __init__(
+        self, inputs: int, parents: int, outputs: int, width: int, depth: int, grid: tuple[int, int],
+        template: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.inlet = nn.Conv2d(inputs, width, 3, padding=1)
         self.template = nn.Linear(parents, math.prod(grid) * width)
@@ -62,7 +69,7 @@ class ConvNet(nn.Module):
         self.hidden = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.film = nn.ModuleList(nn.Linear(parents, 2 * width) for _ in range(depth))
         self.outlet = nn.Conv2d(width, 2 * outputs, 3, padding=1)
-        _zero(self.template)
+        _zero(self.template).weight.requires_grad_(template)
         _zero(self.outlet)
 
     def forward(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,10 +82,11 @@ class ConvNet(nn.Module):
         return shift, log_scale
 
 
-def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Affine(nn.Module):

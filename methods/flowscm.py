@@ -47,6 +47,7 @@ class FlowSCM(Method):
         width, depth, couplings: at each resolution from coarse to fine, see `SqueezeFlow`; or of the coarse flow, of
             the dense details and of the convolutional ones, see `PyramidFlow`.
         limit: of every layer's log-scales.
+        template: of ``squeeze``: whether each network adds a learned image for every value of the parents.
         batch, lr, weight_decay, ema: of the training (`train`); a batch that is left open grows with the budget,
             from 32 at 130,000 images to 256.
         dither: whether abduction adds the noise that training had.
@@ -58,6 +59,7 @@ class FlowSCM(Method):
     answer_params: ClassVar[frozenset[str]] = frozenset({"dither"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sharp": {"noise": 0.0},
+        "untemplated": {"template": False},
         "wavelet": {"kind": "wavelet", "width": (384, 512, 32), "depth": (2, 2, 2), "couplings": (12, 3, 0)},
     }
     residual: str = "exact-inverse"
@@ -73,6 +75,7 @@ class FlowSCM(Method):
         depth: Sequence[int] = (2, 2),
         couplings: Sequence[int] = (3, 4),
         limit: float = 2.0,
+        template: bool = True,
         batch: int | None = None,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
@@ -91,7 +94,8 @@ class FlowSCM(Method):
         self.noise, self.dither = noise, dither
         self.batch, self.lr, self.weight_decay, self.ema = batch, lr, weight_decay, ema
         self.parents = ParentEncoder(graph)
-        self.flow = KINDS[kind](graph.shape, self.parents.dim, width, depth, couplings, limit)
+        extra = {"template": template} if kind == "squeeze" else {}
+        self.flow = KINDS[kind](graph.shape, self.parents.dim, width, depth, couplings, limit, **extra)
         self.to(memory_format=torch.channels_last)
 
     def fit(self, run: Fit) -> None:

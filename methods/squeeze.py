@@ -42,6 +42,7 @@ class SqueezeFlow(ImageFlow):
         shape: of the images; ``padded`` is the next shape that can be halved as often as needed.
         width, depth, couplings: at each resolution from coarse to fine; the last holds for all finer ones.
         limit: of every layer's log-scales.
+        template: whether networks have one; without, the flow keeps classes in its noise.
     """
 
     mean: Tensor
@@ -55,6 +56,7 @@ class SqueezeFlow(ImageFlow):
         depth: Sequence[int],
         couplings: Sequence[int],
         limit: float,
+        template: bool = True,
     ) -> None:
         super().__init__(shape)
         self.levels: list[int] = []
@@ -63,7 +65,7 @@ class SqueezeFlow(ImageFlow):
             channels = shape[0] * 4 ** (level + 1)
             k = min(len(self.grids) - 1 - level, len(couplings) - 1)
             for _ in range(couplings[k]):
-                net = ConvNet(channels // 2, parents, channels // 2, width[k], depth[k], grid)
+                net = ConvNet(channels // 2, parents, channels // 2, width[k], depth[k], grid, template)
                 self.couplings.append(Affine(net, limit))
                 self.rotations.append(Rotation(channels))
                 self.levels.append(level + 1)

@@ -265,6 +265,14 @@ def test_the_class_leaves_the_latent_and_enters_the_answer(kind):
     assert (answer - truth).abs().mean() < 0.5 * (x - truth).abs().mean()
 
 
+def test_without_templates_parents_only_scale_and_shift_channels():
+    """What makes the flow answer: a bias for each position, which parents can learn and else stays 0."""
+    for template in (True, False):
+        method, _, _ = bars_fit(512, template=template, **SMALL)
+        weights = [layer.net.template.weight for layer in method.flow.couplings]
+        assert all((w.abs().max() > 0) == template for w in weights)
+
+
 def test_samples_follow_the_parents_and_their_streams():
     method, _, _ = bars_fit(6400, rows=blobs(4096, 0), **SMALL)
     pa = torch.tensor([[0.0, 0.9], [0.0, 0.4]]).repeat_interleave(64, 0)
