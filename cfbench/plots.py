@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["write_plots"]
 
 CONTROL = "#777777"
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>pdh"
 COLUMNS = 5
 """Panels side by side; a family with more columns goes on in a second figure."""
 

@@ -76,7 +76,7 @@ def _notes(folder: Path, cell: Cell, images: dict[str, Any]) -> dict[str, Any]:
     chosen = folder / cell.stage("tune") / "chosen.json"
     return {
         "device": store.read_json(env)["device"] if env.exists() else "",
-        "chosen": store.read_json(chosen) if chosen.exists() else {},
+        "chosen": store.read_json(chosen) if chosen.exists() and cell.of is None else {},
     }
 
 

@@ -113,8 +113,10 @@ def title(board: Board, section: Section) -> str:
     return f"{section.title}{MARKS[truth]}{weak}, {says}"
 
 
-def _weak(results: Results) -> set[str]:
-    return {str(row.get("variable", "")) for row in results.card if row.get("good") is False}
+def _weak(results: Results, judge: str = "") -> set[str]:
+    """Variables that a judge reads badly on real images; by default any but those that measure."""
+    bad = (row for row in results.card if row.get("good") is False)
+    return {str(row.get("variable", "")) for row in bad if (row.get("judge") == "measured") == (judge == "measured")}
 
 
 def policy(board: Board, section: Section, method: str) -> list[str]:
@@ -192,6 +194,8 @@ def _marks(board: Board) -> Iterable[str]:
         yield f"{MARKS['none']} do({', '.join(without)}) has no known truth."
     if weak := sorted(_weak(r)):
         yield f"{WEAK} The judges of {', '.join(weak)} are not good enough to tell methods apart by them."
+    if measured := sorted(_weak(r, "measured")):
+        yield f"What is measured of {', '.join(measured)} explains too little of it on real images; see the judge card."
     if board.flagged:
         won: dict[str, list[str]] = {}
         for key, winner in board.flagged.items():
