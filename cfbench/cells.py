@@ -219,7 +219,13 @@ class Workshop:
         scoring = source_digest(score)
         scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}
         keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
-        return Cell(dataset, method, seed, Spec(base.name, base.preset, own), keys, scores, of)
+        return Cell(dataset, method, seed, Spec(base.name, self.fit_preset(base), own), keys, scores, of)
+
+    def fit_preset(self, spec: Spec) -> str:
+        """The preset that a fit needs: none where it sets answer parameters only, so that such rows share the fit."""
+        cls = self.registry.load("method", spec.name)
+        settings = cls.presets.get(spec.preset, {})
+        return "" if set(settings) <= getattr(cls, "answer_params", frozenset()) else spec.preset
 
     def plan_folder(self, dataset: Spec) -> Path:
         return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"

@@ -84,7 +84,11 @@ def _resampled(shop: Workshop, rows: list[Spec]) -> list[Spec]:
         if RESAMPLE in shop.registry.names("method") and shop.derived_from(spec) is None:
             cls = shop.method_class(spec)
             if issubclass(cls, Method) and shop.registry.load("method", RESAMPLE).applies(cls):
-                key = Spec(spec.name, spec.preset, {k: v for k, v in spec.params.items() if k not in cls.answer_params})
+                key = Spec(
+                    spec.name,
+                    shop.fit_preset(spec),
+                    {k: v for k, v in spec.params.items() if k not in cls.answer_params},
+                )
                 found.setdefault(key.label, Spec(RESAMPLE, params={"of": spec.label}))
     return list(found.values())
 

@@ -134,6 +134,12 @@ def test_a_fresh_sample_of_every_model_that_can_draw_stands_among_the_controls(t
     assert (tmp_path / "runs/tiny/leaderboard/bars.md").read_text().count("*resample[of=draws]*") > 1
 
 
+def test_a_preset_of_answers_shares_the_fit_and_one_of_the_fit_does_not(tmp_path):
+    assert run(tmp_path, "--methods", "draws,draws:dark,draws:left", "--no-controls", "--metrics", "composition") == 0
+    fits = (tmp_path / "runs/tiny/cells/bars").glob("*/seed-0/train-*")
+    assert {p.parent.parent.name for p in fits} == {"draws", "draws-left"}
+
+
 def test_derived_rows_take_their_method_with_its_settings(tmp_path):
     assert run(tmp_path, "--methods", "resample[of=draws[shade=0.2,places=2]],draws", "--no-controls") == 0
     assert set(table(tmp_path).method) == {"resample[of=draws[places=2,shade=0.2]]", "draws"}

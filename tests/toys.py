@@ -100,6 +100,7 @@ class Draws(Learns):
     """Can draw a fresh image: bars at a place of the stream's choosing."""
 
     answer_params = frozenset({"shade"})
+    presets = {"dark": {"shade": 0.0}, "left": {"places": 1}}
 
     def __init__(self, graph, shade: float = 0.1, places: int = 5):
         super().__init__(graph)
