@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
+from .spec import fold
 from .store import replacing
 
 __all__ = ["contact_sheet"]
@@ -125,7 +126,7 @@ def contact_sheet(
     size = (factor * width, factor * height)
     over, labels = _layout(columns, groups)
     font, probe = _font(), ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    left = PAD + int(max(probe.textlength(name, font=font) for name in rows)) + PAD
+    left = PAD + int(max(probe.multiline_textbbox((0, 0), fold(name), font=font)[2] for name in rows)) + PAD
     xs = [left + x for x in _places(over, size[0])]
     top = PAD + 28 + FONT + 8
     bottom = top + len(rows) * (size[1] + GAP) + (FONT + PAD if title else 0) + PAD
@@ -134,7 +135,7 @@ def contact_sheet(
     _heads(pen, font, labels, over, xs, size[0])
     for i, (name, (images, ok)) in enumerate(pictures.items()):
         y = top + i * (size[1] + GAP)
-        pen.text((left - PAD, y + size[1] / 2), name, fill=INK, font=font, anchor="rm")
+        pen.text((left - PAD, y + size[1] / 2), fold(name), fill=INK, font=font, anchor="rm", align="right")
         for x, pixels, fine in zip(xs, images, ok, strict=True):
             sheet.paste(_tile(pixels, bool(fine), size), (x, y))
     pen.text((PAD, bottom - PAD - FONT), title, fill=GREY, font=font)

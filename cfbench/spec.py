@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["Spec", "parse_settings", "parse_specs"]
+__all__ = ["Spec", "fold", "parse_settings", "parse_specs"]
 
 _SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?")
 
@@ -78,6 +78,14 @@ def _pairs(text: str, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: {part!r} is not a setting; write key=value")
         params[key.strip()] = _value(value)
     return params
+
+
+def fold(label: str, width: int = 34) -> str:
+    """A row's label on as many lines as it needs to be at most so wide, broken after commas."""
+    lines = [""]
+    for part in re.findall(r"[^,]+,?", label):
+        lines = [*lines, part] if lines[-1] and len(lines[-1] + part) > width else [*lines[:-1], lines[-1] + part]
+    return "\n".join(lines)
 
 
 def parse_specs(text: str) -> list[Spec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cfbench.errors import UserError
-from cfbench.spec import Spec, parse_settings, parse_specs
+from cfbench.spec import Spec, fold, parse_settings, parse_specs
 
 
 def test_a_list_of_specs_keeps_order_and_drops_repeats():
@@ -59,3 +59,9 @@ def test_a_setting_may_be_a_spec_and_is_spelt_canonically():
     assert parse_specs(spec.label) == [spec]
     with pytest.raises(UserError, match="is not a spec"):
         parse_specs("resample[of=a[x=1]")
+
+
+def test_long_labels_are_folded_after_commas():
+    assert fold("diffscm") == "diffscm"
+    assert fold("a[bb=1,cc=2,dd=3]", 11) == "a[bb=1,\ncc=2,dd=3]"
+    assert fold("a[b=1,c=2]", 3).replace("\n", "") == "a[b=1,c=2]"
