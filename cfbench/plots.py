@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .leaderboard import Board, Key
 from .results import Results
-from .spec import fold
+from .spec import brief
 from .store import replacing
 from .wording import heading
 
@@ -88,7 +88,7 @@ def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
     own = sum(not board.is_control(m) for m in board.methods)
     ax.axhline(own - 0.5, color="#bbbbbb", lw=0.8)
     ax.set_ylim(len(board.methods) - 0.4, -0.6)
-    ax.set_yticks(range(len(board.methods)), [fold(m) for m in board.methods] if first else [])
+    ax.set_yticks(range(len(board.methods)), [brief(m) for m in board.methods] if first else [])
     ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     if max(map(abs, ax.get_xlim())) >= 1e4:
@@ -208,7 +208,7 @@ def _legend(figure: Figure, board: Board, absent: set[str]) -> None:
     for m in board.methods:
         face = "white" if board.is_control(m) else colours[m]
         why = re.split("[:;]", board.pooled_status(m))[0]
-        label = f"{m} ({'no score' if why == 'ok' else why})" if m in absent else fold(m)
+        label = f"{m} ({'no score' if why == 'ok' else why})" if m in absent else brief(m)
         style: Any = {"marker": "x" if m in absent else markers[m], "color": "#b02020" if m in absent else colours[m]}
         lines.append(Line2D([], [], ls="", mfc=face, mew=1.3, label=label, **style))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=8.5)

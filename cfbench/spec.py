@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["Spec", "fold", "parse_settings", "parse_specs"]
+__all__ = ["Spec", "brief", "fold", "parse_settings", "parse_specs"]
 
 _SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?")
 
@@ -78,6 +78,11 @@ def _pairs(text: str, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: {part!r} is not a setting; write key=value")
         params[key.strip()] = _value(value)
     return params
+
+
+def brief(label: str, width: int = 40) -> str:
+    """A row's label; of one that is wider only the first and the last setting."""
+    return re.sub(r"\[([^,\]]+),.*,([^,]+)\]$", r"[\1,…,\2]", label) if len(label) > width else label
 
 
 def fold(label: str, width: int = 34) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cfbench.errors import UserError
-from cfbench.spec import Spec, fold, parse_settings, parse_specs
+from cfbench.spec import Spec, brief, fold, parse_settings, parse_specs
 
 
 def test_a_list_of_specs_keeps_order_and_drops_repeats():
@@ -64,4 +64,6 @@ def test_a_setting_may_be_a_spec_and_is_spelt_canonically():
 def test_long_labels_are_folded_after_commas():
     assert fold("diffscm") == "diffscm"
     assert fold("a[bb=1,cc=2,dd=3]", 11) == "a[bb=1,\ncc=2,dd=3]"
+    assert brief("a[bb=1,cc=2]", 12) == "a[bb=1,cc=2]"
+    assert brief("a[bb=1,cc=2,dd=3,ee=4]", 12) == "a[bb=1,…,ee=4]"
     assert fold("a[b=1,c=2]", 3).replace("\n", "") == "a[b=1,c=2]"
