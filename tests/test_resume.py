@@ -20,7 +20,13 @@ COMMAND += ["--methods", "slow,knows", "--preset", "tiny", "--no-plots"]
 
 def start(root: Path, jobs: int) -> subprocess.Popen:
     command = [*COMMAND, "--run-root", str(root), "--jobs", str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, **quiet, start_new_session=True, preexec_fn=_hear_interrupts)
+
+
+def _hear_interrupts() -> None:
+    """Jobs of a shell's background ignore interrupts, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stages(root: Path) -> dict[Path, int]:
