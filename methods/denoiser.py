@@ -12,9 +12,20 @@ from cfbench.errors import UserError
 from .diffusion import noised
 from .networks import UNet
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "observe_pixels"]
 
 SMALLEST = 0.02
+
+
+def observe_pixels(images: Tensor, mean: Tensor, var: Tensor) -> None:
+    """Write mean and variance [C, H, W] of each pixel, in [-1, 1], of uint8 images [N, C, H, W] into two tensors."""
+    total, square = torch.zeros_like(mean), torch.zeros_like(mean)
+    for part in images.split(4096):
+        x = part.to(mean.device).float() / 127.5 - 1
+        total += x.sum(0)
+        square += x.square().sum(0)
+    mean.copy_(total / len(images))
+    var.copy_((square / len(images) - mean**2).clamp(min=SMALLEST**2))
 
 
 class Denoiser(nn.Module):
@@ -44,13 +55,7 @@ class Denoiser(nn.Module):
 
     def observe(self, images: Tensor) -> None:
         """Take mean and variance of each pixel from uint8 images [N, C, H, W]."""
-        total, square = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
-        for part in images.split(4096):
-            x = part.to(self.mean.device).float() / 127.5 - 1
-            total += x.sum(0)
-            square += x.square().sum(0)
-        self.mean.copy_(total / len(images))
-        self.var.copy_((square / len(images) - self.mean**2).clamp(min=SMALLEST**2))
+        observe_pixels(images, self.mean, self.var)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         out = self.unet(x, t) if c is None else self.unet(x, t, c)

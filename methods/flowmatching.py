@@ -15,6 +15,7 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
+from .denoiser import observe_pixels
 from .networks import UNet
 from .ode import COST, SOLVERS, Field, flow, unflow
 from .parents import ParentEncoder
@@ -22,7 +23,6 @@ from .training import Loss, train
 
 __all__ = ["FlowMatching", "Velocity", "couple"]
 
-SMALLEST = 0.02
 APART = 1e6
 """What it costs to couple an image with the noise of another class: more than any distance between images."""
 
@@ -62,13 +62,7 @@ class Velocity(nn.Module):
 
     def observe(self, images: Tensor) -> None:
         """Take mean and variance of each pixel from uint8 images [N, C, H, W]."""
-        total, square = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
-        for part in images.split(4096):
-            x = part.to(self.mean.device).float() / 127.5 - 1
-            total += x.sum(0)
-            square += x.square().sum(0)
-        self.mean.copy_(total / len(images))
-        self.var.copy_((square / len(images) - self.mean**2).clamp(min=SMALLEST**2))
+        observe_pixels(images, self.mean, self.var)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
         out = self.unet(x, 1000 * t, c)
