@@ -108,7 +108,9 @@ class Workshop:
         """The data set, made once a process."""
         if spec.label not in self._datasets:
             cls, params = self.registry.resolve("dataset", spec)
-            self._datasets[spec.label] = cls(**params)
+            dataset = cls(**params)
+            dataset.open(self.job.data_root)
+            self._datasets[spec.label] = dataset
         return self._datasets[spec.label]
 
     def method_class(self, spec: Spec) -> type[Method] | type[Control]:

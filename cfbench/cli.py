@@ -10,32 +10,15 @@ from typing import Any
 import click
 
 from . import __version__
+from .cli_plugins import COMMANDS as PLUGIN_COMMANDS
 from .errors import UserError
+from .options import data_root, examples, plugin, run_root
 
 __all__ = ["main"]
 
-DATA_ROOT = "CFBENCH_DATA_ROOT"
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-data_root = click.option(
-    "--data-root", type=click.Path(path_type=Path), envvar=DATA_ROOT, show_envvar=True, default=Path("data"),
-    show_default=True, help="Folder with data sets.",
-)  # fmt: skip
-run_root = click.option(
-    "--run-root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder with runs."
-)
-plugin = click.option(
-    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE.py",
-    help="Load a method, data set or metric from a file that is not installed.",
-)  # fmt: skip
-
 
 @click.group(
-    epilog=_examples(
+    epilog=examples(
         "cfbench run                                   Diff-SCM against DeepSCM on digits that need no download",
         "cfbench run --methods diffscm[scale=2] --datasets mnist --data-root ~/data",
         "cfbench list                                  what can be run",
@@ -51,7 +34,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "cfbench run                                              both methods on strokes, a few minutes",
         "cfbench run --methods 'diffscm,diffscm[contrast=0]'       two rows that share one fit",
         "cfbench run --methods diffscm --set diffscm.steps=50     the same setting for all of its rows",
@@ -100,28 +83,7 @@ def run(**options: Any) -> int:
     return run_command(argv=sys.argv[1:], **options)
 
 
-@cli.command("list", epilog=_examples("cfbench list", "cfbench list methods", "cfbench list --plugin mine.py"))
-@click.argument("kind", required=False, type=click.Choice(["methods", "datasets", "metrics", "presets"]))
-@plugin
-def list_(kind: str | None, plugins: tuple[Path, ...]) -> int:
-    """Show methods, data sets, metrics and presets, importing none of them."""
-    from .budget import presets
-    from .registry import Registry
-
-    registry = Registry(plugins)
-    for each in (kind,) if kind else ("methods", "datasets", "metrics", "presets"):
-        click.secho(each, bold=True)
-        if each == "presets":
-            rows = [(name, about["text"]) for name, about in presets().items()]
-        else:
-            found = [p for (k, _), p in sorted(registry.plugins.items()) if f"{k}s" == each]
-            rows = [(p.name, f"{p.origin}  {p.target}") for p in found]
-        for name, about in rows:
-            click.echo(f"  {name:<16} {about}")
-    return 0
-
-
-@cli.command(epilog=_examples("cfbench prepare mnist --data-root ~/data", "cfbench prepare strokes mnist"))
+@cli.command(epilog=examples("cfbench prepare mnist --data-root ~/data", "cfbench prepare strokes mnist"))
 @click.argument("datasets", nargs=-1, required=True)
 @data_root
 @plugin
@@ -132,9 +94,7 @@ def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...
     return prepare_command(datasets, data_root, plugins)
 
 
-@cli.command(
-    epilog=_examples("cfbench leaderboard quick", "cfbench leaderboard runs/quick --out leaderboard/quick-cpu")
-)
+@cli.command(epilog=examples("cfbench leaderboard quick", "cfbench leaderboard runs/quick --out leaderboard/quick-cpu"))
 @click.argument("run_name", metavar="RUN")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: leaderboard/ in the run]")
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
@@ -146,7 +106,7 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, run_root: Path) ->
     return leaderboard_command(run_name, run_root, out, plots)
 
 
-@cli.command(epilog=_examples("cfbench status quick"))
+@cli.command(epilog=examples("cfbench status quick"))
 @click.argument("run_name", metavar="RUN")
 @run_root
 def status(run_name: str, run_root: Path) -> int:
@@ -154,6 +114,10 @@ def status(run_name: str, run_root: Path) -> int:
     from .commands import status_command
 
     return status_command(run_name, run_root)
+
+
+for _command in PLUGIN_COMMANDS:
+    cli.add_command(_command)
 
 
 def main(argv: list[str] | None = None) -> None:

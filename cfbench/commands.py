@@ -170,7 +170,9 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     registry = Registry(plugins)
     loaded = [(s, registry.resolve("dataset", s)) for text in datasets for s in parse_specs(text)]
     for spec, (cls, params) in loaded:
-        cls(**params).prepare(data_root.resolve())
+        dataset = cls(**params)
+        dataset.open(data_root.resolve())
+        dataset.prepare(data_root.resolve())
         print(f"{spec.label} is ready under {data_root}")
     return 0
 

@@ -116,11 +116,11 @@ class Method(nn.Module):
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Noise:
         """The exogenous noise of factual x [B, C, H, W] in [0, 1] with parents pa [B, D] in raw units."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no abduct(self, x, pa, rng)")
 
     def predict(self, u: Noise, pa: Tensor, rng: Streams) -> Tensor:
         """The image [B, C, H, W] in [0, 1] that noise u gives under parents pa [B, D]."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no predict(self, u, pa, rng)")
 
     @property
     def evaluations(self) -> Mapping[str, float]:
@@ -175,7 +175,7 @@ class Control:
 
     def answer(self, questions: Questions) -> Tensor | None:
         """Images [B, C, H, W] in [0, 1], NaN where this control has no answer; None where it never has one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no answer(self, questions)")
 
 
 class Dataset:
@@ -186,6 +186,9 @@ class Dataset:
     network: ClassVar[bool] = False
     """Whether `prepare` may download."""
 
+    def open(self, root: Path) -> None:
+        """Called once before anything else: for data sets whose graph lies with the data under ``root``."""
+
     def prepare(self, root: Path) -> None:
         """Bring the data under ``root``: idempotent, atomic, checksummed; the only step that may use a network."""
 
@@ -195,7 +198,7 @@ class Dataset:
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
         """The named split."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no split(self, root, name)")
 
     def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
         """Data to train and check judges on: with the confounding removed where the SCM is known."""
@@ -254,4 +257,4 @@ class Metric:
     scope: ClassVar[Literal["do", "null", "cell"]] = "do"
 
     def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__(self, evidence)")
