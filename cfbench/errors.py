@@ -1,15 +1,21 @@
-"""The one exception that a user's mistake raises, and names that were nearly right."""
+"""What users see when something is wrong: errors in one line each, and names that were nearly right."""
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["InvalidAnswer", "UserError", "did_you_mean"]
+__all__ = ["InvalidAnswer", "PluginError", "UserError", "did_you_mean", "one_line", "reason_of"]
 
 
 class UserError(Exception):
     """A mistake that the user can mend: one line with what was wrong, what was found and what to do."""
+
+
+class PluginError(UserError):
+    """A plugin that cannot be used: it cannot be imported, is not what it claims to be, or shares its name."""
 
 
 class InvalidAnswer(Exception):
@@ -23,3 +29,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"
+
+
+def one_line(text: object, width: int = 400) -> str:
+    """Any text in one line of bounded length."""
+    try:
+        line = " ".join(str(text).split())
+    except Exception as error:
+        line = f"(no text: its __str__ raises {type(error).__name__})"
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def reason_of(error: BaseException, file: Path | str | None = None) -> str:
+    """An exception of a plugin's in one line: what it is, what it says, and the line of the plugin it arose in.
+
+    Args:
+        file: the plugin's; the line told is the innermost one in it, or the innermost at all where it has none.
+    """
+    if isinstance(error, SystemExit):
+        what = f"calls sys.exit({'' if error.code is None else one_line(repr(error.code), 80)})"
+    else:
+        told = error.msg if isinstance(error, SyntaxError) else error
+        what = f"{type(error).__name__}: {one_line(told)}".removesuffix(": ")
+    where = _place(error, Path(file) if file else None)
+    return f"{what} ({where})" if where else what
+
+
+def _place(error: BaseException, file: Path | None) -> str:
+    """``mine.py line 3``."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name} line {error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    own = [f for f in frames if file and Path(f.filename) == file]
+    innermost = (own or frames)[-1:]
+    return "".join(f"{Path(f.filename).name} line {f.lineno}" for f in innermost)

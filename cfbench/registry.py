@@ -1,63 +1,54 @@
-"""Plugins by name, through entry points or files; listing them imports none of them."""
+"""Plugins by name, through entry points, files or classes at hand; listing what is installed imports none of it."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
+import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from .errors import UserError, did_you_mean
+from .errors import PluginError, UserError, did_you_mean, reason_of
+from .signatures import BASES, Kind, claims, contract_errors, keywords, required
+from .sources import Broken, Plugin, in_file, installed, made, of_session
 from .spec import Spec
 
-__all__ = ["Kind", "Plugin", "Registry"]
-
-Kind = Literal["method", "dataset", "metric"]
-_BASES = {"method": ("Method", "Control"), "dataset": ("Dataset",), "metric": ("Metric",)}
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Where a plugin comes from: a distribution and its entry point, or a file."""
-
-    kind: Kind
-    name: str
-    origin: str
-    target: str
-    entry: EntryPoint | None = None
-    file: Path | None = None
+__all__ = ["Broken", "Kind", "Plugin", "Registry", "keywords"]
 
 
 class Registry:
-    """All plugins that are installed, and those in the given files.
+    """All plugins that are installed, those in the given files, and those handed over by name.
+
+    What cannot be loaded is kept too: `names` has every name, ``rivals`` the claims on those that several origins
+    claim, ``broken`` the files that gave no names. It is told when it is asked for.
+
+    Args:
+        files: Python files that define plugins.
+        classes: classes of plugins, or instances of methods, by name.
 
     Raises:
-        UserError: two origins claim one name, or a file cannot be loaded.
+        UserError: a file does not exist, or an object is no plugin.
     """
 
-    def __init__(self, files: Iterable[Path] = ()) -> None:
+    def __init__(self, files: Iterable[Path] = (), classes: Mapping[str, Any] | None = None) -> None:
         self.plugins: dict[tuple[str, str], Plugin] = {}
-        for kind in get_args(Kind):
-            for entry in entry_points(group=f"cfbench.{kind}s"):
-                origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-                self._add(Plugin(kind, entry.name, origin, entry.value, entry=entry))
-        for file in files:
-            for plugin in _in_file(Path(file)):
-                self._add(plugin)
+        self.rivals: dict[tuple[str, str], tuple[Plugin, ...]] = {}
+        self.broken: list[Broken] = []
+        self._loaded: dict[tuple[str, str], type[Any] | PluginError] = {}
+        found = [installed(), *(in_file(Path(file)) for file in files)]
+        for thing in itertools.chain(*found, (of_session(n, c) for n, c in (classes or {}).items())):
+            if not isinstance(thing, Broken):
+                self._add(thing)
+            elif thing not in self.broken:
+                self.broken.append(thing)
 
     def _add(self, plugin: Plugin) -> None:
-        known = self.plugins.get((plugin.kind, plugin.name))
-        if known and (known.origin, known.target) != (plugin.origin, plugin.target):
-            raise UserError(
-                f"two plugins claim the {plugin.kind} {plugin.name!r}: {known.target} of {known.origin} and "
-                f"{plugin.target} of {plugin.origin}; rename one or uninstall it"
-            )
-        self.plugins[plugin.kind, plugin.name] = plugin
+        key = plugin.kind, plugin.name
+        known = self.rivals.get(key) or ((self.plugins[key],) if key in self.plugins else ())
+        if not known:
+            self.plugins[key] = plugin
+        elif not any(plugin.same(other) for other in known):
+            self.rivals[key] = (*known, plugin)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of all plugins of a kind, sorted."""
@@ -67,38 +58,50 @@ class Registry:
         """The plugin of that name.
 
         Raises:
+            PluginError: several claim the name, or none does and a file that may is broken.
             UserError: there is none.
         """
-        if (kind, name) not in self.plugins:
-            raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
-        return self.plugins[kind, name]
+        if rivals := self.rivals.get((kind, name)):
+            who = " and ".join(map(str, rivals))
+            many = {2: "two", 3: "three"}.get(len(rivals), str(len(rivals)))
+            raise PluginError(f"{many} plugins claim the {kind} {name!r}: {who}; rename one or uninstall it")
+        if (kind, name) in self.plugins:
+            return self.plugins[kind, name]
+        if self.broken:
+            told = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in self.broken)
+            raise PluginError(f"unknown {kind} {name!r}, and {told}")
+        raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
 
     def load(self, kind: Kind, name: str) -> type[Any]:
-        """The plugin's class.
+        """The plugin's class; of an instance its class too.
 
         Raises:
-            UserError: it is unknown, cannot be imported, or is not what it claims to be.
+            PluginError: it cannot be imported, is not what it claims to be, or shares its name.
+            UserError: it is unknown.
         """
         plugin = self.find(kind, name)
-        try:
-            found = plugin.entry.load() if plugin.entry else getattr(_module(plugin.file), plugin.target)  # type: ignore[arg-type]
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{kind} {name!r} of {plugin.origin} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        if not (inspect.isclass(found) and _claims(found, kind)):
-            raise UserError(f"{kind} {name!r} of {plugin.origin}: {plugin.target} is not a {' or '.join(_BASES[kind])}")
+        if (kind, name) not in self._loaded:
+            try:
+                self._loaded[kind, name] = _load(plugin)
+            except PluginError as error:
+                self._loaded[kind, name] = error
+        found = self._loaded[kind, name]
+        if isinstance(found, PluginError):
+            raise PluginError(str(found)) from found.__cause__
         return found
 
     def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
         """The class and the keywords that a spec asks for, checked against the constructor's signature.
 
         Raises:
-            UserError: the preset or a keyword is unknown, or a value has the wrong type.
+            PluginError: see `load`.
+            UserError: the preset or a keyword is unknown or missing, or a value has the wrong type.
         """
         cls = self.load(kind, spec.name)
+        if made(self.plugins[kind, spec.name].cls) and (spec.preset or spec.params):
+            raise UserError(
+                f"{spec.label}: {spec.name} is an instance, whose settings are made; give its class instead"
+            )
         presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", {})
         if spec.preset and spec.preset not in presets:
             raise UserError(f"{spec.name} has no preset {spec.preset!r}; {did_you_mean(spec.preset, presets)}")
@@ -112,15 +115,9 @@ class Registry:
                 wanted = str(hints[key]).replace("typing.", "") if get_origin(hints[key]) else wanted
                 raise UserError(f"{spec.name}.{key} takes {wanted}, found {value!r}")
         params = {**(presets[spec.preset] if spec.preset else {}), **own}
+        if open_ := [k for k in required(cls) if k not in params and not made(self.plugins[kind, spec.name].cls)]:
+            raise UserError(f"{spec.name} needs a value for {', '.join(open_)}; write {spec.name}[{open_[0]}=...]")
         return cls, {k: float(v) if hints.get(k) is float and type(v) is int else v for k, v in params.items()}
-
-
-def keywords(cls: type[Any]) -> dict[str, Any]:
-    """The constructor's keywords and their types (Any where none is written)."""
-    hints = get_type_hints(cls.__init__)
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    plain = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "graph"]
-    return {p.name: hints.get(p.name, Any) for p in plain}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -137,38 +134,16 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, get_origin(hint) or hint)
 
 
-def _claims(found: type[Any], kind: Kind) -> bool:
-    return any(base.__name__ in _BASES[kind] and base.__module__ == "cfbench.contract" for base in found.__mro__[1:])
-
-
-def _module(file: Path) -> ModuleType:
-    name = f"cfbench_plugin_{file.stem}"
-    if name in sys.modules and sys.modules[name].__file__ == str(file):
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {file}: not a Python file; give a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"--plugin {file}: cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _in_file(file: Path) -> list[Plugin]:
-    """The plugins that a file defines: each takes its ``name`` attribute, or its class name in lower case."""
-    file = file.resolve()
-    if not file.is_file():
-        raise UserError(f"--plugin {file}: no such file; give the path of a Python file")
-    found = []
-    for cls in vars(_module(file)).values():
-        if inspect.isclass(cls) and cls.__module__ == f"cfbench_plugin_{file.stem}":
-            kinds = [k for k in get_args(Kind) if _claims(cls, k)]
-            name = cls.__dict__.get("name", cls.__name__.lower())
-            found += [Plugin(k, name, str(file.name), cls.__name__, file=file) for k in kinds]
-    if not found:
-        raise UserError(f"--plugin {file}: defines no Method, Control, Dataset or Metric")
+def _load(plugin: Plugin) -> type[Any]:
+    about = f"{plugin.kind} {plugin.name!r} of {plugin.origin}"
+    found = type(plugin.cls) if made(plugin.cls) else plugin.cls
+    if plugin.entry:
+        try:
+            found = plugin.entry.load()
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{about} cannot be imported: {reason_of(error)}") from error
+    if not (inspect.isclass(found) and claims(found, plugin.kind)):
+        raise PluginError(f"{about}: {plugin.target} is not a {' or '.join(BASES[plugin.kind])}")
+    if errors := contract_errors(found, plugin.kind):
+        raise PluginError(f"{about}: {'; '.join(errors)}")
     return found
