@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from .errors import PluginError, UserError, did_you_mean, reason_of
 from .signatures import BASES, Kind, claims, contract_errors, keywords, required
-from .sources import Broken, Plugin, in_file, installed, made, of_session
+from .sources import SESSION, Broken, Plugin, in_file, installed, made, of_session
 from .spec import Spec
 
-__all__ = ["Broken", "Kind", "Plugin", "Registry", "keywords"]
+__all__ = ["SESSION", "Broken", "Kind", "Plugin", "Registry", "keywords"]
 
 
 class Registry:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from .errors import PluginError, UserError, one_line, reason_of
 from .signatures import Kind, claims
 
-__all__ = ["Broken", "Plugin", "in_file", "installed", "made", "of_session"]
+__all__ = ["SESSION", "Broken", "Plugin", "in_file", "installed", "made", "of_session"]
 
 SESSION = "this session"
 NAME = re.compile(r"[A-Za-z_][\w-]*")
