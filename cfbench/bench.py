@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from . import store
-from .cells import Cell, Workshop
+from .cells import Cell
 from .digest import key_of
 from .environment import describe, pick_device, quiet
 from .rng import derive
+from .workshop import Workshop
 
 __all__ = ["Bench"]
 

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from .answer import answer_plan
 from .budget import Budget
-from .caller import Caller
-from .contract import Control, Dataset, Derived, Method, Metric
-from .digest import key_of, source_digest
-from .errors import UserError
-from .plan import Plan
-from .registry import Kind, Registry
-from .scoring import score
-from .spec import Spec, parse_specs
+from .spec import Spec
+from .weights import Given
 
-__all__ = ["Cell", "Job", "Workshop"]
+__all__ = ["Cell", "Job"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,8 @@ class Job:
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     plugins: tuple[Path, ...] = ()
+    weights: tuple[Given, ...] = ()
+    timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,8 @@ class Cell:
     """One (data set, method, seed) with the keys of its stages; ``fit`` is the method's spec without answer parameters.
 
     Cells whose methods differ only in how they answer share the folder of one fit. ``of`` is the method that a
-    derived one answers through, whose fit and tuning are its own.
+    derived one answers through, whose fit and tuning are its own. The answers of an ``external`` cell were made
+    elsewhere.
     """
 
     dataset: Spec
@@ -55,6 +48,7 @@ class Cell:
     keys: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, str] = field(default_factory=dict)
     of: Spec | None = None
+    external: bool = False
 
     @property
     def label(self) -> str:
@@ -87,170 +81,7 @@ class Cell:
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Cell:
         of = Spec(**d["of"]) if d.get("of") else None
-        return cls(Spec(**d["dataset"]), Spec(**d["method"]), d["seed"], Spec(**d["fit"]), d["keys"], d["scores"], of)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """A job with the plugins it names, loaded: what a process needs to work on a cell."""
-
-    job: Job
-
-    @cached_property
-    def registry(self) -> Registry:
-        return Registry(self.job.plugins)
-
-    @cached_property
-    def _datasets(self) -> dict[str, Dataset]:
-        return {}
-
-    def dataset(self, spec: Spec) -> Dataset:
-        """The data set, made once a process."""
-        if spec.label not in self._datasets:
-            cls, params = self.registry.resolve("dataset", spec)
-            dataset = cls(**params)
-            dataset.open(self.job.data_root)
-            self._datasets[spec.label] = dataset
-        return self._datasets[spec.label]
-
-    def method_class(self, spec: Spec) -> type[Method] | type[Control]:
-        """The class of a row whose name and settings are as they should be.
-
-        Raises:
-            UserError: they are not.
-        """
-        base = self.derived_from(spec)
-        if base is None:
-            return self.registry.resolve("method", spec)[0]
-        cls, of = self.registry.load("method", spec.name), self.method_class(base)
-        if issubclass(of, (Control, Derived)) or not cls.applies(of):
-            raise UserError(f"{spec.name} cannot answer through {base.name}; `cfbench list methods` shows the others")
-        self.registry.resolve("method", _without_base(spec))
-        return cls
-
-    def derived_from(self, spec: Spec) -> Spec | None:
-        """The row that a derived one answers through; None for any other.
-
-        Raises:
-            UserError: it does not name one.
-        """
-        if not issubclass(self.registry.load("method", spec.name), Derived):
-            return None
-        if "of" not in spec.params:
-            raise UserError(f"{spec.name} answers through another method; write {spec.name}[of=method]")
-        specs = parse_specs(str(spec.params["of"]))
-        if len(specs) > 1:
-            raise UserError(f"{spec.label} names {len(specs)} methods; write one {spec.name}[of=method] for each")
-        return specs[0]
-
-    def method_params(self, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The keywords of a method's fit, and those that change its answers only."""
-        cls, params = self.registry.resolve("method", spec)
-        answer: frozenset[str] = getattr(cls, "answer_params", frozenset())
-        fit = {k: v for k, v in params.items() if k not in answer}
-        return fit, {k: v for k, v in params.items() if k in answer}
-
-    def method(self, cell: Cell, **chosen: Any) -> Method | Control:
-        """The method or control that a cell fits, not fitted; what tuning chose fills in what the user left open."""
-        cell = cell.base
-        cls, params = self.registry.resolve("method", cell.method)
-        open_ = {k: v for k, v in chosen.items() if params.get(k) is None}
-        return cls(self.dataset(cell.dataset).graph, **{**params, **open_})
-
-    def dressed(self, cell: Cell, method: Method | Control) -> Method | Control:
-        """What answers in a cell, through a fitted method where the cell's own is derived."""
-        if cell.of is None:
-            return method
-        cls, params = self.registry.resolve("method", _without_base(cell.method))
-        return cls(method.graph, of=method, **params)
-
-    def metric(self, name: str) -> Metric:
-        return self.registry.load("metric", name)()
-
-    def data_key(self, spec: Spec) -> str:
-        """What the images and parents of a data set depend on."""
-        dataset = self.dataset(spec)
-        return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root))
-
-    def action(self, spec: Spec) -> Literal["exact", "learned"]:
-        """Whether the parents of a data set respond as its SCM says or by mechanisms that are fitted to them.
-
-        Raises:
-            UserError: the exact response is asked for, and the data set knows none.
-        """
-        exact = _knows_action(self.dataset(spec))
-        if self.job.action == "exact" and not exact:
-            raise UserError(f"{spec.label} does not know how its parents respond to do(); use --action learned")
-        return self.job.action or ("exact" if exact else "learned")
-
-    def mechanisms_key(self, spec: Spec) -> str:
-        """What the learned mechanisms of the parents depend on."""
-        from .action import Mechanisms
-
-        return key_of(self.data_key(spec), source_digest(Mechanisms))
-
-    def plan_key(self, spec: Spec) -> str:
-        """What the questions depend on."""
-        job = self.job
-        learned = [self.mechanisms_key(spec)] if self.action(spec) == "learned" else []
-        return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals, *learned)
-
-    def judge_key(self, spec: Spec) -> str:
-        """What the judges depend on."""
-        from .judges import card, train_judges
-
-        sources = source_digest(train_judges), source_digest(card)
-        return key_of(self.data_key(spec), *sources, self.job.budget.judge)
-
-    def cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
-        """The cell with the keys of all its stages, none of which needs to have run."""
-        from .fitting import train as fitting  # imports this module
-
-        of = self.derived_from(method)
-        base = of or method
-        fit, answer = self.method_params(base)
-        own = {k: v for k, v in base.params.items() if k in fit}
-        fitted = self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
-        precision = () if self.job.precision == "fp32" else (self.job.precision,)
-        train = self._of("method", base, fit, *fitted, *precision)
-        tune = key_of(train, answer)
-        derived = [self._of("method", method, _without_base(method).params)] if of else []
-        asking = source_digest(answer_plan), source_digest(Caller)
-        images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, *asking, *derived)
-        judge = self.judge_key(dataset)
-        scoring = source_digest(score)
-        scores = {m: key_of(images, source_digest(self.registry.load("metric", m)), judge, scoring) for m in metrics}
-        keys = {"train": train, "tune": tune, "images": images, "plan": self.plan_key(dataset), "judges": judge}
-        return Cell(dataset, method, seed, Spec(base.name, self.fit_preset(base), own), keys, scores, of)
-
-    def fit_preset(self, spec: Spec) -> str:
-        """The preset that a fit needs: none where it sets answer parameters only, so that such rows share the fit."""
-        cls = self.registry.load("method", spec.name)
-        settings = cls.presets.get(spec.preset, {})
-        return "" if set(settings) <= getattr(cls, "answer_params", frozenset()) else spec.preset
-
-    def plan_folder(self, dataset: Spec) -> Path:
-        return self.job.folder / "plans" / f"{dataset.folder}-{self.plan_key(dataset)}"
-
-    def mechanisms_folder(self, dataset: Spec) -> Path:
-        return self.job.folder / "mechanisms" / f"{dataset.folder}-{self.mechanisms_key(dataset)}"
-
-    def judge_folder(self, dataset: Spec) -> Path:
-        return self.job.folder / "judges" / f"{dataset.folder}-{self.judge_key(dataset)}"
-
-    def _of(self, kind: Kind, spec: Spec, *parts: Any) -> str:
-        origin = self.registry.find(kind, spec.name).origin
-        return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *parts)
-
-
-def _without_base(spec: Spec) -> Spec:
-    return replace(spec, params={k: v for k, v in spec.params.items() if k != "of"})
-
-
-def _knows_action(dataset: Dataset) -> bool:
-    """Whether a data set says how its parents respond, asked about parents in the middle of their ranges."""
-    graph = dataset.graph
-    middle = [[0.0 if v.categorical else (v.low + v.high) / 2 for v in graph.variables]]
-    first = graph.variables[0].name
-    pa = torch.tensor(middle)
-    return dataset.act(pa, {first: pa[:, 0]}, torch.Generator()) is not None
+        specs = {name: Spec(**d[name]) for name in ("dataset", "method", "fit")}
+        return cls(
+            **specs, seed=d["seed"], keys=d["keys"], scores=d["scores"], of=of, external=d.get("external", False)
+        )

@@ -58,6 +58,8 @@ def cli(context: click.Context, debug: bool) -> None:
 )  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Factuals.")
 @click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
+@click.option("--weights", multiple=True, metavar="METHOD=FILE.safetensors",
+              help="Weights made elsewhere for a method's rows, in place of its fit.")  # fmt: skip
 @click.option("--metrics", help="Metrics, by name.  [default: all]")
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
@@ -65,6 +67,8 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a task.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
               help="Methods compute in float32, or convolutions and products in bfloat16.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="End each stage of a cell that takes longer.")  # fmt: skip
 @click.option("--name", help="Name of the run.  [default: the preset's, and what else differs]")
 @click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip

@@ -8,18 +8,36 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["key_of", "source_digest"]
+__all__ = ["key_of", "object_digest", "source_digest"]
 
 
 def key_of(*parts: Any) -> str:
     """A key of 12 hexadecimal digits of JSON-able parts."""
     text = json.dumps(parts, sort_keys=True, default=str, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def object_digest(thing: object) -> str:
+    """A digest of an object's public attributes (numbers, texts, tensors, and lists and dicts of those) and weights."""
+    state: Mapping[str, Any] = getattr(thing, "state_dict", dict)()
+    public = {k: v for k, v in vars(thing).items() if not k.startswith("_") and k != "training"}
+    return key_of(_plain(state), _plain(public))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "numpy") and hasattr(value, "detach"):
+        array = value.detach().cpu().contiguous()
+        return [str(array.dtype), list(array.shape), hashlib.sha256(bytes(array.numpy().tobytes())).hexdigest()]
+    return value if isinstance(value, (int, float, str, bool, type(None))) else type(value).__name__
 
 
 def source_digest(thing: type[Any] | Callable[..., Any]) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from .cells import Job, Workshop
+from .cells import Job
 from .work import Outcome, Task, perform, record_failure
+from .workshop import Workshop
 
 __all__ = ["Executor", "InProcess", "ray_workers"]
+
+WATCH, GRACE = 1.0, 10.0
+"""Seconds between looks at tasks with a time limit, and how long a worker may take to start and to stop."""
 
 
 class Executor(Protocol):
@@ -22,7 +27,9 @@ class Executor(Protocol):
 
     def start(self, task: Task) -> None: ...
 
-    def wait(self) -> list[Outcome]: ...
+    def wait(self) -> list[Outcome]:
+        """The outcomes of the tasks that ended meanwhile, which may be none."""
+        ...
 
 
 class InProcess:
@@ -47,15 +54,26 @@ class Workers:
     def __init__(self, ray: Any, job: Job, slots: int, gpus: float) -> None:
         self.ray, self.job, self.slots = ray, job, slots
         self.remote = ray.remote(num_cpus=1, num_gpus=gpus / slots, max_retries=0)(_in_worker)
-        self.flying: dict[Any, tuple[Task, int]] = {}
+        self.flying: dict[Any, tuple[Task, int, float]] = {}
 
     def start(self, task: Task, attempt: int = 1) -> None:
-        self.flying[self.remote.remote(self.job, task)] = task, attempt
+        self.flying[self.remote.remote(self.job, task)] = task, attempt, time.monotonic()
 
     def wait(self) -> list[Outcome]:
-        ready, _ = self.ray.wait(list(self.flying), num_returns=1)
-        outcomes = [self._outcome(ref, *self.flying.pop(ref)) for ref in ready]
-        return [outcome for outcome in outcomes if outcome]
+        ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH if self.job.timeout else None)
+        outcomes = [self._outcome(ref, *self.flying.pop(ref)[:2]) for ref in ready]
+        return [outcome for outcome in outcomes if outcome] + self._overdue()
+
+    def _overdue(self) -> list[Outcome]:
+        """End tasks that did not end themselves in time: native code that hears no alarm."""
+        limit, outcomes = self.job.timeout, []
+        for ref, (task, _, begun) in list(self.flying.items()):
+            if limit and task.cell and time.monotonic() - begun > limit + GRACE:
+                self.ray.cancel(ref, force=True)
+                del self.flying[ref]
+                reason = f"took longer than {limit:g} s (--timeout) and had to be killed"
+                outcomes.append(record_failure(self.job, task, "timeout", reason))
+        return outcomes
 
     def _outcome(self, ref: Any, task: Task, attempt: int) -> Outcome | None:
         try:

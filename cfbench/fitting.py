@@ -17,8 +17,10 @@ from .bench import Bench
 from .cells import Cell
 from .contract import Control, Fit, Method
 from .environment import peak_memory, synchronize
+from .errors import UserError
 from .plan import Plan
 from .rng import derive
+from .weights import Given
 
 __all__ = ["images", "train", "tune"]
 
@@ -59,9 +61,12 @@ def train(bench: Bench, cell: Cell) -> None:
     if store.whole(folder):
         return
     costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
+    given = bench.shop.weights(cell.method)
     with bench.quiet("train", cell.seed), peak_memory(bench.device) as peak:
         method = bench.shop.method(cell)
-        if isinstance(method, Method):
+        if given:
+            costs |= _take(method, given) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
+        elif isinstance(method, Method):
             run = _fit(bench, cell, diary)
             method.to(bench.device).train()
             start = time.perf_counter()
@@ -70,13 +75,34 @@ def train(bench: Bench, cell: Cell) -> None:
             synchronize(bench.device)
             costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
             costs["bits_per_dim"] = _bits(diary)
-            costs["parameters"] = float(sum(p.numel() for p in method.parameters()))
+            costs["parameters"] = _size(method)
             _check_finite(method)
-    with store.writing(folder, stage="train", key=cell.keys["train"], env=bench.env()) as draft:
+    about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
+    with store.writing(folder, stage="train", key=cell.keys["train"], env=bench.env(), **about) as draft:
         if isinstance(method, Method):
             store.write_tensors(draft / "weights.safetensors", method.state_dict())
         store.write_json(draft / "costs.json", costs | {"train_peak_mb": peak["peak_mb"]})
         diary.write(draft)
+
+
+def _take(method: Method | Control, given: Given) -> dict[str, float]:
+    """Load weights that were made elsewhere.
+
+    Raises:
+        UserError: they are not those of this method, or not finite.
+    """
+    if not isinstance(method, Method):
+        raise UserError(f"{given.row} is a control and takes no weights")
+    try:
+        method.load_state_dict(store.read_tensors(given.file))
+    except RuntimeError as error:
+        raise UserError(f"{given.file.name} does not hold the weights of {given.row}: {error}") from error
+    _check_finite(method)
+    return {"parameters": _size(method)}
+
+
+def _size(method: Method) -> float:
+    return float(sum(p.numel() for p in method.parameters()))
 
 
 def tune(bench: Bench, cell: Cell) -> None:

@@ -77,7 +77,16 @@ def _notes(folder: Path, cell: Cell, images: dict[str, Any]) -> dict[str, Any]:
     return {
         "device": store.read_json(env)["device"] if env.exists() else "",
         "chosen": store.read_json(chosen) if chosen.exists() and cell.of is None else {},
+        "weights": _given(folder, cell),
+        "external": cell.external,
     }
+
+
+def _given(folder: Path, cell: Cell) -> str:
+    """The file that a cell's weights came from in place of a fit."""
+    path = folder / cell.stage("train") / store.MANIFEST
+    given = store.read_json(path).get("weights") if path.exists() and not cell.external else None
+    return f"{given['file']} (sha256 {given['sha256'][:12]})" if given else ""
 
 
 def read_results(folder: Path, dataset: str) -> Results:

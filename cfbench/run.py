@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__, store
-from .cells import Cell, Job, Workshop
+from .cells import Cell, Job
 from .environment import git_state
 from .errors import UserError
 from .executors import Executor, InProcess, ray_workers
@@ -19,6 +19,7 @@ from .reading import FORMAT, read_about
 from .schedule import Schedule
 from .spec import Spec
 from .work import Outcome, Task, failure_of
+from .workshop import Workshop
 
 __all__ = ["Run", "check_writable", "declare", "execute", "finished", "is_finished", "missing", "tasks_of"]
 
@@ -30,11 +31,8 @@ class Run:
     job: Job
     cells: tuple[Cell, ...]
     shop: Workshop
-    controls: tuple[str, ...] = field(default=())
-
-    @property
-    def datasets(self) -> tuple[Spec, ...]:
-        return tuple({c.dataset.label: c.dataset for c in self.cells}.values())
+    controls: tuple[str, ...]
+    datasets: tuple[Spec, ...]
 
 
 def declare(run: Run, argv: list[str]) -> None:
@@ -62,6 +60,7 @@ def declare(run: Run, argv: list[str]) -> None:
         "format": FORMAT, "cfbench": __version__, **git_state(), **shared,
         "commands": [*[c for c in old["commands"] if c != argv], argv],
         "controls": sorted({*old["controls"], *run.controls}),
+        "plugins": sorted({*old.get("plugins", []), *map(str, job.plugins)}),
         "datasets": {**old["datasets"], **{d.label: _describe(run.shop, d) for d in run.datasets}},
         "cells": [*kept, *(c.as_dict() for c in run.cells)],
     }  # fmt: skip
@@ -111,6 +110,8 @@ def tasks_of(run: Run) -> list[Task]:
 
 
 def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
+    if cell.external:
+        return [Task("scores", cell.dataset, cell, (judges,))]
     train = Task("train", cell.dataset, cell.fitted, (prepare,))
     tune = Task("tune", cell.dataset, cell.base, (train.id,))
     images = Task("images", cell.dataset, cell, (tune.id,))

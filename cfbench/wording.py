@@ -153,7 +153,7 @@ def footnotes(board: Board) -> list[str]:
         "have one; for ranks the others count as the worst score seen.",
         f"Questions: plan {r.plan_key[:12]}.",
     ]
-    return [*notes, *_marks(board), *_failures(board), *_chosen(board)]
+    return [*notes, *_marks(board), *_failures(board), *_chosen(board), *_foreign(board)]
 
 
 def _told(notes: Mapping[str, Any]) -> str:
@@ -180,6 +180,15 @@ def _chosen(board: Board) -> Iterable[str]:
             seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
             values = ", ".join(f"{k}={_value(v)}" for k, v in chosen.items())
             yield f"{c.method}{seed} chose {values} on validation data."
+
+
+def _foreign(board: Board) -> Iterable[str]:
+    """Rows whose weights or answers were made elsewhere."""
+    for c in board.results.cells:
+        if given := c.notes.get("weights"):
+            yield f"{c.method} (seed {c.seed}): no fit, weights from {given}."
+        if c.notes.get("external"):
+            yield f"{c.method}: answers made elsewhere, at unknown cost."
 
 
 def _value(v: object) -> str:

@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from . import fitting, groundwork, store
 from .bench import Bench
-from .cells import Cell, Job, Workshop
+from .cells import Cell, Job
 from .errors import InvalidAnswer
+from .limits import TimedOut, time_limit
 from .progress import Reporter
 from .scores import scores
 from .spec import Spec
+from .workshop import Workshop
 
 __all__ = ["Outcome", "Task", "failure_of", "perform", "record_failure"]
 
@@ -46,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: done, failed, invalid, crashed or skipped, why, and in how many seconds."""
+    """How a task ended: done, failed, invalid, timeout, crashed or skipped, why, and in how many seconds."""
 
     task: str
     status: str
@@ -59,7 +61,10 @@ def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
     start = time.perf_counter()
     with Reporter(job.folder, task.id) as report:
         try:
-            STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
+            with time_limit(job.timeout if task.cell else None):
+                STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
+        except TimedOut as error:
+            return record_failure(job, task, "timeout", f"{error} (--timeout)", traceback.format_exc())
         except (Exception, SystemExit) as error:
             status = "invalid" if isinstance(error, InvalidAnswer) else "failed"
             return record_failure(job, task, status, f"{type(error).__name__}: {error}", traceback.format_exc())
