@@ -1,0 +1,42 @@
+"""A run taken up again from its folder, with the settings that it was declared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .budget import Budget
+from .cells import Job
+from .environment import pick_device
+from .reading import read_about
+
+__all__ = ["reopen"]
+
+
+def reopen(
+    folder: Path,
+    *,
+    data_root: Path,
+    device: str = "auto",
+    threads: int = 1,
+    plugins: Iterable[Path] = (),
+    timeout: float | None = None,
+) -> Job:
+    """The job of a run: what its ``run.json`` says, on this machine.
+
+    Args:
+        folder: of the run.
+        data_root: where the data lie here.
+        plugins: files beside those that the run was declared with, of which only those that are still there count.
+
+    Raises:
+        UserError: there is no run, or one of another format; the device is absent.
+    """
+    about = read_about(folder)
+    budget = Budget(**{**about["budget"], "seeds": tuple(about["budget"]["seeds"])})
+    known = [path for path in map(Path, about.get("plugins", [])) if path.is_file()]
+    files = dict.fromkeys([*known, *(p.resolve() for p in plugins)])
+    return Job(
+        folder.resolve(), data_root.resolve(), budget, about["split"], about["plan"], about.get("action"),
+        str(pick_device(device)), threads, about.get("precision", "fp32"), tuple(files), timeout=timeout,
+    )  # fmt: skip
