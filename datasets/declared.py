@@ -1,0 +1,183 @@
+"""What a user writes about a folder of images: ``graph.toml``, read and checked."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from cfbench.errors import UserError, did_you_mean
+from cfbench.graph import Variable
+
+__all__ = ["FILE", "IMAGE", "SMALLEST", "SPLIT", "Cause", "Declaration", "read_declaration"]
+
+FILE = "graph.toml"
+SPLIT = "split"
+"""The column that may say which split an image belongs to."""
+IMAGE = ("image", "file")
+"""The column with the images' file names: the first of these that there is."""
+TOP = ("variables", "csv", "mode", "size")
+OWN = {"categorical": ("classes", "size"), "continuous": ("low", "high")}
+"""Keys that only one kind of variable has."""
+COMMON = ("kind", "unit", "parents")
+SMALLEST = 8
+"""Pixels of a side that judges need."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A variable as declared: what is None is found from the data."""
+
+    name: str
+    kind: Literal["categorical", "continuous"]
+    classes: tuple[str, ...] | None = None
+    size: int | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    parents: tuple[str, ...] = ()
+
+    def variable(self, values: tuple[float, float]) -> Variable:
+        """The variable, whose values in the data lie between the two given ones."""
+        least, most = values
+        if self.kind == "categorical":
+            size = self.size or int(most) + 1
+            return Variable(self.name, "categorical", size=size, unit=self.unit, parents=self.parents)
+        low, high = least if self.low is None else self.low, most if self.high is None else self.high
+        return Variable(self.name, "continuous", low=low, high=high, unit=self.unit, parents=self.parents)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The variables in their order, the name of the table, and how images are read: size is (H, W)."""
+
+    variables: tuple[Cause, ...]
+    csv: str = "parents.csv"
+    mode: Literal["grey", "rgb"] | None = None
+    size: tuple[int, int] | None = None
+
+
+def read_declaration(data: bytes, where: str) -> Declaration:
+    """What the bytes of a ``graph.toml`` declare.
+
+    Args:
+        where: the file, as errors name it.
+
+    Raises:
+        UserError: it is not TOML, a key is unknown or has the wrong type, or the graph is none.
+    """
+    try:
+        table = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} is not TOML: {' '.join(str(error).split())}") from None
+    _known(table, TOP, where)
+    causes = table.get("variables")
+    if not isinstance(causes, dict) or not causes:
+        raise UserError(f'{where} declares no variable; write a table [variables.NAME] with kind = "categorical"')
+    declared = tuple(_cause(name, own, f"{where}: variable {name!r}") for name, own in causes.items())
+    _check_edges(declared, where)
+    mode = table.get("mode")
+    if mode not in (None, "grey", "rgb"):
+        raise UserError(f'{where}: mode is "grey" or "rgb", found {mode!r}')
+    return Declaration(declared, _csv(table, where), cast(Any, mode), _size(table, where))
+
+
+def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            raise UserError(f"{where} has the unknown key {key!r}; {did_you_mean(key, keys)}")
+
+
+def _csv(table: Mapping[str, Any], where: str) -> str:
+    name = table.get("csv", "parents.csv")
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise UserError(f"{where}: csv is the name of a file beside it, found {name!r}")
+    return name
+
+
+def _size(table: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    size = table.get("size")
+    if size is None:
+        return None
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n >= SMALLEST for n in size)):
+        raise UserError(f"{where}: size is [height, width] of at least {SMALLEST} pixels each, found {size!r}")
+    return size[0], size[1]
+
+
+def _cause(name: str, table: Any, where: str) -> Cause:
+    if not re.fullmatch(r"[^\W\d][\w-]*", name) or name in (*IMAGE, SPLIT):
+        raise UserError(
+            f"{where} cannot have that name; take letters, digits, _ and -, not {', '.join(IMAGE)}, {SPLIT}"
+        )
+    if not isinstance(table, dict):
+        raise UserError(f"{where} is {table!r}; write a table [variables.{name}]")
+    kind = table.get("kind")
+    if kind not in OWN:
+        raise UserError(f'{where}: kind is "categorical" or "continuous", found {kind!r}')
+    other = "continuous" if kind == "categorical" else "categorical"
+    for key in OWN[other]:
+        if key in table:
+            raise UserError(f"{where} is {kind} and has no {key}; remove it, or write kind = {other!r}")
+    _known(table, (*COMMON, *OWN[kind]), where)
+    unit = table.get("unit", "")
+    if not isinstance(unit, str):
+        raise UserError(f'{where}: unit is a text such as "mm", found {unit!r}')
+    parents = _names(table, "parents", where) or ()
+    if kind == "categorical":
+        classes, size = _classes(table, where)
+        return Cause(name, "categorical", classes, size, unit=unit, parents=parents)
+    low, high = (_number(table, key, where) for key in ("low", "high"))
+    if low is not None and high is not None and not low < high:
+        raise UserError(f"{where}: low = {low:g} is not below high = {high:g}")
+    return Cause(name, "continuous", low=low, high=high, unit=unit, parents=parents)
+
+
+def _classes(table: Mapping[str, Any], where: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """The classes' names, if they have any, and how many there are."""
+    classes, size = _names(table, "classes", where), table.get("size")
+    if size is not None and (type(size) is not int or size < 2):
+        raise UserError(f"{where}: size is the number of classes, 2 or more, found {size!r}")
+    if classes is not None and len(classes) < 2:
+        raise UserError(f"{where} has {len(classes)} classes; a cause needs two or more")
+    if classes is not None and size not in (None, len(classes)):
+        raise UserError(f"{where} has size = {size} and {len(classes)} classes; leave out size")
+    return classes, len(classes) if classes else size
+
+
+def _names(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...] | None:
+    found = table.get(key)
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(isinstance(n, str) or type(n) is int for n in found):
+        raise UserError(f'{where}: {key} is a list of names, as in ["one", "other"], found {found!r}')
+    names = tuple(str(n).strip() for n in found)
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise UserError(f"{where}: {key} names {twice[0]!r} twice")
+    return names
+
+
+def _number(table: Mapping[str, Any], key: str, where: str) -> float | None:
+    found = table.get(key)
+    if found is None:
+        return None
+    if type(found) not in (int, float) or not math.isfinite(found):
+        raise UserError(f"{where}: {key} is a number, found {found!r}")
+    return float(found)
+
+
+def _check_edges(causes: tuple[Cause, ...], where: str) -> None:
+    names = [c.name for c in causes]
+    for cause in causes:
+        for parent in cause.parents:
+            if parent not in names:
+                wrong = f"{where}: variable {cause.name!r} has the unknown parent {parent!r}"
+                raise UserError(f"{wrong}; {did_you_mean(parent, names)}")
+    try:
+        TopologicalSorter({c.name: c.parents for c in causes}).prepare()
+    except CycleError as error:
+        raise UserError(f"{where}: the edges {' -> '.join(error.args[1])} form a cycle; remove one of them") from None

@@ -1,0 +1,184 @@
+"""The table of a user's images: which file, which values of the variables, which split."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from cfbench.errors import UserError, did_you_mean
+
+from .declared import IMAGE, SPLIT, Cause, Declaration
+
+__all__ = ["PARTS", "Row", "read_rows", "refuse"]
+
+PARTS = ("train", "valid", "test")
+SPELT = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train", "testing": "test"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image's file relative to the folder, its values in the order of the variables, and its split, if given."""
+
+    name: str
+    values: tuple[float, ...]
+    split: str | None
+    line: int
+
+
+def refuse(wrong: Sequence[str]) -> None:
+    """Nothing, where nothing is wrong.
+
+    Raises:
+        UserError: something is; the first mistake is told, and how many there are beside it.
+    """
+    if wrong:
+        more = f" (and {len(wrong) - 1} more such lines)" if len(wrong) > 1 else ""
+        raise UserError(wrong[0] + more)
+
+
+def read_rows(data: bytes, declaration: Declaration, where: str) -> list[Row]:
+    """The rows of a CSV file with a header, in the order of their file names.
+
+    Args:
+        where: the file, as errors name it.
+
+    Raises:
+        UserError: it is not CSV, a column is missing, a value is none, or a file occurs twice.
+    """
+    lines, header = _lines(data, where)
+    image = _image_column(header, where)
+    places = [_column(header, c.name, where) for c in declaration.variables]
+    part = header.index(SPLIT) if SPLIT in header else None
+    rows, wrong = [], []
+    for number, cells in lines:
+        at = f"{where}, line {number}"
+        if len(cells) != len(header):
+            wrong.append(f"{at}: {len(cells)} fields, but the header has {len(header)}; quote values with commas")
+            continue
+        try:
+            name = _name(cells[image])
+            at = f"{at} ({name})"
+            values = tuple(_value(c, cells[k]) for c, k in zip(declaration.variables, places, strict=True))
+            rows.append(Row(name, values, None if part is None else _part(cells[part]), number))
+        except ValueError as error:
+            wrong.append(f"{at}: {error}")
+    refuse(wrong)
+    if not rows:
+        raise UserError(f"{where} has a header and no rows; write one for each image")
+    refuse(_twice(rows, where))
+    return sorted(rows, key=lambda row: row.name)
+
+
+def _lines(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """Numbered lines that are not empty, and the header, all stripped of white space."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{where} is not in UTF-8; save it as CSV in UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(c.strip() for c in cells)]
+    except csv.Error as error:
+        raise UserError(f"{where}, line {reader.line_num} is not CSV: {error}") from None
+    if not lines:
+        raise UserError(f"{where} is empty; write a header and one row for each image")
+    return lines[1:], lines[0][1]
+
+
+def _image_column(header: list[str], where: str) -> int:
+    found = [name for name in IMAGE if name in header]
+    if not found and len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise UserError(f"{where} is not separated by commas; save it as CSV with commas")
+    if not found:
+        raise UserError(f"{where} has no column 'image' or 'file' with the images' names; found: {_short(header)}")
+    return _column(header, found[0], where)
+
+
+def _column(header: list[str], name: str, where: str) -> int:
+    if name not in header:
+        close = difflib.get_close_matches(name, header, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"found: {_short(header)}"
+        raise UserError(f"{where} has no column {name!r}; {hint}")
+    if header.count(name) > 1:
+        raise UserError(f"{where} has {header.count(name)} columns {name!r}; keep one")
+    return header.index(name)
+
+
+def _short(names: list[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("no file name")
+    path = PurePosixPath(text.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise ValueError(f"{text!r} leads out of the folder; give a name relative to the folder, without ..")
+    return path.as_posix()
+
+
+def _value(cause: Cause, text: str) -> float:
+    """A class's number, or a value as float32.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if cause.classes is not None:
+        if text not in cause.classes:
+            raise ValueError(f"{cause.name} is {text!r}, which is no class of it; {did_you_mean(text, cause.classes)}")
+        return float(cause.classes.index(text))
+    if not text:
+        raise ValueError(f"{cause.name} is empty; fill it in or leave the row out")
+    try:
+        value = float(text)
+    except ValueError:
+        hint = '; name its classes in graph.toml, classes = ["one", "other"]' if cause.kind == "categorical" else ""
+        raise ValueError(f"{cause.name} is {text!r}, which is not a number{hint}") from None
+    with np.errstate(over="ignore"):
+        value = float(np.float32(value))
+    if not math.isfinite(value):
+        raise ValueError(f"{cause.name} is {text}, which is not finite; mend it or leave the row out")
+    return _class(cause, value, text) if cause.kind == "categorical" else _within(cause, value, text)
+
+
+def _class(cause: Cause, value: float, text: str) -> float:
+    if value < 0 or value != int(value):
+        raise ValueError(f"{cause.name} is {text}; classes without names are whole numbers from 0")
+    if cause.size is not None and value >= cause.size:
+        raise ValueError(f"{cause.name} is {text}, which is no class of it; known: 0 to {cause.size - 1}")
+    return value
+
+
+def _within(cause: Cause, value: float, text: str) -> float:
+    # Bounds are compared as the values are kept: 0.1 as float32 lies above 0.1.
+    if cause.low is not None and value < np.float32(cause.low):
+        raise ValueError(f"{cause.name} is {text}, below its low = {cause.low:g} in graph.toml")
+    if cause.high is not None and value > np.float32(cause.high):
+        raise ValueError(f"{cause.name} is {text}, above its high = {cause.high:g} in graph.toml")
+    return value
+
+
+def _part(text: str) -> str:
+    if text not in PARTS:
+        close = SPELT.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), PARTS, n=1)), None)
+        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(PARTS)}"
+        raise ValueError(f"{SPLIT} is {text!r}; {hint}")
+    return text
+
+
+def _twice(rows: list[Row], where: str) -> list[str]:
+    first: dict[str, int] = {}
+    wrong = []
+    for row in rows:
+        if row.name in first:
+            wrong.append(f"{where}, line {row.line}: {row.name} stands in line {first[row.name]} already; keep one")
+        first.setdefault(row.name, row.line)
+    return wrong
