@@ -101,6 +101,8 @@ class Method(nn.Module):
     """Named sets of keywords, asked for as ``method:preset``."""
     residual: str = "none"
     """How the image's residual is carried into answers: none, scaled, faded, full or exact-inverse."""
+    reacts: ClassVar[bool] = True
+    """Whether answers change with the counterfactual parents; False for a row that is meant to ignore them."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:
@@ -164,6 +166,8 @@ class Control:
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     residual: str = "-"
+    reacts: ClassVar[bool] = True
+    """Whether answers change with the counterfactual parents; False for a row that is meant to ignore them."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ class Identity(Method):
     """Answers every question with the factual: the noise of an image is the image."""
 
     residual: str = "full"
+    reacts: ClassVar[bool] = False
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Tensor:
         return x

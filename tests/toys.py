@@ -9,54 +9,13 @@ import time
 
 import torch
 
-from cfbench.contract import Dataset, Method, Split
-from cfbench.graph import CausalGraph, Variable
-from cfbench.rng import derive
-
-SIZES = {"train": 512, "valid": 128, "test": 128}
+from cfbench.conformance import toy
+from cfbench.conformance.toy import draw
+from cfbench.contract import Method
 
 
-def draw(pa, hand):
-    """Two upright bars (kind 0) or lying ones (kind 1) of a grey level, at the hand's place on its background."""
-    image = hand[:, 1, None, None, None].expand(-1, 1, 8, 8).clone()
-    for i, ((kind, level), place) in enumerate(zip(pa.tolist(), hand[:, 0].tolist(), strict=True)):
-        rows = image[i, 0] if kind == 0 else image[i, 0].T
-        rows[1:7, int(place)] = rows[1:7, int(place) + 3] = level
-    return (image.clamp(0, 1) * 255).round() / 255
-
-
-class Bars(Dataset):
-    """Exact truth, no file on disk; ``level`` is caused by ``kind``."""
-
-    graph = CausalGraph(
-        (
-            Variable("kind", "categorical", size=2, truth="exact"),
-            Variable("level", "continuous", low=0.2, high=1.0, parents=("kind",), truth="exact"),
-        ),
-        (1, 8, 8),
-    )
-
-    def _table(self):
-        rng = torch.Generator().manual_seed(derive("bars"))
-        n = sum(SIZES.values())
-        kind = torch.randint(2, (n,), generator=rng).float()
-        level = 0.4 + 0.2 * kind + 0.2 * torch.rand(n, generator=rng)
-        place, background = torch.randint(5, (n,), generator=rng), 0.15 * torch.rand(n, generator=rng)
-        return torch.stack([kind, level], 1), torch.stack([place.float(), background], 1)
-
-    def split(self, root, name):
-        first = sum(list(SIZES.values())[: list(SIZES).index(name)])
-        pa, hand = (t[first : first + SIZES[name]] for t in self._table())
-        return Split((draw(pa, hand) * 255).byte(), pa, torch.arange(first, first + SIZES[name]))
-
-    def act(self, pa, do, rng):
-        new = self.graph.set(pa, do)
-        if "level" not in do:
-            new[:, 1] += 0.2 * (new[:, 0] - pa[:, 0])
-        return new
-
-    def oracle(self, root, split, index, cf_pa):
-        return draw(cf_pa, self._table()[1][index])
+class Bars(toy.Bars):
+    """The toy data set of the conformance suite, as a plugin of this file."""
 
 
 class Knows(Method):
@@ -181,3 +140,10 @@ class Slow(Learns):
         for step in range(20):
             run.progress("slow", step, 20)
             time.sleep(0.05)
+
+
+class Hangs(Learns):
+    """Waits for something that never comes."""
+
+    def fit(self, run):
+        time.sleep(3600)

@@ -1,0 +1,92 @@
+"""Checks of a plugin's definition: what every kind must have, told before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from ..contract import Control, Dataset, Derived, Method, Metric
+from ..signatures import contract_errors
+from .check import check, demand
+from .fitted import MethodSubject
+from .subject import Subject
+
+__all__ = ["constructs", "documented", "presets", "residual", "settings", "signatures"]
+
+RESIDUALS = ("none", "scaled", "faded", "full", "exact-inverse")
+KINDS = {Method: "method", Control: "method", Dataset: "dataset", Metric: "metric"}
+
+
+@check("signatures", "the class defines what the contract calls, with the arguments it is called with")
+def signatures(subject: Subject) -> None:
+    kind = next(k for base, k in KINDS.items() if issubclass(subject.plugin, base))
+    errors = contract_errors(subject.plugin, kind)  # type: ignore[arg-type]
+    demand(not errors, "; ".join(errors))
+
+
+@check("docstring", "the class says in a docstring what it is")
+def documented(subject: Subject) -> None:
+    text = subject.plugin.__dict__.get("__doc__") or ""
+    demand(text.strip(), f"{subject.name} has no docstring; say in one sentence what comes out of it")
+
+
+@check("settings", "constructor keywords have types, and defaults that can be written as JSON", signatures)
+def settings(subject: Subject) -> None:
+    init = subject.plugin.__init__
+    try:
+        hints: Mapping[str, Any] = get_type_hints(init)
+    except NameError:
+        hints = getattr(init, "__annotations__", {})
+    for p in list(inspect.signature(init).parameters.values())[1:]:
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or p.name in ("graph", "of"):
+            continue
+        demand(p.name in hints, f"the setting {p.name!r} has no type; write {p.name}: float = ..., or what it takes")
+        if p.default is not p.empty:
+            demand(
+                _plain(p.default),
+                f"the default of the setting {p.name!r} is a {type(p.default).__name__}; "
+                "use numbers, strings, true, false, None or tuples of them",
+            )
+
+
+@check("constructor", "the constructor works with its defaults alone", signatures)
+def constructs(subject: Subject) -> None:
+    assert isinstance(subject, MethodSubject)
+    made = subject.make()
+    demand(
+        getattr(made, "graph", None) is not None,
+        f"{subject.name} does not keep its graph; call super().__init__(graph) first in __init__",
+    )
+
+
+@check("presets", "every preset constructs", constructs)
+def presets(subject: Subject) -> None:
+    assert isinstance(subject, MethodSubject)
+    for name, params in getattr(subject.plugin, "presets", {}).items():
+        subject.make(name, **params)
+
+
+@check("residual", "``residual`` is one of the declared words", constructs)
+def residual(subject: Subject) -> None:
+    assert isinstance(subject, MethodSubject)
+    free = issubclass(subject.plugin, (Control, Derived))
+    known = (*RESIDUALS, "-") if free else RESIDUALS
+    found = getattr(subject.make(), "residual", None)
+    demand(found in known, f"residual is {found!r}; say how the image's residual is carried: {', '.join(known)}")
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON can hold a value."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_plain, value))
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
+        return math.isfinite(float(value)) and type(value) is float
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""Checks of how a method is fitted and tuned."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from .check import check, demand
+from .definition import constructs
+from .fitted import BUDGET, SMALL, MethodSubject, Trained, same
+from .subject import Subject
+from .surroundings import RANDOM
+from .toy import BARS, ROOT
+
+__all__ = ["FITS", "fits", "seeds", "tunes"]
+
+
+def _subject(subject: Subject) -> MethodSubject:
+    assert isinstance(subject, MethodSubject)
+    return subject
+
+
+@check("fit", f"fit learns from {BUDGET} tiny images", constructs)
+def fits(subject: Subject) -> None:
+    _ = _subject(subject).trained
+
+
+@check("budget", "no more images pass through training than the budget allows, and all are counted", fits)
+def budget(subject: Subject) -> None:
+    trained = _subject(subject).trained
+    seen = trained.run.seen
+    demand(
+        seen <= BUDGET,
+        f"fit has seen {seen} images, the budget is {BUDGET}; train on run.batches(steps, size), which counts them",
+    )
+    learned = {name for name, p in trained.method.named_parameters() if p.requires_grad}
+    moved = [name for name in sorted(learned & trained.initial.keys()) if not _kept(trained, name)]
+    demand(
+        seen or not moved,
+        f"fit trains {moved[:1]} while run.seen stays 0; train on run.batches(steps, size), which counts images",
+    )
+
+
+def _kept(trained: Trained, name: str) -> bool:
+    return same(trained.initial[name], trained.state.get(name))
+
+
+@check("fit-data", "fit leaves the training data as they were", fits)
+def data_kept(subject: Subject) -> None:
+    run = _subject(subject).trained.run
+    for name, split in (("train", run.train), ("valid", run.valid)):
+        fresh = BARS.split(ROOT, name)  # type: ignore[arg-type]
+        for part in ("images", "parents", "index"):
+            demand(
+                same(getattr(fresh, part), getattr(split, part)),
+                f"fit changes run.{name}.{part} in place; work on a copy: run.{name}.{part}.clone()",
+            )
+
+
+@check("fit-log", "what fit logs and records can be written as JSON, and losses are finite", fits)
+def logs(subject: Subject) -> None:
+    trained = _subject(subject).trained
+    for row in trained.log:
+        for key, value in row.items():
+            demand(_json(value), f"run.log gets a {type(value).__name__} as {key!r}; log numbers: {key}=float(value)")
+        loss = row.get("loss", 0.0)
+        finite = not isinstance(loss, float) or math.isfinite(loss)
+        demand(finite, f"the loss became {loss} during the fit; lower the learning rate or clip gradients")
+    for name, table in trained.tables.items():
+        demand(_json(table), f"run.record({name!r}, ...) gets what JSON cannot hold; give numbers, lists and dicts")
+
+
+def _json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@check("weights", "the weights after the fit are finite", fits)
+def finite_weights(subject: Subject) -> None:
+    bad = [k for k, v in _subject(subject).trained.state.items() if not v.double().isfinite().all()]
+    demand(not bad, f"{', '.join(bad[:3])} not finite after the fit; the training diverged")
+
+
+@check("tune", "tune gives values for answer parameters only, and leaves weights alone", fits)
+def tunes(subject: Subject) -> None:
+    s = _subject(subject)
+    known: frozenset[str] = getattr(s.plugin, "answer_params", frozenset())
+    strange = sorted(set(s.chosen) - known)
+    demand(not strange, f"tune gives {', '.join(strange)}, not among answer_params; add the name there")
+    for key, value in s.chosen.items():
+        demand(_json(value), f"tune gives {key} as a {type(value).__name__}; give a number or a string")
+    s.make(**s.chosen)
+
+
+@check("fit-state", "constructor, fit and tune leave the shared state of the process as it was", tunes)
+def undisturbed(subject: Subject) -> None:
+    s = _subject(subject)
+    _ = s.restored
+    for what in ("the constructor", "fit", "load_state_dict", "tune"):
+        for name, change in s.disturbed.get(what, {}).items():
+            if name != RANDOM[0]:  # the harness seeds torch's for initial weights and dropout
+                _complain(what, name, change)
+
+
+def _complain(what: str, name: str, change: str) -> None:
+    remedy = "draw from run.rng in fit" if name in RANDOM else "put it back, or leave it alone"
+    demand(False, f"{what} changes {name}{f' ({change})' if change else ''}; {remedy}")
+
+
+@check("fit-seed", "the same seed gives the same weights, another seed others", fits)
+def seeds(subject: Subject) -> None:
+    s = _subject(subject)
+    one, two = (s.fit(SMALL, seed=0, others=n) for n in (0, 1))
+    changed = [k for k in one.state if not same(one.state[k], two.state.get(k))]
+    demand(
+        not changed,
+        f"two fits with one seed differ in {', '.join(changed[:3])}; draw from run.rng and torch only, "
+        "not from numpy, random, the clock or the order of a set",
+    )
+    if not any(p.requires_grad for p in one.method.parameters()):
+        return
+    three = s.fit(SMALL, seed=1)
+    demand(
+        not same(one.state, three.state),
+        "fits with two seeds give the same weights; do not seed generators yourself, the harness does",
+    )
+
+
+FITS = (fits, budget, data_kept, logs, finite_weights, tunes, undisturbed)

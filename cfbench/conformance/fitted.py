@@ -1,0 +1,200 @@
+"""A method or control under examination: one tiny fit, and answers to eight questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..answer import mechanism
+from ..contract import Control, Derived, Fit, Method, Noise
+from ..rng import Streams
+from .check import Skipped, Violation, demand
+from .subject import Subject
+from .toy import BARS, ROOT, Asked, Painter, asked
+
+__all__ = ["BUDGET", "Answers", "MethodSubject", "Trained", "copied", "same"]
+
+BUDGET = 1024
+"""Training images of the one fit that is looked at in all ways."""
+SMALL = 256
+"""Training images of fits that are only compared with one another."""
+
+
+@dataclass
+class Trained:
+    """A method after its fit, with what it was given and what it wrote down."""
+
+    method: Method
+    run: Fit
+    initial: dict[str, Tensor]
+    state: dict[str, Tensor]
+    log: list[Mapping[str, object]] = field(default_factory=list)
+    tables: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one abduction of eight images led to: the noise before and after, the answers, and the null answers."""
+
+    asked: Asked
+    u: Noise
+    kept: Noise
+    changed: Any
+    null: Any
+    again: Any
+    """The first answers asked for once more from the same noise, after all other questions."""
+    reversed: Any
+    """The answers to the same questions in the opposite order, asked in between."""
+    touched: tuple[tuple[str, str], ...]
+    """Which call changed which of its arguments."""
+
+
+class MethodSubject(Subject):
+    """A method, a derived row or a control, with its tiny fit on the toy data."""
+
+    def make(self, preset: str = "", /, **params: Any) -> Any:
+        """A new object, its initial weights drawn from seed 0."""
+        what = f"the constructor with the preset {preset!r}" if preset else "the constructor"
+        with self.calling(what, seeds=(0, 0)):
+            return self.plugin(BARS.graph, **{**self._given, **params})
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """The keywords, with a fitted method in place of the class that a derived row answers through."""
+        if not issubclass(self.plugin, Derived):
+            return self.params
+        of = self.params.get("of", Painter)
+        if not self.plugin.applies(of):
+            raise Skipped(f"{self.name} cannot answer through {of.__name__}; give `subject(..., of=A_METHOD)`")
+        return {**self.params, "of": MethodSubject(of, None, {}).restored}
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The method after a fit of `BUDGET` images."""
+        return self.fit(BUDGET, seed=0)
+
+    def fit(self, images: int, *, seed: int, others: int = 0) -> Trained:
+        """A new method fitted with a seed; ``others`` seeds numpy and Python, which the harness does not."""
+        split = {name: BARS.split(ROOT, name) for name in ("train", "valid")}
+        run = Fit(split["train"], split["valid"], images, torch.device("cpu"), torch.Generator().manual_seed(seed))
+        with self.calling("fit", grad=True, seeds=(seed, others)):
+            method = self.plugin(BARS.graph, **self._given)
+            method.train()
+            found = Trained(method, run, copied(dict(method.state_dict())), {})
+            run.log, run.record = found.log.append, found.tables.__setitem__
+            method.fit(run)
+            found.state = copied(dict(method.state_dict()))
+        method.eval()
+        return found
+
+    def restore(self, **chosen: Any) -> Method:
+        """A new method with the weights of the fit, taken through safetensors."""
+        method: Method = self.make(**chosen)
+        with self.calling("load_state_dict"):
+            method.load_state_dict(load(save({k: v.contiguous().clone() for k, v in self.trained.state.items()})))
+        return method.eval()
+
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        """What tuning chose."""
+        method = self.restore()
+        train, valid = BARS.split(ROOT, "train"), BARS.split(ROOT, "valid")
+        run = Fit(train, valid, BUDGET, torch.device("cpu"), torch.Generator().manual_seed(0), seen=BUDGET)
+        before = copied(dict(method.state_dict()))
+        with self.calling("tune"):
+            chosen = method.tune(run)
+        demand(
+            isinstance(chosen, Mapping),
+            f"tune gives a {type(chosen).__name__}; give a dict of answer parameters, {{}} where none is open",
+        )
+        demand(
+            same(before, dict(method.state_dict())),
+            "tune changes the weights, which are kept as the fit left them; change them in fit",
+        )
+        return dict(chosen)
+
+    @cached_property
+    def restored(self) -> Method | Control:
+        """What answers: for methods the weights of the fit in a new object, as the harness does it."""
+        if issubclass(self.plugin, Control) or issubclass(self.plugin, Derived):
+            made = self.make()
+            return made.eval() if isinstance(made, Method) else made
+        return self.restore(**self.chosen)
+
+    def abduct(self, q: Asked, plugin: Any = None) -> Noise:
+        """The noise of the questions' images; counterfactual parents do not exist yet."""
+        mech = mechanism(plugin or self.restored, BARS, ROOT, "test")
+        with self.calling("abduct", truth=self._control):
+            return mech.abduct(q.x, q.pa, q.index, Streams(q.seeds))
+
+    def predict(self, u: Noise, pa: Tensor, seeds: tuple[int, ...], plugin: Any = None) -> Any:
+        """What noise gives under parents."""
+        mech = mechanism(plugin or self.restored, BARS, ROOT, "test")
+        with self.calling("answer" if self._control else "predict", truth=self._control):
+            return mech.predict(u, pa, Streams(s + 1000 for s in seeds))
+
+    def answer(self, q: Asked, plugin: Any = None) -> Any:
+        """The counterfactual images."""
+        return self.predict(self.abduct(q, plugin), q.cf_pa, q.seeds, plugin)
+
+    @property
+    def _control(self) -> bool:
+        return issubclass(self.plugin, Control)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Eight questions answered from one abduction, others asked in between."""
+        q, fresh = asked(8), asked(8)
+        _ = self.weights
+        u = self.abduct(q)
+        kept = copied(u)
+        touched = [("abduct", n) for n in ("x", "pa") if not same(getattr(q, n), getattr(fresh, n))]
+        changed = copied(self.predict(u, q.cf_pa, q.seeds))
+        null = copied(self.predict(u, q.pa, q.seeds))
+        backwards = self.answer(fresh[list(reversed(range(len(q))))])
+        again = self.predict(u, fresh.cf_pa, q.seeds)
+        touched += [("predict", "pa") for n in ("pa", "cf_pa") if not same(getattr(q, n), getattr(fresh, n))][:1]
+        return Answers(fresh, u, kept, changed, null, again, backwards, tuple(touched))
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of what answers, before it is asked anything."""
+        return copied(dict(self.restored.state_dict())) if isinstance(self.restored, Method) else {}
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The answers [8, C, H, W], once they are known to be images."""
+        found = self.answers.changed
+        if not isinstance(found, Tensor):
+            raise Violation(f"answers are a {type(found).__name__}; give a tensor [B, C, H, W]")
+        return found
+
+
+def copied(value: Any) -> Any:
+    """The same tensors at this moment, in tuples, lists and dicts as they were."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+        return type(value)(copied(v) for v in value)
+    return type(value)(*(copied(v) for v in value)) if isinstance(value, tuple) else value
+
+
+def same(a: Any, b: Any, atol: float = 0.0) -> bool:
+    """Whether two nests of tensors are equal, NaN in the same places, within a tolerance."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return torch.equal(a, b) or bool(torch.isclose(a.double(), b.double(), 0, atol, equal_nan=True).all())
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[k], b[k], atol) for k in a)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(same(x, y, atol) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b)

@@ -1,0 +1,76 @@
+"""A plugin under examination: what is expensive is done once and shared by all checks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import reason_of
+from .check import Check, Skipped, Violation
+from .surroundings import Peeks, Surroundings, seeded, watched
+
+__all__ = ["Subject"]
+
+
+class Subject:
+    """A plugin's class with the constructor keywords that it is checked with.
+
+    Args:
+        plugin: the class.
+        data_root: where data sets lie; None for a temporary folder.
+        params: keywords of its constructor.
+    """
+
+    def __init__(self, plugin: type[Any], data_root: Path | None, params: dict[str, Any]) -> None:
+        self.plugin, self.data_root, self.params = plugin, data_root, params
+        self.checks: tuple[Check, ...] = ()
+        """The checks that apply, cheap ones first."""
+        self.outcomes: dict[str, Violation | Skipped | None] = {}
+        self.disturbed: dict[str, dict[str, str]] = {}
+        """What each kind of call changed in the shared state."""
+        self.peeks = Peeks()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return self.plugin.__name__
+
+    @property
+    def file(self) -> str | None:
+        """The plugin's source file."""
+        try:
+            return inspect.getsourcefile(self.plugin)
+        except TypeError:
+            return None
+
+    @contextmanager
+    def calling(
+        self, what: str, *, grad: bool = False, truth: bool = False, seeds: tuple[int, int] | None = None
+    ) -> Iterator[None]:
+        """A block that calls the plugin: its exceptions become violations, and what it disturbs is noted and put back.
+
+        Args:
+            what: the call, for the message.
+            grad: whether gradients are on, as in a fit; else the block runs under ``no_grad``.
+            truth: whether it may look at test images and at the truth.
+            seeds: of torch's global generator, and of the others.
+        """
+        with torch.set_grad_enabled(grad), nullcontext() if seeds is None else seeded(*seeds):
+            before = Surroundings()
+            try:
+                with nullcontext() if truth else watched(self.peeks, what):
+                    yield
+            except (Violation, Skipped):
+                raise
+            except (Exception, SystemExit) as error:
+                raise Violation(f"{what} raised {reason_of(error, self.file)}; mend that line") from error
+            finally:
+                self.disturbed.setdefault(what, {}).update(before.changes())
+                before.restore()

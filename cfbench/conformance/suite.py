@@ -1,0 +1,59 @@
+"""Which checks apply to a plugin, in the order from cheap to expensive."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from ..contract import Control, Derived, Method
+from ..errors import UserError
+from . import answers, definition, fits
+from .check import Check
+from .fitted import MethodSubject
+from .subject import Subject
+
+__all__ = ["checks", "subject"]
+
+
+def subject(plugin: type[Any], /, *, data_root: Path | None = None, **params: Any) -> Subject:
+    """A plugin to be checked, with keywords of its constructor; nothing is done with it yet.
+
+    Args:
+        plugin: class of a method, control, data set or metric.
+        data_root: where a data set finds its files; by default what CFBENCH_DATA_ROOT says, or a temporary folder.
+        params: keywords of its constructor.
+
+    Raises:
+        UserError: it is not such a class.
+    """
+    if inspect.isclass(plugin):
+        for base, kind in SUBJECTS:
+            if issubclass(plugin, base):
+                found = kind(plugin, data_root, params)
+                found.checks = checks(plugin)
+                return found
+    raise UserError(f"{plugin!r} cannot be checked; give the class of a Method, Control, Dataset or Metric")
+
+
+SUBJECTS: tuple[tuple[type[Any], type[Subject]], ...] = ((Method, MethodSubject), (Control, MethodSubject))
+
+
+def checks(thing: Subject | type[Any]) -> tuple[Check, ...]:
+    """The checks that apply to a subject or to a plugin's class, cheap ones first."""
+    if isinstance(thing, Subject):
+        return thing.checks
+    return _of_method(thing)
+
+
+def _of_method(plugin: type[Any]) -> tuple[Check, ...]:
+    defined = (
+        definition.signatures, definition.documented, definition.settings, definition.constructs, definition.presets,
+        definition.residual,
+    )  # fmt: skip
+    if issubclass(plugin, Control):
+        return (*defined, *answers.ANSWERS)
+    if issubclass(plugin, Derived):
+        return (*defined, *answers.ANSWERS, *answers.LATE)
+    samples = answers.SAMPLES if callable(getattr(plugin, "sample", None)) else ()
+    return (*defined, *fits.FITS, *answers.ANSWERS, *answers.LATE, *samples, fits.seeds, answers.round_trip)
