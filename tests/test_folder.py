@@ -13,7 +13,9 @@ import pytest
 import torch
 from cfbench_datasets import folder as module
 from cfbench_datasets import pictures
+from cfbench_datasets.declared import read_declaration
 from cfbench_datasets.folder import Folder, part_of
+from cfbench_datasets.labels import read_rows
 from PIL import Image
 
 from cfbench.cli import _main
@@ -508,3 +510,28 @@ def test_a_run_ends_in_a_leaderboard_with_learned_mechanisms(tmp_path, monkeypat
     asked_for = Plan.load(plan).asked["kind"]
     assert (asked_for.cf_pa[:, 1] != Plan.load(plan).pa[asked_for.factual, 1]).any()
     assert asked_for.cf_pa[:, 1].isfinite().all()
+
+
+def test_the_documentation_shows_a_graph_and_a_table_that_fit():
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text().split("## folder")[1]
+    graph, rows = (re.search(rf"```{kind}\n(.*?)```", text, re.S)[1].encode() for kind in ("toml", "csv"))
+    declared = read_declaration(graph, "graph.toml")
+    assert [c.parents for c in declared.variables] == [(), (), ("age",)]
+    assert [r.values[0] for r in read_rows(rows, declared, "parents.csv")] == [0, 1]
+    shown = set(re.findall(r"`(\w+)`", text)) | set(re.findall(r"`(\w+) = ", text))
+    assert {
+        "kind",
+        "parents",
+        "unit",
+        "classes",
+        "size",
+        "low",
+        "high",
+        "mode",
+        "csv",
+        "image",
+        "file",
+        "split",
+    } <= shown
+    least = re.search(r"At least (\d+) images to train and (\d+) each to validate and test", text)
+    assert [int(n) for n in least.groups()] == [module.LEAST["train"], module.LEAST["test"]]
