@@ -15,7 +15,7 @@ from .environment import synchronize
 from .errors import InvalidAnswer
 from .rng import Streams, derive
 
-__all__ = ["Answers", "Caller", "Mechanism", "Part"]
+__all__ = ["Answers", "Caller", "Mechanism", "Part", "checked"]
 
 
 class Mechanism(Protocol):
@@ -86,7 +86,8 @@ class Caller:
             asked = _pick(u, place[rows]), pa[rows].to(self.device)
             images.append(self._image(self._time("predict", len(rows), self.mech.predict, *asked, rng), len(rows)))
         pieces = torch.cat(images).split([len(p.place) for p in parts])
-        return [self._checked(p.step, piece) for p, piece in zip(parts, pieces, strict=True)]
+        wrong = self.answers.wrong
+        return [checked(p.step, piece, wrong) for p, piece in zip(parts, pieces, strict=True)]
 
     def _seeds(self, what: str, step: str, index: Tensor, question: Tensor | None) -> list[int]:
         number = [0] * len(index) if question is None else question.tolist()
@@ -112,17 +113,18 @@ class Caller:
             raise InvalidAnswer(f"predict must give {[rows, *self.shape]}, found {list(image.shape)}")
         return image.detach().float().cpu().clone()
 
-    def _checked(self, step: str, image: Tensor) -> Tensor:
-        """The images, those with NaN or values out of range replaced by NaN and counted."""
-        flat = image.flatten(1)
-        nan = ~flat.isfinite().all(1)
-        outside = ~nan & ((flat < -1e-4) | (flat > 1 + 1e-4)).any(1)
-        for name, mask in (("not finite", nan), ("out of [0, 1]", outside)):
-            if int(mask.sum()):
-                key = f"{step.split('/')[0]}: {name}"
-                self.answers.wrong[key] = self.answers.wrong.get(key, 0) + int(mask.sum())
-        image[nan | outside] = torch.nan
-        return image.clamp(0, 1)
+
+def checked(step: str, image: Tensor, wrong: dict[str, int]) -> Tensor:
+    """The images, those with NaN or values out of range replaced by NaN and counted in ``wrong``."""
+    flat = image.flatten(1)
+    nan = ~flat.isfinite().all(1)
+    outside = ~nan & ((flat < -1e-4) | (flat > 1 + 1e-4)).any(1)
+    for name, mask in (("not finite", nan), ("out of [0, 1]", outside)):
+        if int(mask.sum()):
+            key = f"{step.split('/')[0]}: {name}"
+            wrong[key] = wrong.get(key, 0) + int(mask.sum())
+    image[nan | outside] = torch.nan
+    return image.clamp(0, 1)
 
 
 @dataclass(frozen=True)

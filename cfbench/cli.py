@@ -1,4 +1,4 @@
-"""The command line: run, list, prepare, leaderboard, status."""
+"""The command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .cli_answers import COMMANDS as ANSWER_COMMANDS
 from .cli_plugins import COMMANDS as PLUGIN_COMMANDS
 from .errors import UserError
 from .options import data_root, examples, plugin, run_root
@@ -120,7 +121,7 @@ def status(run_name: str, run_root: Path) -> int:
     return status_command(run_name, run_root)
 
 
-for _command in PLUGIN_COMMANDS:
+for _command in (*PLUGIN_COMMANDS, *ANSWER_COMMANDS):
     cli.add_command(_command)
 
 

@@ -15,7 +15,7 @@ from .request import Request
 from .run import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .spec import parse_specs
 
-__all__ = ["leaderboard_command", "prepare_command", "run_command", "status_command"]
+__all__ = ["find_run", "leaderboard_command", "prepare_command", "run_command", "status_command", "verdict"]
 
 
 def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: bool, **options: Any) -> int:
@@ -33,7 +33,7 @@ def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: 
         execute(run, todo, done, min(jobs or _default_jobs(run), len(todo)))
     for dataset in run.datasets:
         publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
-    return _verdict(run.job.folder, {c.label for c in run.cells})
+    return verdict(run.job.folder, {c.label for c in run.cells})
 
 
 def _default_jobs(run: Run) -> int:
@@ -56,7 +56,7 @@ def _announce(run: Run, todo: list[Any]) -> None:
     print(f"  {len(todo)} of {total} tasks to do", flush=True)
 
 
-def _verdict(folder: Path, mine: Iterable[str]) -> int:
+def verdict(folder: Path, mine: Iterable[str]) -> int:
     """Say which cells did not come to a good end."""
     bad = [
         (cell, state)

@@ -135,17 +135,12 @@ class Request:
 
     def _metrics(self) -> list[str]:
         """The metrics that are asked for; by default all, but for those that cannot be loaded."""
-        names = [s.label for s in parse_specs(self.metrics)] if self.metrics else self.shop.registry.names("metric")
-        found = []
+        if not self.metrics:
+            return self.shop.loadable("metric")
+        names = [s.label for s in parse_specs(self.metrics)]
         for name in names:
-            try:
-                self.shop.registry.load("metric", name)
-                found.append(name)
-            except PluginError as error:
-                if self.metrics:
-                    raise
-                print(f"cfbench: the metric {name} is left out: {error}", file=sys.stderr)
-        return found
+            self.shop.registry.load("metric", name)
+        return names
 
     def _resampled(self) -> list[Spec]:
         """A fresh sample of each row's model, where it can draw one; one of all rows that differ in answers only."""

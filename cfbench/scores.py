@@ -57,7 +57,7 @@ def _evidence(bench: Bench, cell: Cell, plan: Plan) -> list[Evidence]:
 
 def _costs(bench: Bench, cell: Cell) -> dict[str, float]:
     costs: dict[str, float] = {}
-    for stage in ("train", "tune", "images"):
+    for stage in ("images",) if cell.external else ("train", "tune", "images"):
         costs |= store.read_json(bench.folder(cell, stage) / "costs.json")
     return costs
 

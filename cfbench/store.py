@@ -20,6 +20,7 @@ __all__ = [
     "read_json",
     "read_tensors",
     "replacing",
+    "sha256",
     "whole",
     "write_json",
     "write_tensors",
@@ -39,7 +40,7 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield draft
-        files = {str(p.relative_to(draft)): _sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
+        files = {str(p.relative_to(draft)): sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
         write_json(draft / MANIFEST, {**about, "files": files})
         draft.chmod(0o755)
         try:
@@ -67,7 +68,7 @@ def discard_broken(folder: Path) -> list[str]:
         return []
     try:
         files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
-        broken = [n for n, digest in files.items() if not (folder / n).is_file() or _sha256(folder / n) != digest]
+        broken = [n for n, digest in files.items() if not (folder / n).is_file() or sha256(folder / n) != digest]
     except (UserError, KeyError, TypeError, AttributeError):
         broken = [MANIFEST]
     if broken:
@@ -122,6 +123,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return load_file(path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

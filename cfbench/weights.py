@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError, did_you_mean
 from .spec import Spec
+from .store import sha256
 
 __all__ = ["Given", "parse_weights"]
 
@@ -53,6 +53,6 @@ def _digest(file: Path) -> str:
     try:
         with safe_open(file, framework="np"):
             pass
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--weights {file}: no safetensors file ({error}); give one that save_file wrote") from error

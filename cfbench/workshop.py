@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -107,6 +108,17 @@ class Workshop:
             return method
         cls, params = self.registry.resolve("method", _without_base(cell.method))
         return cls(method.graph, of=method, **params)
+
+    def loadable(self, kind: Kind) -> list[str]:
+        """The plugins of a kind, but for those that cannot be loaded, each of which is told."""
+        found = []
+        for name in self.registry.names(kind):
+            try:
+                self.registry.load(kind, name)
+                found.append(name)
+            except PluginError as error:
+                print(f"cfbench: the {kind} {name} is left out: {error}", file=sys.stderr)
+        return found
 
     def metric(self, name: str) -> Metric:
         return self._given("metric", Spec(name)) or self.registry.load("metric", name)()

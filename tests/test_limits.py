@@ -1,0 +1,53 @@
+"""Stages that take too long end with the reason in their row, and the others go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cfbench.cli import _main as cfbench
+from cfbench.limits import TimedOut, time_limit
+
+TOYS = str(Path(__file__).with_name("toys.py"))
+
+
+def stubborn(ends: list[TimedOut], often: int) -> None:
+    """Code that goes on when it is told to end, but for so many times."""
+    while True:
+        try:
+            time.sleep(60)
+        except Exception:
+            time.sleep(60)
+        except TimedOut as error:
+            ends.append(error)
+            if len(ends) == often:
+                raise
+
+
+@pytest.mark.parametrize("often", [1, 3])
+def test_a_block_ends_though_it_does_not_want_to(often):
+    begun, ends = time.monotonic(), list[TimedOut]()
+    with pytest.raises(TimedOut, match=r"longer than 0\.2 s"), time_limit(0.2):
+        stubborn(ends, often)
+    assert len(ends) == often
+    assert time.monotonic() - begun < 50
+
+
+def test_a_block_in_time_is_left_alone():
+    with time_limit(0.2):
+        pass
+    time.sleep(0.4)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_method_that_hangs_loses_its_own_row_only(tmp_path, capsys, jobs):
+    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(tmp_path), "--datasets", "bars", "--jobs", jobs]
+    more = ["--no-plots", "--no-controls", "--metrics", "truth", "--timeout", "20"]
+    assert cfbench(["run", *common, *more, "--methods", "hangs,knows"]) == 2
+    assert "bars hangs seed 0: timeout: train: took longer than 20 s" in capsys.readouterr().err
+    rows = pd.read_csv(tmp_path / "tiny" / "leaderboard" / "bars.csv").set_index("method")
+    assert set(rows.loc["hangs"].status.str.partition(":")[0]) == {"timeout"}
+    assert (rows.loc["knows"].status == "ok").all()
