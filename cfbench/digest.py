@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["key_of", "object_digest", "source_digest"]
+from .bytecode import at_home, compiled
+
+__all__ = ["key_of", "module_digest", "object_digest", "source_digest"]
 
 
 def key_of(*parts: Any) -> str:
@@ -44,19 +46,51 @@ def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
     Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
-    What is loaded keeps the digest that it was first asked for, whatever happens to its file.
+    What is loaded keeps the digest that it was first asked for, whatever happens to its file. What is defined in a
+    session, in a script or inside a function is told by its compiled code, as that is now.
     """
-    return _loaded(cast(Hashable, thing))
+    if at_home(thing):
+        return _loaded(cast(Hashable, thing))
+    return key_of(_sources(thing), compiled(thing, _base))
 
 
 @cache
 def _loaded(thing: Any) -> str:
-    file = inspect.getsourcefile(thing)
-    if file is None:
-        return "unknown"
-    package = sys.modules[thing.__module__].__package__ or ""
+    return key_of(_sources(thing)) if _file(thing) else key_of(compiled(thing, _base))
+
+
+def _sources(thing: Any) -> list[str]:
+    """Digests of the file that defines a class or function, and of those that it imports."""
+    file = _file(thing)
+    package = getattr(sys.modules.get(thing.__module__), "__package__", None) or ""
     seen: dict[str, str] = {}
-    _walk(Path(file), package, seen)
+    if file:
+        _walk(file, package, seen)
+    return sorted(seen.values())
+
+
+def _file(thing: Any) -> Path | None:
+    """The file that defines a class or function; none for what a session, or a script about to change, defines."""
+    try:
+        file = None if thing.__module__ == "__main__" else inspect.getsourcefile(thing)
+    except (TypeError, OSError):
+        return None
+    return Path(file) if file else None
+
+
+def _base(cls: type[Any]) -> str:
+    """A digest of a base class: of those that every plugin of a kind has, the name."""
+    plain = cls.__module__.split(".")[0] in ("builtins", "cfbench", "torch")
+    return f"{cls.__module__}.{cls.__qualname__}" if plain else source_digest(cls)
+
+
+@cache
+def module_digest(name: str) -> str:
+    """The digest of a module, as `source_digest` gives it for what the module defines, without importing it."""
+    spec, seen = importlib.util.find_spec(name), dict[str, str]()
+    if spec is None or spec.origin is None:
+        return "unknown"
+    _walk(Path(spec.origin), name.rpartition(".")[0], seen)
     return key_of(sorted(seen.values()))
 
 
