@@ -47,7 +47,7 @@ def reason_of(error: BaseException, file: Path | str | None = None) -> str:
         file: the plugin's; the line told is the innermost one in it, or the innermost at all where it has none.
     """
     if isinstance(error, SystemExit):
-        what = f"calls sys.exit({'' if error.code is None else one_line(repr(error.code), 80)})"
+        what = f"SystemExit: calls sys.exit({'' if error.code is None else one_line(repr(error.code), 80)})"
     else:
         told = error.msg if isinstance(error, SyntaxError) else error
         what = f"{type(error).__name__}: {one_line(told)}".removesuffix(": ")

@@ -62,7 +62,7 @@ class Registry:
             UserError: there is none.
         """
         if rivals := self.rivals.get((kind, name)):
-            who = " and ".join(map(str, rivals))
+            who = " and ".join(sorted(map(str, rivals)))
             many = {2: "two", 3: "three"}.get(len(rivals), str(len(rivals)))
             raise PluginError(f"{many} plugins claim the {kind} {name!r}: {who}; rename one or uninstall it")
         if (kind, name) in self.plugins:

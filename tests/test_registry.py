@@ -100,7 +100,7 @@ def test_a_plugin_of_the_wrong_kind_is_refused():
     [
         ("x = 1\ndef broken(:", r"SyntaxError: .* \(mine.py line 2\)"),
         ("\n\nimport no_such_module", r"No module named 'no_such_module' \(mine.py line 3\)"),
-        ("import sys; sys.exit(3)", r"calls sys.exit\(3\) \(mine.py line 1\)"),
+        ("import sys; sys.exit(3)", r"SystemExit: calls sys.exit\(3\) \(mine.py line 1\)"),
         ("x = 1", "defines no Method, Control, Dataset or Metric"),
         ("from cfbench.contract import Method\nclass Mine(Method):\n    name = 'my own'", "is named 'my own'"),
     ],

@@ -1,0 +1,16 @@
+"""Writes into the image that it is asked about."""
+
+from __future__ import annotations
+
+from cfbench.contract import Method
+
+
+class MutatesInput(Method):
+    """Shifts the grey level with the parents."""
+
+    def abduct(self, x, pa, rng):
+        x -= 0.1 * pa[:, 0, None, None, None] + 0.1 * pa[:, 1, None, None, None]
+        return x
+
+    def predict(self, u, pa, rng):
+        return (u + 0.1 * pa[:, 0, None, None, None] + 0.1 * pa[:, 1, None, None, None]).clamp(0, 1)

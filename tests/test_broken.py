@@ -1,0 +1,152 @@
+"""Plugins that are wrong, each in its own way, are told what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from cfbench.checking import check_command
+
+BROKEN = Path(__file__).with_name("broken")
+NOWHERE = Path("no-such-folder")
+TOLD = {
+    "missing_method": ("signatures", r"MissingMethod defines no predict; write def predict\(self, u, pa, rng\)"),
+    "wrong_signature": ("signatures", r"predict takes \(u\), the contract calls predict\(u, pa, rng\)"),
+    "ignores_parents": ("reacts", "answers stay the same"),
+    "batch_norm": ("batch-size", r"image 0 is answered differently than among eight .*BatchNorm"),
+    "global_random": ("streams", "answers follow the global random state"),
+    "mutates_input": ("inputs", "abduct changes its argument x in place"),
+    "bytes_out": ("type", r"answers are torch.uint8; give float32 in \[0, 1\]"),
+    "nan_once": ("finite", r"NaN or infinite pixels \(number \[7\]\)"),
+    "leaks_test": ("test-data", r"fit calls _Own.split\('test'\)"),
+    "exits": ("answers", r"abduct .* calls sys.exit\(3\) \(together.py line \d+\)"),
+    "unpicklable_error": ("answers", r"predict raised Strange: the lock is stuck \(together.py line \d+\)"),
+    "changes_dtype": ("state", r"abduct changes the default dtype \(torch.float32 became torch.float64\)"),
+    "takes_threads": ("fit-state", r"fit changes the thread count \(1 became 2\)"),
+}
+"""What is told of each that neither hangs nor dies: by which check, in which words."""
+HARMLESS = ("good", "holds_a_lock")
+LINE = re.compile(r"  (ok|FAILED|skipped|not run) +(\S+) +(.*)")
+
+
+def report(target, *, timeout=60.0):
+    """Exit code, and (status, text) of each check of each plugin."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = check_command(str(target), data_root=NOWHERE, plugins=(), timeout=timeout)
+    told, label = {}, ""
+    for line in out.getvalue().splitlines():
+        if match := LINE.fullmatch(line):
+            told[label, match[2]] = match[1], match[3]
+        elif ": " not in line:
+            label = line.split("  ")[0]
+    return code, told
+
+
+def label(name):
+    return name.replace("_", "")
+
+
+def together(folder, *names):
+    """One file with the classes of several, so that they are checked in one process."""
+    file, head = folder / "together.py", "from __future__ import annotations\n"
+    sources = [(BROKEN / f"{name}.py").read_text().replace(head, "") for name in names]
+    file.write_text(head + "\n\n".join(sources))
+    return file
+
+
+@pytest.fixture(scope="module")
+def all_together(tmp_path_factory):
+    """The report on all that neither hang nor die."""
+    return report(together(tmp_path_factory.mktemp("together"), *TOLD, *HARMLESS))
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_is_wrong_is_told_by_name(all_together, name):
+    code, told = all_together
+    check, says = TOLD[name]
+    status, text = told[label(name), check]
+    assert code == 1
+    assert status == "FAILED"
+    assert re.search(says, text), text
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_right_passes_beside_it(all_together, name):
+    mine = {check: verdict for (who, check), verdict in all_together[1].items() if who == label(name)}
+    assert len(mine) > 20
+    assert {status for status, _ in mine.values()} == {"ok"}, mine
+
+
+def test_processes_that_die_are_told_how_and_the_others_go_on(tmp_path):
+    code, told = report(together(tmp_path, "kills_itself", "ends_itself", "good"))
+    assert code == 1
+    assert told["killsitself", "fit"] == ("FAILED", "killed its process with SIGKILL (out of memory?)")
+    assert told["killsitself", "answers"] == ("skipped", "waits for 'fit'")
+    assert told["endsitself", "fit"][0] == "ok"
+    assert told["endsitself", "answers"] == ("FAILED", "ended its process with exit status 5")
+    assert {status for (who, _), (status, _) in told.items() if who == "good"} == {"ok"}
+
+
+def test_what_hangs_is_told_where(tmp_path):
+    code, told = report(BROKEN / "hangs.py", timeout=5.0)
+    assert code == 1
+    assert told["hangs", "answers"] == ("FAILED", "hangs: gave no answer within 5 s (hangs.py line 15)")
+    assert told["hangs", "reacts"] == ("skipped", "waits for 'answers'")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("import_error", "ModuleNotFoundError: No module named 'a_package_that_nobody_has' (import_error.py line 5)"),
+        ("exits_at_import", "SystemExit: calls sys.exit(4) (exits_at_import.py line 9)"),
+    ],
+)
+def test_files_that_cannot_be_loaded_are_told_why(name, says):
+    code, told = report(BROKEN / f"{name}.py")
+    assert code == 1
+    assert told == {(f"{name}.py", "load"): ("FAILED", f"cannot be loaded: {says}")}
+
+
+@pytest.mark.parametrize(
+    ("source", "timeout", "says"),
+    [
+        ("from cfbench.contract import Method\n\nclass Mine(Method:\n", 60, r"SyntaxError: .*\(mine.py line 3\)"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 60, r"killed its process with SIGKILL"),
+        ("import time\n\ntime.sleep(1000)", 1, r"hangs: gave no answer within 1 s \(mine.py line 3\)"),
+    ],
+)
+def test_so_are_those_that_are_no_python_or_never_end(tmp_path, source, timeout, says):
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    code, told = report(file, timeout=timeout)
+    assert code == 1
+    (status, text) = told["mine.py", "load"]
+    assert status == "FAILED"
+    assert re.search(says, text), text
+
+
+def distribution(folder, name, target="collides:Mine", plugin="mine", group="cfbench.methods"):
+    """An installed distribution, as far as entry points go."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{plugin} = {target}\n")
+
+
+def test_two_distributions_that_claim_a_name_are_both_named(tmp_path, monkeypatch):
+    distribution(tmp_path, "first", "first_plugin:Mine")
+    distribution(tmp_path, "second", "second_plugin:Mine")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    code, told = report("mine")
+    assert code == 1
+    status, text = told["mine", "load"]
+    assert status == "FAILED"
+    assert text == (
+        "two plugins claim the method 'mine': first_plugin:Mine of first 1.0 and second_plugin:Mine of second 1.0; "
+        "rename one or uninstall it"
+    )
