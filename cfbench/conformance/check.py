@@ -63,9 +63,8 @@ class Check:
 
     def _ask(self, subject: Subject) -> Violation | Skipped | None:
         for other in self.after:
-            if other in subject.checks and (found := other.outcome(subject)) is not None:
-                reason = f"waits for {other.name!r}" if isinstance(found, Violation) else str(found)
-                return Skipped(reason)
+            if other in subject.checks and other.outcome(subject) is not None:
+                return Skipped(f"waits for {other.name!r}")
         try:
             self.run(subject)
         except (Violation, Skipped) as found:

@@ -6,11 +6,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from ..contract import Control, Derived, Method
+from ..contract import Control, Dataset, Derived, Method, Metric
 from ..errors import UserError
-from . import answers, definition, fits
+from . import answers, definition, fits, metrics
 from .check import Check
+from .datasets import DATASETS
 from .fitted import MethodSubject
+from .judged import MetricSubject
+from .opened import DatasetSubject
 from .subject import Subject
 
 __all__ = ["checks", "subject"]
@@ -36,14 +39,21 @@ def subject(plugin: type[Any], /, *, data_root: Path | None = None, **params: An
     raise UserError(f"{plugin!r} cannot be checked; give the class of a Method, Control, Dataset or Metric")
 
 
-SUBJECTS: tuple[tuple[type[Any], type[Subject]], ...] = ((Method, MethodSubject), (Control, MethodSubject))
+SUBJECTS: tuple[tuple[type[Any], type[Subject]], ...] = (
+    (Method, MethodSubject),
+    (Control, MethodSubject),
+    (Metric, MetricSubject),
+    (Dataset, DatasetSubject),
+)
 
 
 def checks(thing: Subject | type[Any]) -> tuple[Check, ...]:
     """The checks that apply to a subject or to a plugin's class, cheap ones first."""
     if isinstance(thing, Subject):
         return thing.checks
-    return _of_method(thing)
+    if issubclass(thing, Metric):
+        return metrics.CELL if thing.scope == "cell" else metrics.METRICS
+    return DATASETS if issubclass(thing, Dataset) else _of_method(thing)
 
 
 def _of_method(plugin: type[Any]) -> tuple[Check, ...]:

@@ -44,7 +44,8 @@ class Bars(Dataset):
         (1, 8, 8),
     )
 
-    def _table(self) -> tuple[Tensor, Tensor]:
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Parents [N, 2] and hands [N, 2] of all rows."""
         rng = torch.Generator().manual_seed(derive("bars"))
         n = sum(SIZES.values())
         kind = torch.randint(2, (n,), generator=rng).float()
@@ -54,7 +55,7 @@ class Bars(Dataset):
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
         first = sum(list(SIZES.values())[: list(SIZES).index(name)])
-        pa, hand = (t[first : first + SIZES[name]] for t in self._table())
+        pa, hand = (t[first : first + SIZES[name]] for t in self.table())
         return Split((draw(pa, hand) * 255).byte(), pa, torch.arange(first, first + SIZES[name]))
 
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
@@ -64,7 +65,7 @@ class Bars(Dataset):
         return new
 
     def oracle(self, root: Path, split: str, index: Tensor, cf_pa: Tensor) -> Tensor:
-        return draw(cf_pa, self._table()[1][index])
+        return draw(cf_pa, self.table()[1][index])
 
 
 BARS = Bars()

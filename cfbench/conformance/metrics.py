@@ -1,0 +1,254 @@
+"""Checks of a metric: columns, invariances, and the direction that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Column
+from ..evidence import Evidence
+from .check import Check, Violation, check, demand
+from .definition import documented, signatures
+from .fitted import copied, same
+from .judged import GRAPH, OPTIONAL, MetricSubject
+from .subject import Subject
+from .surroundings import RANDOM, seeded
+
+__all__ = ["CELL", "METRICS"]
+
+ATOL = 1e-6
+
+
+def _subject(subject: Subject) -> MetricSubject:
+    assert isinstance(subject, MetricSubject)
+    return subject
+
+
+def _each(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """What was done, the output's name, its value."""
+    return ((do, name, value) for do, scores in found.items() for name, value in scores.items())
+
+
+def _column(s: MetricSubject, name: str) -> Column:
+    column: Column = s.plugin.columns[name.partition("/")[0]]
+    return column
+
+
+@check("columns", "every column says what it measures, in which range, and where better lies", signatures)
+def described(subject: Subject) -> None:
+    s = _subject(subject)
+    for name, about in s.plugin.columns.items():
+        demand("/" not in name, f"the column {name!r} has a slash, which sets a variable apart; rename it")
+        demand(about.text.strip(), f"the column {name!r} says nothing; write Column('what it measures', ...)")
+        target = (about.direction == "target") == (about.target is not None)
+        demand(
+            target, f"the column {name!r} has direction {about.direction} and target {about.target}; give both or none"
+        )
+        ordered = about.low is None or about.high is None or about.low < about.high
+        demand(ordered, f"the column {name!r} has low {about.low} and high {about.high}; low must be less")
+        demand(
+            about.privileged or "truth" not in s.plugin.needs,
+            f"the column {name!r} compares with the truth, which the oracle wins; write Column(..., privileged=True)",
+        )
+
+
+@check("declarations", "needs and scope are words that the harness knows", signatures)
+def declared(subject: Subject) -> None:
+    plugin = _subject(subject).plugin
+    strange = sorted(set(plugin.needs) - set(OPTIONAL))
+    demand(not strange, f"needs names {', '.join(strange)}; known: {', '.join(sorted(OPTIONAL))}")
+    demand(plugin.scope in ("do", "null", "cell"), f"scope is {plugin.scope!r}; write do, null or cell")
+
+
+@check("scores", "good answers are scored, with no more evidence than ``needs`` names", described, declared)
+def scored(subject: Subject) -> None:
+    s = _subject(subject)
+    try:
+        _ = s.scores
+    except Violation as found:
+        left_out = sorted(set(OPTIONAL) - s.needs)
+        raise Violation(f"{found}; the evidence was without {', '.join(left_out)}, which needs must name") from found
+
+
+@check("outputs", "outputs are declared columns, of variables of the graph", scored)
+def outputs(subject: Subject) -> None:
+    s = _subject(subject)
+    for _, name, _ in _each(s.scores):
+        column, _, variable = name.partition("/")
+        known = ", ".join(s.plugin.columns)
+        demand(column in s.plugin.columns, f"the output {name!r} is no declared column; declared: {known}")
+        demand(not variable or variable in GRAPH.names, f"the output {name!r} is about no variable of the graph")
+
+
+@check("shape", "scores are one number an image, or one number in all", outputs)
+def shaped(subject: Subject) -> None:
+    s = _subject(subject)
+    n = len(s.evidence(s.asked[0]))
+    for _, name, value in _each(s.scores):
+        demand(isinstance(value, Tensor), f"{name} is a {type(value).__name__}; give a tensor")
+        right = value.ndim == 0 or (tuple(value.shape) == (n,) and s.plugin.scope != "cell")
+        demand(right, f"{name} is {list(value.shape)} for {n} images; give [{n}], or 0-d where only a set has a score")
+        demand(value.is_floating_point(), f"{name} is {value.dtype}; give floats: value.double()")
+
+
+@check("finite", "scores of good answers are finite", shaped)
+def finite(subject: Subject) -> None:
+    for do, name, value in _each(_subject(subject).scores):
+        share = float(value.double().isfinite().double().mean())
+        demand(share > 0.5, f"{name} under do({do}) is finite for {share:.0%} of good answers; mend the arithmetic")
+
+
+@check("bounds", "scores lie within the declared range", shaped)
+def bounded(subject: Subject) -> None:
+    s = _subject(subject)
+    every = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
+    for _, name, value in (item for found in every for item in _each(found)):
+        about, known = _column(s, name), value[value.isfinite()]
+        for limit, outside in ((about.low, known.min), (about.high, known.max)) if len(known.flatten()) else ():
+            if limit is not None:
+                beyond = (limit - outside()) if limit is about.low else (outside() - limit)
+                demand(
+                    float(beyond) <= ATOL,
+                    f"{name} is {float(outside()):.4g}, beyond its declared bound {limit:g}; mend it or the column",
+                )
+
+
+@check("inputs", "the evidence is left as it was", shaped)
+def inputs_kept(subject: Subject) -> None:
+    s = _subject(subject)
+    for do in s.asked:
+        given = s.evidence(do)
+        before = {name: copied(value) for name, value in _parts(given).items()}
+        s.score(given)
+        changed = [name for name, value in _parts(given).items() if not same(before[name], value)]
+        demand(not changed, f"the metric changes evidence.{', '.join(changed)} in place; work on a copy: .clone()")
+
+
+def _parts(given: Evidence) -> dict[str, Any]:
+    parts = {n: getattr(given, n) for n in ("x", "pa", "cf_pa", "answer", "truth", "reverse", "cycles", "costs")}
+    return {k: v for k, v in parts.items() if v is not None} | {"real": (given.real.images, given.real.parents)}
+
+
+@check("state", "scoring leaves the shared state of the process as it was", shaped)
+def undisturbed(subject: Subject) -> None:
+    for what in ("the constructor", "the metric"):
+        for name, change in subject.disturbed.get(what, {}).items():
+            remedy = "use a torch.Generator of your own" if name in RANDOM else "put it back, or leave it alone"
+            demand(False, f"{what} changes {name}{f' ({change})' if change else ''}; {remedy}")
+
+
+@check("repeatable", "the same evidence gives the same scores, whatever the global random state", shaped)
+def repeatable(subject: Subject) -> None:
+    s = _subject(subject)
+    for do in s.asked:
+        with seeded(1, 1):
+            again = s.score(s.evidence(do))
+        for name, value in s.scores[do].items():
+            demand(
+                same(value, again.get(name)),
+                f"{name} differs when the same answers are scored again; use a torch.Generator with a fixed seed",
+            )
+
+
+@check("order", "the order of the images changes no score", repeatable)
+def unordered(subject: Subject) -> None:
+    s = _subject(subject)
+    for do in s.asked:
+        given = s.evidence(do)
+        order = torch.randperm(len(given), generator=torch.Generator().manual_seed(3))
+        shuffled = s.score(s.evidence(do).take(order))
+        s.score(given)
+        for how, found in (("", shuffled), (" from what evidence.once keeps", s.score(given.take(order)))):
+            for name, value in s.scores[do].items():
+                wanted = value[order] if value.ndim else value
+                demand(
+                    same(wanted, found.get(name), ATOL),
+                    f"{name} changes with the order of the images{how}; a score belongs to an image or to the set, and "
+                    "evidence.once keeps results row by row",
+                )
+
+
+@check("batching", "an image scored alone has the score that it has in the set", repeatable)
+def alone(subject: Subject) -> None:
+    s = _subject(subject)
+    for do in s.asked:
+        rows = [0, 5, 17]
+        parts = {
+            i: s.score(s.evidence(do).take(torch.tensor([i, *([] if _single(s) else range(20, 28))]))) for i in rows
+        }
+        for name, value in s.scores[do].items():
+            for i in rows if value.ndim else ():
+                found = parts[i].get(name)
+                one = found[0] if isinstance(found, Tensor) and found.ndim else found
+                demand(
+                    same(value[i], one, ATOL),
+                    f"{name} of an image changes with the other images that are scored with it; compute it row by row, "
+                    "or give one 0-d score for the set",
+                )
+
+
+def _single(s: MetricSubject) -> bool:
+    """Whether the metric gives scores an image only, so that one image can be scored."""
+    return all(value.ndim for _, _, value in _each(s.scores))
+
+
+@check("resamples", "scores of a set can be had on resamples, in which images occur twice", repeatable)
+def resampled(subject: Subject) -> None:
+    s = _subject(subject)
+    for do, scores in s.scores.items():
+        given = s.evidence(do)
+        s.score(given)
+        rows = torch.randint(len(given), (len(given),), generator=torch.Generator().manual_seed(0))
+        found = s.score(given.take(rows))
+        for name, value in scores.items():
+            if not value.ndim and s.plugin.scope != "cell":
+                one = found.get(name)
+                known = isinstance(one, Tensor) and bool(one.isfinite().all())
+                demand(known, f"{name} is {one} on a resample of the images, which intervals are made of; allow copies")
+
+
+@check("direction", "true counterfactuals score better than noise", finite)
+def directed(subject: Subject) -> None:
+    s = _subject(subject)
+    true, noise, copies = (s.by_quality(q) for q in ("true", "noise", "copies"))
+    lost = {}
+    for do, name, value in _each(true):
+        about = _column(s, name)
+        if about.direction != "none":
+            best, worst, still = (_loss(about, found[do].get(name)) for found in (true, noise, copies))
+            if not best < worst:
+                lost[name, do] = f"{float(value.double().nanmean()):.4g}", best < still
+    judged = {(name, do) for do, name, _ in _each(true) if _column(s, name).direction != "none"}
+    for (name, do), (mean, beats_copies) in lost.items():
+        about = _column(s, name)
+        noisy = float(noise[do][name].double().nanmean())
+        # One part of a score may like noise (a change that should be large), where its other columns do not.
+        demand(
+            beats_copies and any(other != name.partition("/")[0] for other in _won(judged, lost)),
+            f"{name} under do({do}) is {mean} for true counterfactuals and {noisy:.4g} for noise, declared "
+            f"{about.direction!r}: noise would win; change the direction, or declare 'none'",
+        )
+
+
+def _won(judged: set[tuple[str, str]], lost: dict[tuple[str, str], Any]) -> set[str]:
+    """Columns that prefer the truth to noise wherever they are asked."""
+    bad = {name.partition("/")[0] for name, _ in lost}
+    return {name.partition("/")[0] for name, _ in judged} - bad
+
+
+def _loss(about: Column, value: Tensor | None) -> float:
+    """The mean score turned so that less is better; infinite where there is none."""
+    if value is None or not bool(value.isfinite().any()):
+        return float("inf")
+    v = value.double()
+    turned = {"lower": v, "higher": -v, "target": (v - (about.target or 0.0)).abs()}[about.direction]
+    return float(turned.nanmean())
+
+
+CELL: tuple[Check, ...] = (
+    signatures, documented, described, declared, scored, outputs, shaped, finite, inputs_kept, repeatable, undisturbed,
+)  # fmt: skip
+METRICS: tuple[Check, ...] = (*CELL[:-1], bounded, unordered, alone, resampled, directed, undisturbed)
