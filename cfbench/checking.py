@@ -71,6 +71,11 @@ class Report:
             self.add(Verdict(check, "not run", why))
 
     @property
+    def complete(self) -> bool:
+        """Whether there is nothing more to ask."""
+        return LOAD in self.verdicts or bool(self.checks and set(self.checks) <= self.verdicts.keys())
+
+    @property
     def passed(self) -> bool:
         """Whether no check failed, and all were run."""
         return all(v.status in ("ok", "skipped") for v in self.verdicts.values())
@@ -176,7 +181,7 @@ class Session:
         report.breakdowns += 1
         if report.breakdowns == BREAKDOWNS:
             report.give_up(f"{BREAKDOWNS} processes broke down before")
-        return self.label == ""
+        return self.label == "" or all(r.complete for r in self.reports.values())
 
 
 @contextmanager
