@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,18 @@ class Split:
         return self.images.float() / 255
 
 
+class Keeper(Protocol):
+    """Where a fit leaves what it needs to go on after a kill."""
+
+    def begin(self, run: Fit, stage: str, steps: int, size: int, keep: Mapping[str, Any]) -> tuple[int, Tensor]:
+        """Put back what was kept of a stage; the steps that were done, and the rows of the epoch still to come."""
+        ...
+
+    def step(self, run: Fit, done: int, steps: int, queue: Tensor, keep: Mapping[str, Any]) -> None:
+        """Take note that a step is done."""
+        ...
+
+
 @dataclass
 class Fit:
     """What a method may use while it is fitted or tuned.
@@ -62,9 +74,16 @@ class Fit:
     record: Callable[[str, object], None] = field(default=lambda name, table: None)
     progress: Callable[..., None] = field(default=lambda stage, done, total, loss=None: None)
     seen: int = 0
+    keeper: Keeper | None = None
 
-    def batches(self, steps: int, size: int, stage: str = "fit") -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, steps: int, size: int, stage: str = "fit", *, keep: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """``steps`` batches of training data, x [size, C, H, W] in [0, 1] and pa [size, D], drawn epoch by epoch.
+
+        ``keep`` names all that the loop changes: modules, optimisers and what else has a state dict, or lists of
+        tensors. With it a fit that was killed goes on where it was, and ends with the same weights: the batches that
+        are left come, none where all had been drawn. A loop that needs its number of steps counts `seen`.
 
         Raises:
             RuntimeError: the batches would exceed the budget.
@@ -72,8 +91,10 @@ class Fit:
         left = self.images - self.seen
         if steps * size > left:
             raise RuntimeError(f"{stage}: {steps} steps of {size} images exceed the {left} images left of the budget")
-        queue = torch.empty(0, dtype=torch.long)
-        for step in range(steps):
+        first, queue = 0, torch.empty(0, dtype=torch.long)
+        if self.keeper and keep:
+            first, queue = self.keeper.begin(self, stage, steps, size, keep)
+        for step in range(first, steps):
             while len(queue) < size:
                 queue = torch.cat([queue, torch.randperm(len(self.train), generator=self.rng)])
             rows, queue = queue[:size], queue[size:]
@@ -83,6 +104,8 @@ class Fit:
                 self.train.images[rows].to(self.device).float() / 255,
                 self.train.parents[rows].to(self.device),
             )
+            if self.keeper and keep:
+                self.keeper.step(self, step + 1, steps, queue, keep)
         self.progress(stage, steps, steps)
 
 

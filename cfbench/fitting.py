@@ -15,6 +15,7 @@ from . import store
 from .answer import answer_plan, mechanism
 from .bench import Bench
 from .cells import Cell
+from .checkpoints import Checkpoints
 from .contract import Control, Fit, Method
 from .environment import peak_memory, synchronize
 from .errors import UserError
@@ -62,18 +63,20 @@ def train(bench: Bench, cell: Cell) -> None:
         return
     costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
     given = bench.shop.weights(cell.method)
+    kept = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), diary.rows)
     with bench.quiet("train", cell.seed), peak_memory(bench.device) as peak:
         method = bench.shop.method(cell)
         if given:
             costs |= _take(method, given) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
         elif isinstance(method, Method):
             run = _fit(bench, cell, diary)
+            run.keeper = kept
             method.to(bench.device).train()
-            start = time.perf_counter()
+            kept.start()
             with torch.enable_grad(), bench.precise():
                 method.fit(run)
             synchronize(bench.device)
-            costs["fit_s"], costs["images_seen"] = time.perf_counter() - start, float(run.seen)
+            costs["fit_s"], costs["images_seen"] = kept.seconds, float(run.seen)
             costs["bits_per_dim"] = _bits(diary)
             costs["parameters"] = _size(method)
             _check_finite(method)
@@ -83,6 +86,7 @@ def train(bench: Bench, cell: Cell) -> None:
             store.write_tensors(draft / "weights.safetensors", method.state_dict())
         store.write_json(draft / "costs.json", costs | {"train_peak_mb": peak["peak_mb"]})
         diary.write(draft)
+    kept.discard()
 
 
 def _take(method: Method | Control, given: Given) -> dict[str, float]:

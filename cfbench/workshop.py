@@ -16,7 +16,7 @@ from .answer import answer_plan
 from .caller import Caller
 from .cells import Cell, Job
 from .contract import Control, Dataset, Derived, Method, Metric
-from .digest import key_of, object_digest, source_digest
+from .digest import key_of, module_digest, object_digest, source_digest
 from .errors import PluginError, UserError
 from .plan import Plan
 from .registry import SESSION, Kind, Registry
@@ -179,13 +179,11 @@ class Workshop:
             return Cell(dataset, method, seed, method, dict.fromkeys(STAGES, key), dict.fromkeys(metrics, key))
 
     def _cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
-        from .fitting import train as fitting  # imports this module
-
         of = self.derived_from(method)
         base = of or method
         fit, answer = self.method_params(base)
         own = {k: v for k, v in base.params.items() if k in fit}
-        fitted = self.data_key(dataset), seed, self.job.budget.images, source_digest(fitting)
+        fitted = self.data_key(dataset), seed, self.job.budget.images, module_digest("cfbench.fitting")
         precision = () if self.job.precision == "fp32" else (self.job.precision,)
         fit_spec = Spec(base.name, self.fit_preset(base), own)
         given = self.weights(fit_spec)

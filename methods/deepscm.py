@@ -161,7 +161,9 @@ class DeepSCM(Method):
         self.parents.fit(run.train.parents)
         steps = (run.images - run.seen) // self.batch
         optimiser = torch.optim.Adam(self.parameters(), lr=self.lr, eps=1e-5, fused=True)
-        for step, (x, pa) in enumerate(run.batches(steps, self.batch)):
+        start = run.seen
+        for x, pa in run.batches(steps, self.batch, keep={"method": self, "optimiser": optimiser}):
+            step = (run.seen - start) // self.batch - 1
             for group in optimiser.param_groups:
                 group["lr"] = self.lr * self._pace(step, steps)
             terms = self._sampled(x, pa, run, self.samples)

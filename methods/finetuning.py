@@ -54,21 +54,20 @@ def finetune(
         images: how many of the budget for ``predictor`` and for ``finetune``.
         options: of `train`.
     """
-    multiplier = 1.0
+    multiplier = torch.ones(1, dtype=torch.float64)
 
     def missed(x: Tensor, pa: Tensor, hold: bool = False) -> Tensor:
         out = predictor.read(2 * x - 1, 0)
         return -predictor.log_probs(out, parents.standardise(pa), hold).sum(1).mean()
 
     def loss(x: Tensor, pa: Tensor) -> Tensor:
-        nonlocal multiplier
         other = shuffled(pa, run.rng)
         negative, image = parts(x, pa, other)
         excess = negative - bound
-        weight = max(0.0, multiplier + DAMPING * excess.item())
-        multiplier = max(0.0, multiplier + RATE * excess.item())
+        weight = max(0.0, multiplier.item() + DAMPING * excess.item())
+        multiplier.add_(RATE * excess.item()).clamp_min_(0)
         return (missed(image, other, hold=True) + weight * excess) / math.prod(x.shape[1:])
 
     train(run, predictor, missed, images["predictor"], stage="predictor", **{**options, "lr": 2e-3})
     predictor.requires_grad_(False)
-    train(run, net, loss, images["finetune"], stage="finetune", **options)
+    train(run, net, loss, images["finetune"], stage="finetune", also={"multiplier": [multiplier]}, **options)

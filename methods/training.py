@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ def train(
     cycle: bool = True,
     ema: float = 0.0,
     weight_decay: float = 0.01,
+    also: Mapping[str, Any] | None = None,
 ) -> None:
     """Train ``net`` in place on ``images`` images of the budget, with AdamW.
 
@@ -43,6 +45,7 @@ def train(
         loss: of a batch x [B, C, H, W] in [0, 1], pa [B, D]: a scalar.
         cycle: the learning rate goes through `one_cycle`, and gradients are clipped to norm 1;
             otherwise the rate stays at ``lr``.
+        also: what else ``loss`` changes, as `Fit.batches` keeps it.
         ema: where not 0, the weights that are kept are the average with decay min(ema, (1 + n) / (10 + n)).
     """
     batch = min(batch, images)
@@ -54,7 +57,9 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: one_cycle(n, steps) if cycle else 1.0)
     mean = copy.deepcopy(parameters)
     net.train()
-    for n, (x, pa) in enumerate(run.batches(steps, batch, stage)):
+    keep = {"net": net, "optimiser": optimiser, "schedule": schedule, "mean": mean, **(also or {})}
+    for x, pa in run.batches(steps, batch, stage, keep=keep):
+        n = schedule.last_epoch
         with torch.enable_grad():
             value = loss(x, pa)
             value.backward()

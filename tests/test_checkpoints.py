@@ -1,0 +1,127 @@
+"""A fit that is killed goes on where it was, and ends with the weights of one that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cfbench.checkpoints import Checkpoints
+from cfbench.conformance.toy import Bars
+from cfbench.contract import Control, Derived, Fit
+from cfbench.packing import pack, unpack
+from cfbench.registry import Registry
+
+TOYS = str(Path(__file__).with_name("toys.py"))
+REGISTRY, BARS, ROOT = Registry(), Bars(), Path()
+LEARNED = [
+    n
+    for n in REGISTRY.names("method")
+    if not issubclass(REGISTRY.load("method", n), (Control, Derived)) and n not in ("identity", "untrained")
+]
+
+
+class Killed(BaseException):
+    pass
+
+
+def fit(name, folder=None, kill_at=None, **params):
+    """The weights, log and kept steps of a fit that is killed when so many images were seen."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method = REGISTRY.load("method", name)(BARS.graph, **params).train()
+        rng, rows = torch.Generator().manual_seed(1), []
+        run = Fit(BARS.split(ROOT, "train"), BARS.split(ROOT, "valid"), 1024, torch.device("cpu"), rng, rows.append)
+        if folder:
+            run.keeper = Checkpoints(folder, rows, interval=0)
+        begun = []
+
+        def progress(stage, done, total, loss=None):
+            if done < total:
+                begun.append(run.seen)
+            if kill_at is not None and run.seen >= kill_at:
+                raise Killed
+
+        run.progress = progress
+        method.fit(run)
+    return method.state_dict(), rows, begun
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [*((n, {}) for n in LEARNED), ("hvae", {"finetuned": 0.4})],
+    ids=str,
+)
+def test_a_fit_that_is_killed_twice_ends_with_the_same_weights_and_log(tmp_path, name, params):
+    weights, rows, _ = fit(name, **params)
+    for kill_at in (300, 800):
+        with pytest.raises(Killed):
+            fit(name, tmp_path, kill_at, **params)
+    again, log, begun = fit(name, tmp_path, **params)
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+    assert log == rows
+    assert next(n for n in begun if n) >= 800 - 256, "the fit did not go on where it was"
+
+
+def test_a_spoilt_checkpoint_is_not_used(tmp_path):
+    weights, _, _ = fit("deepscm")
+    with pytest.raises(Killed):
+        fit("deepscm", tmp_path, 800)
+    (file,) = tmp_path.glob("*.safetensors")
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+    again, _, begun = fit("deepscm", tmp_path)
+    assert begun[1] < 300
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+
+
+def test_states_of_optimisers_survive_without_pickle(tmp_path):
+    net = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(net.parameters(), fused=True)
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimiser.step()
+    pack({"optimiser": optimiser.state_dict(), "more": [1, None, "text", {"x": (2.5, True)}]}, tmp_path / "s")
+    found = unpack(tmp_path / "s")
+    assert found["more"] == [1, None, "text", {"x": [2.5, True]}]
+    assert found["optimiser"]["param_groups"][0]["lr"] == 1e-3
+    assert torch.equal(found["optimiser"]["state"][0]["exp_avg"], optimiser.state[net.weight]["exp_avg"])
+    with pytest.raises(TypeError, match="found object"):
+        pack({"x": object()}, tmp_path / "t")
+
+
+def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_path):
+    command = [sys.executable, "-m", "cfbench", "run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny"]
+    command += ["--methods", "patient", "--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+    def begin(root, **env):
+        return subprocess.Popen(
+            [*command, "--run-root", str(root)], **quiet, start_new_session=True, env={**os.environ, **env}
+        )
+
+    disturbed, calm = begin(tmp_path / "a", CFBENCH_CHECKPOINT_S="0", PATIENCE="0.05"), None
+    deadline = time.monotonic() + 300
+    while not any(int(p.stem.split("-")[1]) >= 16 for p in tmp_path.rglob(".train-*-checkpoints/*-*.safetensors")):
+        assert time.monotonic() < deadline
+        assert disturbed.poll() is None
+        time.sleep(0.02)
+    os.killpg(disturbed.pid, signal.SIGKILL)
+    disturbed.wait()
+    calm = begin(tmp_path / "b")
+    assert calm.wait() == 0
+    assert begin(tmp_path / "a", CFBENCH_CHECKPOINT_S="0").wait() == 0
+    one, two = (load_file(next((tmp_path / n).rglob("train-*/weights.safetensors"))) for n in "ab")
+    assert all(torch.equal(one[k], two[k]) for k in two)
+    steps = next((tmp_path / "a").rglob("train-*/log.jsonl")).read_text().splitlines()
+    assert len(steps) == 64
+    assert sum('"process": 0' in line for line in steps) >= 16
+    assert not list(tmp_path.rglob("*-checkpoints"))
