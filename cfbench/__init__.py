@@ -1,12 +1,92 @@
-"""A benchmark of deep structural causal models for counterfactual images."""
+"""A benchmark of deep structural causal models for counterfactual images.
+
+What is listed here is imported when it is first used: ``import cfbench`` alone imports neither torch nor pandas.
+"""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .api import load, load_dataset, load_method, run
+    from .contract import Column, Control, Dataset, Derived, Fit, Method, Metric, Noise, Questions, Split
+    from .errors import PluginError, UserError
+    from .evidence import Evidence
+    from .graph import CausalGraph, Variable
+    from .notebook import Result
+    from .rng import Streams, derive
+    from .steps import Answer, counterfactual
+
+__all__ = [
+    "Answer",
+    "CausalGraph",
+    "Column",
+    "Control",
+    "Dataset",
+    "Derived",
+    "Evidence",
+    "Fit",
+    "Method",
+    "Metric",
+    "Noise",
+    "PluginError",
+    "Questions",
+    "Result",
+    "Split",
+    "Streams",
+    "UserError",
+    "Variable",
+    "__version__",
+    "counterfactual",
+    "derive",
+    "load",
+    "load_dataset",
+    "load_method",
+    "run",
+]
 
 try:
     __version__ = version("cfbench-scm")
 except PackageNotFoundError:
     __version__ = "0+unknown"
+
+_CONTRACT = ("Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split")
+_HOMES = {
+    **dict.fromkeys(("load", "load_dataset", "load_method", "run"), "api"),
+    **dict.fromkeys(_CONTRACT, "contract"),
+    **dict.fromkeys(("PluginError", "UserError"), "errors"),
+    "Evidence": "evidence",
+    **dict.fromkeys(("CausalGraph", "Variable"), "graph"),
+    "Result": "notebook",
+    **dict.fromkeys(("Streams", "derive"), "rng"),
+    **dict.fromkeys(("Answer", "counterfactual"), "steps"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The package, in which ``run`` stays the function whenever the module of that name is imported."""
+
+    @property
+    def run(self) -> Any:
+        return __getattr__("run")
+
+    @run.setter
+    def run(self, module: ModuleType) -> None:
+        """Python sets a package's attribute to each module that it imports from it."""
+
+
+sys.modules[__name__].__class__ = _Package

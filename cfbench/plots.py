@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["write_plots"]
+__all__ = ["charts", "write_plot", "write_plots"]
 
 CONTROL = "#777777"
 MARKERS = "osD^vPX*<>pdh"
@@ -214,12 +215,10 @@ def _legend(figure: Figure, board: Board, absent: set[str]) -> None:
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=8.5)
 
 
-def _quality_against_cost(board: Board) -> Figure | None:
+def _quality_against_cost(board: Board) -> Figure:
     import matplotlib.pyplot as plt
 
     keys, axes_of_cost = _quality(board), _cost_axes(board)
-    if not keys or not axes_of_cost:
-        return None
     rows, columns = len(axes_of_cost), len(keys)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.2 + 2.7 * columns, 2.5 * rows), squeeze=False, layout="constrained"
@@ -236,19 +235,30 @@ def _quality_against_cost(board: Board) -> Figure | None:
     return figure
 
 
+def charts(board: Board) -> dict[str, Callable[[], Figure]]:
+    """What draws each chart, by its name: a family of metrics (``cld``, ``neighbours-2``) or ``quality-cost``."""
+    found: dict[str, Callable[[], Figure]] = {}
+    for family in dict.fromkeys(k.metric for k in board.columns):
+        for i, keys in enumerate(_chunks(board, family)):
+            name = re.sub(r"[^\w.\-]+", "_", family) + (f"-{i + 1}" if i else "")
+            found[name] = partial(_family, board, keys)
+    if _quality(board) and _cost_axes(board):
+        found["quality-cost"] = partial(_quality_against_cost, board)
+    return found
+
+
 def write_plots(results: Results | Board, folder: Path) -> list[Path]:
-    """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-cost.png``, quality against cost; the files written.
+    """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-quality-cost.png``; the files written.
 
     A method without a score stands in its line with the reason, never left out.
     """
     board = results if isinstance(results, Board) else Board(results)
-    _style()
     folder.mkdir(parents=True, exist_ok=True)
+    return [write_plot(board, name, folder) for name in charts(board)]
+
+
+def write_plot(board: Board, name: str, folder: Path) -> Path:
+    """Write one of the `charts` as ``DATASET-NAME.png``."""
+    _style()
     stem = re.sub(r"[^\w.\-]+", "_", board.results.dataset)
-    files = []
-    for family in dict.fromkeys(k.metric for k in board.columns):
-        for i, keys in enumerate(_chunks(board, family)):
-            name = re.sub(r"[^\w.\-]+", "_", family) + (f"-{i + 1}" if i else "")
-            files.append(_save(_family(board, keys), folder / f"{stem}-{name}.png"))
-    figure = _quality_against_cost(board)
-    return files if figure is None else [*files, _save(figure, folder / f"{stem}-quality-cost.png")]
+    return _save(charts(board)[name](), folder / f"{stem}-{name}.png")

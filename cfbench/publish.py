@@ -16,44 +16,58 @@ from .leaderboard import Board
 from .plan import Plan
 from .reading import read_about, read_results, states
 
-__all__ = ["publish"]
+__all__ = ["board_of", "publish", "write_all", "write_sheet"]
 
 
 def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> None:
     """Write the tables and pictures of a data set into ``out``, and print the tables and where all of it lies."""
-    from .tables import render, write
-
-    about = read_about(folder)
-    if not store.complete(folder / about["datasets"][dataset]["plan"]):
+    board = board_of(folder, dataset)
+    if board is None:
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
         return
-    board = Board(read_results(folder, dataset))
-    tables = list(write(board, out).values())
-    charts, sheets = [], []
-    if pictures:
-        from .curves import write_curves
-        from .plots import write_plots
-
-        charts = [*write_plots(board, out), *write_curves(folder, dataset, out)]
-        sheets = [_sheet(folder, dataset, out)]
-    _show(render(board, _width()))
-    for what, paths in (("tables", tables), ("charts", charts), ("contact sheet", sheets)):
+    written = write_all(folder, board, out, pictures=pictures)
+    _show(board)
+    for what, paths in written.items():
         if paths:
             print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
 
 
-def _width() -> int:
-    return shutil.get_terminal_size((120, 40)).columns
+def board_of(folder: Path, dataset: str) -> Board | None:
+    """The leaderboard of a data set, read from the cells; None where it has no plan yet.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    plan = read_about(folder)["datasets"][dataset]["plan"]
+    return Board(read_results(folder, dataset)) if store.complete(folder / plan) else None
 
 
-def _show(table: Any) -> None:
+def write_all(folder: Path, board: Board, out: Path, *, pictures: bool = True) -> dict[str, list[Path]]:
+    """Write the tables and pictures of a data set into ``out``; the files by what they are."""
+    from .tables import write
+
+    dataset = board.results.dataset
+    written = {"tables": list(write(board, out).values())}
+    if pictures:
+        from .curves import write_curves
+        from .plots import write_plots
+
+        written["charts"] = [*write_plots(board, out), *write_curves(folder, dataset, out)]
+        written["contact sheet"] = [write_sheet(folder, dataset, out)]
+    return written
+
+
+def _show(board: Board) -> None:
     from rich.console import Console
 
-    Console(width=max(_width(), 100)).print(table)
+    from .tables import render
+
+    width = shutil.get_terminal_size((120, 40)).columns
+    Console(width=max(width, 100)).print(render(board, width))
 
 
-def _sheet(folder: Path, dataset: str, out: Path, columns: int = 16) -> Path:
-    """The contact sheet: the plan's first questions about each variable, answered by the first seed of each row."""
+def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16) -> Path:
+    """Write the contact sheet: the plan's first questions about each variable, answered by each row's first seed."""
     from .sheet import contact_sheet
 
     about = read_about(folder)
