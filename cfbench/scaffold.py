@@ -135,7 +135,8 @@ def _check_free(kind: str, name: str) -> None:
 def _check_hides_nothing(name: str) -> None:
     """Refuse a file that Python, started in its folder, would import instead of a module that others rely on."""
     elsewhere = [p for p in sys.path if p and Path(p).resolve() != Path.cwd()]
-    if name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere):
+    found = PathFinder.find_spec(name, elsewhere)
+    if name in sys.stdlib_module_names or (found and found.origin):
         raise UserError(f"{name}.py would hide the Python module {name!r} from programs beside it; choose another name")
 
 

@@ -27,10 +27,6 @@ class Mine(Method):
     # What it is asked for as: --methods mine. Without this line: the class's name in lower case.
     name = "mine"
 
-    # What part of x - decoder(z, pa) answers carry: none, scaled, faded (as far as the image stays alike), full or
-    # exact-inverse. The table shows it, since a residual makes composition perfect whatever was learned.
-    residual = "faded"
-
     # Keywords that change answers but not the fit, so that the rows mine and mine[keep=0] share one.
     answer_params = frozenset({"keep"})
 
@@ -41,6 +37,9 @@ class Mine(Method):
     ) -> None:
         super().__init__(graph)  # keeps self.graph: .variables (name, kind, size, low, high, parents), .shape (C, H, W)
         self.latent, self.batch, self.lr, self.keep = latent, batch, lr, keep
+        # What answers carry of x - decoder(z, pa): none, scaled, faded (as far as the image stays alike), full or
+        # exact-inverse. The table shows it, since a residual makes composition perfect whatever was learned.
+        self.residual = "faded" if keep else "none"
         pixels, parents = prod(graph.shape), sum(v.size for v in graph.variables)  # size: of a class; 1 for a value
         self.encoder = dense(pixels + parents, 2 * latent, width)
         self.decoder = dense(latent + parents, pixels, width)
@@ -96,3 +95,6 @@ class Mine(Method):
         new = self.decode(z, pa)
         share = torch.minimum(new / old, (1 - new) / (1 - old)).clamp(max=1)  # 1 where new = old, less where it moves
         return (new + self.keep * share * (x - old)).clamp(0, 1)
+
+    # A method sample(self, pa, rng) that returns self.decode(rng.normal(self.latent), pa), fresh images of its model,
+    # would let the control resample[of=mine] show what the abducted noise is worth.

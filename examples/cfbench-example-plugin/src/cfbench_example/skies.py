@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Skies(Dataset):
     with u uniform in [0, 1). The sun's column and the hill are exogenous.
     """
 
-    graph: ClassVar[CausalGraph] = CausalGraph(
+    graph = CausalGraph(
         (
             Variable("season", "categorical", size=2, truth="exact"),
             Variable("height", "continuous", low=5, high=12, unit="pixels", parents=("season",), truth="exact"),
