@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 import shlex
@@ -49,9 +50,10 @@ class New:
 
     @property
     def cls(self) -> str:
-        """The name in CamelCase, followed by the kind where that alone is a word of Python's or of the template's."""
+        """The name in CamelCase, followed by the kind where that alone means something in Python or in the template."""
         name = "".join(part[0].upper() + part[1:] for part in re.split("[-_]", self.name))
-        taken = set(re.findall(r"\w+", _template(f"{self.kind}.py"))) - {"Mine"}
+        nodes = ast.walk(ast.parse(_template(f"{self.kind}.py")))
+        taken = {getattr(node, field, None) for node in nodes for field in ("id", "name", "asname")} - {"Mine"}
         return name + self.kind.capitalize() if keyword.iskeyword(name) or name in taken else name
 
     @property

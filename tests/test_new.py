@@ -175,6 +175,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         ("method", "f", "FMethod"),
         ("dataset", "split", "SplitDataset"),
         ("metric", "true", "TrueMetric"),
+        ("metric", "l2", "L2"),
         ("metric", "class", "Class"),
     ],
 )

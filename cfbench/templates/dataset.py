@@ -1,7 +1,9 @@
 """A toy data set whose structural causal model is known, so that answers are compared with the truth.
 
-cfbench check mine.py
-cfbench run --datasets mine --methods deepscm --plugin mine.py --preset tiny
+To try it:
+
+    cfbench check mine.py
+    cfbench run --datasets mine --methods deepscm --plugin mine.py --preset tiny
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A conditional VAE: the latent holds what an image's parents do not say, and keeps when they change.
 
-cfbench check mine.py
-cfbench run --methods mine,deepscm --plugin mine.py --split valid
+To try it:
+
+    cfbench check mine.py
+    cfbench run --methods mine,deepscm --plugin mine.py --split valid
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """L2 distance of an answer to the true counterfactual.
 
-cfbench check mine.py
-cfbench run --methods deepscm --plugin mine.py --preset tiny
+To try it:
+
+    cfbench check mine.py
+    cfbench run --methods deepscm --plugin mine.py --preset tiny
 """
 
 from __future__ import annotations
