@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 
 from . import cache
-from .declared import FILE, Declaration, read_declaration
+from .declared import FILE, Cause, Declaration, read_declaration
 from .labels import PARTS, Row, read_rows, refuse
 from .pictures import LARGEST, TYPES, read_images
 
@@ -95,10 +96,11 @@ def part_of(name: str) -> str:
 def _place(root: Path, path: str) -> Path:
     if not path:
         raise UserError("folder: which one? write folder[path=FACES], a folder under the data root or an absolute path")
-    if ".." in Path(path).parts:
+    place = Path(os.path.expanduser(path))
+    if ".." in place.parts and not place.is_absolute():
         raise UserError(f"folder: {path!r} leads out of the data root {root}; give an absolute path")
-    folder = root / Path(path).expanduser()
-    if not folder.is_dir():
+    folder = root / place
+    if not os.path.isdir(folder):  # a folder that may not be looked at is none
         raise UserError(f"folder: no folder {folder}; put it there, choose --data-root, or give an absolute path")
     return folder
 
@@ -169,21 +171,22 @@ def _check_values(declaration: Declaration, parents: Tensor, parts: list[str], w
     train = parents[torch.tensor([p == "train" for p in parts])]
     for cause, values, everywhere in zip(declaration.variables, train.T, parents.T, strict=True):
         if values.min() == values.max():
-            shown = cause.classes[int(values[0])] if cause.classes else f"{float(values[0]):g}"
             raise UserError(
-                f"{where}: {cause.name} is {shown} in all {len(values)} training images; nothing can be learned of a"
-                f" cause that does not vary: leave it out of {FILE}"
+                f"{where}: {cause.name} is {_shown(cause, float(values[0]))} in all {len(values)} training images;"
+                f" nothing can be learned of a cause that does not vary: leave it out of {FILE}"
             )
-        if cause.kind == "categorical":
-            size = cause.size or int(everywhere.max()) + 1
-            there = set(values.tolist())
-            absent = next((k for k in range(size) if k not in there), None)
-            if absent is not None:
-                shown = repr(cause.classes[absent]) if cause.classes else str(absent)
-                raise UserError(
-                    f"{where}: no training image has {cause.name} {shown}, one of {size} classes; add images of it, put"
-                    f" some into the training split by a column split, or number or name the classes without it"
-                )
+        there, size = set(values.tolist()), cause.size or int(everywhere.max()) + 1
+        absent = next((k for k in range(size) if k not in there), None) if cause.kind == "categorical" else None
+        if absent is not None:
+            raise UserError(
+                f"{where}: no training image has {cause.name} {_shown(cause, absent)}, one of {size} classes; add some,"
+                " put some into the training split by a column split, or number or name the classes without it"
+            )
+
+
+def _shown(cause: Cause, value: float) -> str:
+    """A value as it stands in the table."""
+    return repr(cause.classes[int(value)]) if cause.classes else f"{value:g}"
 
 
 def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row], digest: str) -> Tensor:

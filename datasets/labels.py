@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def refuse(wrong: Sequence[str]) -> None:
         UserError: something is; the first mistake is told, and how many there are beside it.
     """
     if wrong:
-        more = f" (and {len(wrong) - 1} more such lines)" if len(wrong) > 1 else ""
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(wrong[0] + more)
 
 
@@ -120,7 +120,7 @@ def _name(text: str) -> str:
     if not text:
         raise ValueError("no file name")
     path = PurePosixPath(text.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(text).drive or "\0" in text:
         raise ValueError(f"{text!r} leads out of the folder; give a name relative to the folder, without ..")
     return path.as_posix()
 

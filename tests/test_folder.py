@@ -358,6 +358,9 @@ def test_mistakes_in_the_graph_are_named(pets, graph, told):
         ({"image": ""}, r"line 12: no file name"),
         ({"image": "../000.png"}, r"'\.\./000\.png' leads out of the folder"),
         ({"image": "/etc/a.png"}, r"'/etc/a\.png' leads out of the folder"),
+        ({"image": "C:\\a.png"}, r"leads out of the folder"),
+        ({"image": "a\0.png"}, r"leads out of the folder"),
+        ({"image": "."}, r"line 12: \. has the unknown image type ''"),
         ({"image": "img/000.png"}, r"img/000\.png stands in line \d+ already; keep one"),
         ({"image": "./img/000.png"}, r"img/000\.png stands in line \d+ already; keep one"),
         ({"image": "img/nix.png"}, r"line 12: no image img/nix\.png in .*pets; put it there"),
@@ -404,7 +407,7 @@ def test_several_mistakes_are_counted(pets):
         rows[k]["shade"] = "?"
     write_table(pets, rows)
     assert "img/003.png" in complaint(pets)
-    assert complaint(pets).endswith("(and 2 more such lines)")
+    assert complaint(pets).endswith("(and 2 more)")
 
 
 @pytest.mark.parametrize(
@@ -473,7 +476,7 @@ def test_a_cause_that_does_not_vary_is_named(pets):
     write_table(pets, [r | {"shade": "0.1"} for r in table(160)])
     assert "shade is 0.1 in all" in complaint(pets)
     write_table(pets, [r | {"kind": "dog"} for r in table(160)])
-    assert "kind is dog in all" in complaint(pets)
+    assert "kind is 'dog' in all" in complaint(pets)
 
 
 def test_too_few_images_are_refused_with_the_minimum(pets):
