@@ -10,13 +10,13 @@ from torch import Tensor
 from ..contract import Control, Method
 from .check import Check, Violation, check, demand
 from .definition import constructs
-from .fits import fits, tunes
+from .fits import finite_weights, fits, tunes
 from .fitted import MethodSubject, copied, same
 from .subject import Subject
 from .surroundings import RANDOM, seeded
 from .toy import BARS, Asked, asked
 
-__all__ = ["ANSWERS", "LATE", "SAMPLES"]
+__all__ = ["ANSWERS", "SAMPLES", "no_test_data", "round_trip", "undisturbed"]
 
 ATOL = 2e-4
 """What the order of additions in a batch may change."""
@@ -34,7 +34,9 @@ def _may_lack(subject: Subject) -> bool:
     return issubclass(subject.plugin, Control)
 
 
-@check("answers", "eight questions are answered: abduct and predict run under no_grad", constructs, tunes)
+@check(
+    "answers", "eight questions are answered: abduct and predict run under no_grad", constructs, finite_weights, tunes
+)
 def answered(subject: Subject) -> None:
     _ = _subject(subject).answers
 
@@ -61,8 +63,7 @@ def placed(subject: Subject) -> None:
     demand(
         found == wanted, f"answers lie on {found}, the factual images on {wanted}; make tensors with device=x.device"
     )
-    live = s.answers.changed.requires_grad
-    demand(not live, "answers carry a gradient graph, which keeps memory; give image.detach()")
+    demand(not s.answers.live, "answers carry a gradient graph, which keeps memory; give image.detach()")
 
 
 @check("finite", "every answer is finite", shaped)
@@ -73,9 +74,11 @@ def finite(subject: Subject) -> None:
     bad = ~image.flatten(1).isfinite().all(1)
     if _may_lack(subject):
         bad &= ~image.flatten(1).isnan().all(1)
-    total, first = int(bad.sum()), bad.nonzero().flatten().tolist()[:1]
+    rows = bad.nonzero().flatten().tolist()
     demand(
-        not total, f"{total} of {len(image)} answers hold NaN or infinite pixels (number {first}); mend the arithmetic"
+        not rows,
+        f"{len(rows)} of {len(image)} answers hold NaN or infinite pixels (number {rows[:3]}); "
+        "mend the arithmetic: guard divisions, logarithms and roots",
     )
 
 
@@ -136,7 +139,11 @@ def repeatable(subject: Subject) -> None:
         not globally,
         "answers follow the global random state; draw from the rng that is handed in: rng.normal(*x.shape[1:])",
     )
-    demand(False, "the same question is answered differently each time; draw all randomness from the rng handed in")
+    demand(
+        False,
+        "the same question is answered differently each time; draw all randomness from the rng handed in, and keep "
+        "nothing in self from one call to the next",
+    )
 
 
 def _seeded(s: MethodSubject, seed: int) -> Any:
@@ -155,18 +162,18 @@ def forgetful(subject: Subject) -> None:
     )
 
 
-@check("weights-kept", "answering leaves the weights as they were", answered)
-def frozen(subject: Subject) -> None:
+@check("order", "the order of the questions in a batch changes no answer", repeatable, finite)
+def unordered(subject: Subject) -> None:
     s = _subject(subject)
-    now = dict(s.restored.state_dict()) if isinstance(s.restored, Method) else {}
-    moved = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
+    found = s.answers.reversed
     demand(
-        not moved,
-        f"answering changes {', '.join(moved[:3])}; the harness calls eval() before it asks: leave layers in that mode",
+        same(found.flip(0), s.images, ATOL),
+        f"asked in the opposite order, answers differ by {_gap(found.flip(0), s.images):.2g}; take nothing from an "
+        "image's place in the batch",
     )
 
 
-@check("batch-size", "an image asked alone has the answer that it has among eight", repeatable)
+@check("batch-size", "an image asked alone has the answer that it has among eight", unordered)
 def alone(subject: Subject) -> None:
     s = _subject(subject)
     for i in (0, 3, 7):
@@ -181,18 +188,18 @@ def alone(subject: Subject) -> None:
         )
 
 
-@check("order", "the order of the questions in a batch changes no answer", repeatable)
-def unordered(subject: Subject) -> None:
+@check("weights-kept", "answering leaves the weights as they were", alone)
+def frozen(subject: Subject) -> None:
     s = _subject(subject)
-    found = s.answers.reversed
+    now = dict(s.restored.state_dict()) if isinstance(s.restored, Method) else {}
+    moved = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
     demand(
-        same(found.flip(0), s.images, ATOL),
-        f"asked in the opposite order, answers differ by {_gap(found.flip(0), s.images):.2g}; take nothing from an "
-        "image's place in the batch",
+        not moved,
+        f"answering changes {', '.join(moved[:3])}; leave layers in eval() mode, as they are handed over",
     )
 
 
-@check("reacts", "answers change with each counterfactual parent", repeatable)
+@check("reacts", "answers change with each counterfactual parent", repeatable, finite)
 def reacts(subject: Subject) -> None:
     s = _subject(subject)
     changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _moved(s, v.name))]
@@ -215,7 +222,7 @@ def _moved(s: MethodSubject, name: str) -> Any:
     return s.predict(s.answers.u, pa, s.answers.asked.seeds)
 
 
-@check("null", "the null intervention has an answer", shaped)
+@check("null", "the null intervention has an answer", ranged)
 def null(subject: Subject) -> None:
     s = _subject(subject)
     found = s.answers.null
@@ -226,7 +233,7 @@ def null(subject: Subject) -> None:
     _in_range(found, "answers under the factual's own parents")
 
 
-@check("far-parents", "parents far outside the training data have an answer", shaped)
+@check("far-parents", "parents far outside the training data have an answer", ranged, finite)
 def far(subject: Subject) -> None:
     s = _subject(subject)
     pa = s.answers.asked.cf_pa.clone()
@@ -299,8 +306,7 @@ def _sample(s: MethodSubject, pa: Tensor, q: Asked) -> Any:
 
 
 ANSWERS: tuple[Check, ...] = (
-    answered, typed, shaped, placed, ranged, inputs_kept, noise_kept, frozen, null, repeatable, forgetful, unordered,
-    reacts, far, finite, alone, undisturbed,
+    answered, typed, shaped, placed, ranged, finite, inputs_kept, noise_kept, null, repeatable, forgetful,
+    unordered, reacts, far, alone, frozen,
 )  # fmt: skip
 SAMPLES: tuple[Check, ...] = (sampled, sampled_by_streams)
-LATE: tuple[Check, ...] = (no_test_data,)

@@ -70,7 +70,7 @@ class Check:
         except (Violation, Skipped) as found:
             return found
         except (Exception, SystemExit) as error:
-            return Violation(f"{self.text} could not be checked: {reason_of(error)}; mend that line")
+            return Violation(f"could not tell whether {self.text}: {reason_of(error)}; mend that line")
         return None
 
 

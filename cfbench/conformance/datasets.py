@@ -15,7 +15,7 @@ from .definition import documented, settings, signatures
 from .fitted import copied, same
 from .opened import DatasetSubject
 from .subject import Subject
-from .surroundings import RANDOM
+from .surroundings import RANDOM, seeded
 
 __all__ = ["DATASETS"]
 
@@ -121,8 +121,10 @@ def _bytes(split: Split) -> list[bytes]:
 @check("again", "another object under the same root has the same data and fingerprint", formed)
 def repeatable(subject: Subject) -> None:
     s = _subject(subject)
-    other = s.make()
-    for name, split in s.read(other).items():
+    with seeded(1, 1):
+        other = s.make()
+        found = s.read(other)
+    for name, split in found.items():
         for part in ("images", "parents", "index"):
             demand(
                 same(getattr(s.splits[name], part), getattr(split, part)),
@@ -196,7 +198,7 @@ def _plan(s: DatasetSubject, name: str) -> Plan:
         return make_plan(s.dataset, s.root, name=name, split="test", factuals=16, act=s.respond)
 
 
-@check("oracle", "the truth under the factual's own parents is the factual", ranged)
+@check("oracle", "the truth under the factual's own parents is the factual", ranged, disjoint)
 def truthful(subject: Subject) -> None:
     s = _subject(subject)
     own = s.some(ROWS)
@@ -284,7 +286,7 @@ def measured(subject: Subject) -> None:
         )
 
 
-@check("judge-split", "the splits for judges have the same form", formed)
+@check("judge-split", "the splits for judges have the same form", ranged)
 def judged(subject: Subject) -> None:
     s = _subject(subject)
     if s.dataset.network and type(s.dataset).judge_split is not Dataset.judge_split:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 
-from .check import check, demand
+from .check import Violation, check, demand
 from .definition import constructs
 from .fitted import BUDGET, SMALL, MethodSubject, Trained, same
 from .subject import Subject
 from .surroundings import RANDOM
 from .toy import BARS, ROOT
 
-__all__ = ["FITS", "fits", "seeds", "tunes"]
+__all__ = ["FITS", "finite_weights", "fits", "seeds", "tunes"]
 
 
 def _subject(subject: Subject) -> MethodSubject:
@@ -37,7 +37,7 @@ def budget(subject: Subject) -> None:
     moved = [name for name in sorted(learned & trained.initial.keys()) if not _kept(trained, name)]
     demand(
         seen or not moved,
-        f"fit trains {moved[:1]} while run.seen stays 0; train on run.batches(steps, size), which counts images",
+        f"fit trains {', '.join(moved[:1])} while run.seen stays 0; train on run.batches(steps, size), which counts",
     )
 
 
@@ -84,7 +84,17 @@ def finite_weights(subject: Subject) -> None:
     demand(not bad, f"{', '.join(bad[:3])} not finite after the fit; the training diverged")
 
 
-@check("tune", "tune gives values for answer parameters only, and leaves weights alone", fits)
+@check("loads", "the weights of the fit load into a new object", fits)
+def loads(subject: Subject) -> None:
+    try:
+        _subject(subject).restore()
+    except Violation as found:
+        raise Violation(
+            f"{found}: make all parameters and buffers in the constructor, so that shapes follow"
+        ) from found
+
+
+@check("tune", "tune gives values for answer parameters only, and leaves weights alone", loads)
 def tunes(subject: Subject) -> None:
     s = _subject(subject)
     known: frozenset[str] = getattr(s.plugin, "answer_params", frozenset())
@@ -124,9 +134,14 @@ def seeds(subject: Subject) -> None:
         return
     three = s.fit(SMALL, seed=1)
     demand(
+        not same(one.generator, three.generator),
+        "constructor or fit seeds torch's global generator, so that all seeds give the same draws; leave that to the "
+        "harness",
+    )
+    demand(
         not same(one.state, three.state),
         "fits with two seeds give the same weights; do not seed generators yourself, the harness does",
     )
 
 
-FITS = (fits, budget, data_kept, logs, finite_weights, tunes, undisturbed)
+FITS = (fits, budget, data_kept, logs, finite_weights, loads, tunes, undisturbed)

@@ -36,6 +36,8 @@ class Trained:
     state: dict[str, Tensor]
     log: list[Mapping[str, object]] = field(default_factory=list)
     tables: dict[str, object] = field(default_factory=dict)
+    generator: Tensor | None = None
+    """The state of torch's global generator at the end."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Answers:
     """The first answers asked for once more from the same noise, after all other questions."""
     reversed: Any
     """The answers to the same questions in the opposite order, asked in between."""
+    live: bool
+    """Whether the answers carried a gradient graph."""
     touched: tuple[tuple[str, str], ...]
     """Which call changed which of its arguments."""
 
@@ -89,7 +93,7 @@ class MethodSubject(Subject):
             found = Trained(method, run, copied(dict(method.state_dict())), {})
             run.log, run.record = found.log.append, found.tables.__setitem__
             method.fit(run)
-            found.state = copied(dict(method.state_dict()))
+            found.state, found.generator = copied(dict(method.state_dict())), torch.get_rng_state()
         method.eval()
         return found
 
@@ -155,12 +159,13 @@ class MethodSubject(Subject):
         u = self.abduct(q)
         kept = copied(u)
         touched = [("abduct", n) for n in ("x", "pa") if not same(getattr(q, n), getattr(fresh, n))]
-        changed = copied(self.predict(u, q.cf_pa, q.seeds))
+        made = self.predict(u, q.cf_pa, q.seeds)
+        changed, live = copied(made), isinstance(made, Tensor) and made.requires_grad
         null = copied(self.predict(u, q.pa, q.seeds))
         backwards = self.answer(fresh[list(reversed(range(len(q))))])
         again = self.predict(u, fresh.cf_pa, q.seeds)
         touched += [("predict", "pa") for n in ("pa", "cf_pa") if not same(getattr(q, n), getattr(fresh, n))][:1]
-        return Answers(fresh, u, kept, changed, null, again, backwards, tuple(touched))
+        return Answers(fresh, u, kept, changed, null, again, backwards, live, tuple(touched))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:

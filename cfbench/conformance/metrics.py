@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,13 +108,11 @@ def bounded(subject: Subject) -> None:
     every = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
     for _, name, value in (item for found in every for item in _each(found)):
         about, known = _column(s, name), value[value.isfinite()]
-        for limit, outside in ((about.low, known.min), (about.high, known.max)) if len(known.flatten()) else ():
+        low, high = (float(known.min()), float(known.max())) if known.numel() else (math.inf, -math.inf)
+        for limit, value, beyond in ((about.low, low, -1), (about.high, high, 1)):
             if limit is not None:
-                beyond = (limit - outside()) if limit is about.low else (outside() - limit)
-                demand(
-                    float(beyond) <= ATOL,
-                    f"{name} is {float(outside()):.4g}, beyond its declared bound {limit:g}; mend it or the column",
-                )
+                inside = beyond * (value - limit) <= ATOL
+                demand(inside, f"{name} is {value:.4g}, beyond its declared bound {limit:g}; mend it or the column")
 
 
 @check("inputs", "the evidence is left as it was", shaped)
@@ -153,7 +152,7 @@ def repeatable(subject: Subject) -> None:
             )
 
 
-@check("order", "the order of the images changes no score", repeatable)
+@check("order", "the order of the images changes no score", repeatable, inputs_kept)
 def unordered(subject: Subject) -> None:
     s = _subject(subject)
     for do in s.asked:
@@ -171,7 +170,7 @@ def unordered(subject: Subject) -> None:
                 )
 
 
-@check("batching", "an image scored alone has the score that it has in the set", repeatable)
+@check("batching", "an image scored alone has the score that it has in the set", unordered)
 def alone(subject: Subject) -> None:
     s = _subject(subject)
     for do in s.asked:
@@ -195,7 +194,7 @@ def _single(s: MetricSubject) -> bool:
     return all(value.ndim for _, _, value in _each(s.scores))
 
 
-@check("resamples", "scores of a set can be had on resamples, in which images occur twice", repeatable)
+@check("resamples", "scores of a set can be had on resamples, in which images occur twice", unordered)
 def resampled(subject: Subject) -> None:
     s = _subject(subject)
     for do, scores in s.scores.items():
@@ -210,7 +209,7 @@ def resampled(subject: Subject) -> None:
                 demand(known, f"{name} is {one} on a resample of the images, which intervals are made of; allow copies")
 
 
-@check("direction", "true counterfactuals score better than noise", finite)
+@check("direction", "true counterfactuals score better than noise", finite, alone)
 def directed(subject: Subject) -> None:
     s = _subject(subject)
     true, noise, copies = (s.by_quality(q) for q in ("true", "noise", "copies"))

@@ -59,6 +59,10 @@ class DatasetSubject(Subject):
             try:
                 if not dataset.network:
                     dataset.prepare(self.root)
+            except UserError as error:
+                raise _absent(error) from error
+        with self.calling("split(root, 'train')", truth=True):
+            try:
                 dataset.split(self.root, "train")
             except UserError as error:
                 raise _absent(error) from error

@@ -62,8 +62,9 @@ def _of_method(plugin: type[Any]) -> tuple[Check, ...]:
         definition.residual,
     )  # fmt: skip
     if issubclass(plugin, Control):
-        return (*defined, *answers.ANSWERS)
+        return (*defined, *answers.ANSWERS, answers.undisturbed)
     if issubclass(plugin, Derived):
-        return (*defined, *answers.ANSWERS, *answers.LATE)
+        return (*defined, *answers.ANSWERS, answers.undisturbed, answers.no_test_data)
     samples = answers.SAMPLES if callable(getattr(plugin, "sample", None)) else ()
-    return (*defined, *fits.FITS, *answers.ANSWERS, *answers.LATE, *samples, fits.seeds, answers.round_trip)
+    late = (answers.undisturbed, answers.no_test_data, answers.round_trip, fits.seeds)
+    return (*defined, *fits.FITS, *answers.ANSWERS, *samples, *late)
