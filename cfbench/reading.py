@@ -1,8 +1,12 @@
-"""A run read back from its folder, with no plugin imported and nothing computed."""
+"""A run read back from its folder, with no plugin imported and nothing computed.
+
+The folder may come from a stranger: what stands in it is checked before it is used, and text is made fit to print.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,46 +15,51 @@ import numpy as np
 
 from . import store
 from .cells import Cell
-from .contract import Column
-from .errors import UserError
+from .errors import UserError, one_line
 from .plan import Plan
 from .results import CellState, Results, Score
+from .runfile import FORMAT, read_about, refuse_links
+from .stored import card_rows, checked_plan, key, read_scores
+from .wellformed import Wrong, mapping, printable, scalar, whole_number
 from .work import Task, failure_of
 
-__all__ = ["FORMAT", "read_about", "read_results", "states"]
-
-FORMAT = 1
+__all__ = ["FORMAT", "read_about", "read_results", "readable", "states"]
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What ``run.json`` says.
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """A block that reads a run; what stumbles over its files says so in a line.
 
     Raises:
-        UserError: there is no run in the folder, or another version of cfbench wrote it in another format.
+        UserError: a file is not as cfbench writes it.
     """
-    if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} holds no run (no run.json); give the --name of a run, or its folder")
-    about = store.read_json(folder / "run.json")
-    if about.get("format") != FORMAT:
-        found = about.get("format")
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        what = one_line(error, 200) if isinstance(error, Wrong) else f"{type(error).__name__}: {one_line(error, 160)}"
         raise UserError(
-            f"{folder} was written in format {found}, this cfbench reads {FORMAT}; use the matching version"
-        )
-    return about
+            f"{folder} is damaged, or cfbench did not write it ({what}); `cfbench verify` names the stages that "
+            "changed, --debug shows where it was met"
+        ) from error
 
 
 def states(folder: Path, about: dict[str, Any]) -> list[tuple[Cell, CellState]]:
-    """Where every cell of a run stands."""
-    cells = [Cell.from_dict(c) for c in about["cells"]]
-    return [(cell, _state(folder, cell, about["datasets"][cell.dataset.label])) for cell in cells]
+    """Where every cell of a run stands.
+
+    Raises:
+        UserError: a stage is not as cfbench writes it.
+    """
+    with readable(folder):
+        cells = [Cell.from_dict(c) for c in about["cells"]]
+        return [(cell, _state(folder, cell)) for cell in cells]
 
 
-def _state(folder: Path, cell: Cell, dataset: dict[str, Any]) -> CellState:
+def _state(folder: Path, cell: Cell) -> CellState:
     status, reason, residual, notes = "pending", "", "", {}
     if store.complete(folder / cell.stage("images")):
-        images = store.read_json(folder / cell.stage("images") / store.MANIFEST)
-        residual, wrong = images["residual"], images["wrong"]
-        notes = _notes(folder, cell, images)
+        images = mapping(store.read_json(folder / cell.stage("images") / store.MANIFEST))
+        wrong = mapping(images.get("wrong", {}), whole_number(0, 2**53))
+        residual, notes = printable(images.get("residual", "")), _notes(folder, cell, images)
         if all(store.complete(folder / cell.stage(f"score-{m}")) for m in cell.scores):
             status = "invalid" if wrong else "ok"
             reason = "; ".join(f"{n} answers {what}" for what, n in wrong.items())
@@ -64,19 +73,23 @@ def _failed(folder: Path, cell: Cell) -> tuple[str, str] | None:
     tasks += [Task("tune", cell.dataset, cell.base)]
     tasks += [Task("images", cell.dataset, cell), Task("scores", cell.dataset, cell)]
     tasks += [Task("prepare", cell.dataset), Task("judges", cell.dataset)]
+    places = {cell.path, cell.base.path, cell.fitted.path, Path("failed") / cell.dataset.folder}
+    refuse_links(path for place in places for path in [folder / place, *(folder / place).glob("failed-*")])
     for task in tasks:
         if found := failure_of(folder, task):
             status, reason, path = found
-            return status, f"{task.stage}: {reason} (log: {(path / 'log.txt').relative_to(folder)})"
+            log = (path / "log.txt").relative_to(folder)
+            return printable(status, 20), f"{task.stage}: {printable(reason)} (log: {log})"
     return None
 
 
-def _notes(folder: Path, cell: Cell, images: dict[str, Any]) -> dict[str, Any]:
-    env = folder / "env" / f"{images['env']}.json"
-    chosen = folder / cell.stage("tune") / "chosen.json"
+def _notes(folder: Path, cell: Cell, images: Mapping[str, Any]) -> dict[str, Any]:
+    env = folder / "env" / f"{key(images.get('env', ''))}.json"
+    chosen = folder / cell.stage("tune") / "chosen.json" if cell.of is None and not cell.external else None
+    refuse_links([env])
     return {
-        "device": store.read_json(env)["device"] if env.exists() else "",
-        "chosen": store.read_json(chosen) if chosen.exists() and cell.of is None else {},
+        "device": printable(mapping(store.read_json(env)).get("device", "")) if env.exists() else "",
+        "chosen": mapping(store.read_json(chosen), scalar) if chosen and store.complete(chosen.parent) else {},
         "weights": _given(folder, cell),
         "external": cell.external,
     }
@@ -84,18 +97,32 @@ def _notes(folder: Path, cell: Cell, images: dict[str, Any]) -> dict[str, Any]:
 
 def _given(folder: Path, cell: Cell) -> str:
     """The file that a cell's weights came from in place of a fit."""
-    path = folder / cell.stage("train") / store.MANIFEST
-    given = store.read_json(path).get("weights") if path.exists() and not cell.external else None
-    return f"{given['file']} (sha256 {given['sha256'][:12]})" if given else ""
+    if cell.external or not store.complete(folder / cell.stage("train")):
+        return ""
+    given = mapping(store.read_json(folder / cell.stage("train") / store.MANIFEST)).get("weights")
+    return f"{printable(given['file'])} (sha256 {printable(given['sha256'])[:12]})" if given else ""
 
 
 def read_results(folder: Path, dataset: str) -> Results:
-    """Everything that tables and plots of one data set are made from."""
+    """Everything that tables and plots of one data set are made from.
+
+    Raises:
+        UserError: there is no run, or a stage is not as cfbench writes it.
+    """
     about = read_about(folder)
+    if dataset not in about["datasets"]:
+        raise UserError(f"{folder} does not ask about {dataset!r}, only about {', '.join(about['datasets'])}")
+    with readable(folder):
+        return _results(folder, dataset, about)
+
+
+def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
     described = about["datasets"][dataset]
     found = [(cell, state) for cell, state in states(folder, about) if cell.dataset.label == dataset]
-    plan = Plan.load(folder / described["plan"])
-    cards = [folder / described[of] / "card.json" for of in ("judges", "mechanisms") if described.get(of)]
+    if not store.complete(folder / described["plan"]):
+        raise UserError(f"{folder / described['plan']} is missing; run the same `cfbench run` again")
+    plan = checked_plan(Plan.load(folder / described["plan"]), [v["name"] for v in described["variables"]])
+    cards = [folder / described[of] for of in ("judges", "mechanisms") if described[of]]
     everyone = np.arange(len(plan))
     units = {v["name"]: v["unit"] for v in described["variables"]}
     return Results(
@@ -110,29 +137,27 @@ def read_results(folder: Path, dataset: str) -> Results:
         truth={v["name"]: v["truth"] for v in described["variables"]},
         plan_key=described["plan_key"],
         cells=tuple(state for _, state in found),
-        scores=tuple(s for cell, _ in found for s in _scores(folder, cell, units)),
-        card=tuple(row for path in cards if path.exists() for row in store.read_json(path)),
+        scores=tuple(s for cell, _ in found for s in _scores(folder, cell, units, plan)),
+        card=tuple(row for path in cards if store.complete(path) for row in card_rows(path / "card.json")),
         controls=tuple(c for c in dict.fromkeys(cell.method.label for cell, _ in found) if c in about["controls"]),
         notes={
             **{name: about[name] for name in ("budget", "split", "plan")},
-            "action": described.get("action", "exact"),
-            "precision": about.get("precision", "fp32"),
+            "action": described["action"],
+            "precision": about["precision"],
             "cfbench": about["cfbench"],
         },
     )
 
 
-def _scores(folder: Path, cell: Cell, units: Mapping[str, str]) -> list[Score]:
+def _scores(folder: Path, cell: Cell, units: Mapping[str, str], plan: Plan) -> list[Score]:
     scores: list[Score] = []
     for metric in cell.scores:
         stage = folder / cell.stage(f"score-{metric}")
         if not store.complete(stage):
             continue
-        stored, values = store.read_json(stage / "scores.json"), store.read_tensors(stage / "scores.safetensors")
-        columns = {name: Column(**about) for name, about in stored["columns"].items()}
-        for row in stored["rows"]:
-            raw = values[f"{row['do']}|{row['column']}|{row['variable']}"].numpy()
-            about = columns[row["column"]]
+        if broken := store.mismatches(stage):
+            raise UserError(f"{stage / broken[0]} does not match its manifest; run the same `cfbench run` again")
+        for row, about, raw in read_scores(stage, plan):
             if about.unit == "variable's unit":
                 about = replace(about, unit=units.get(row["variable"], ""))
             scores.append(Score(cell.method.label, cell.seed, metric, **row, about=about, values=raw))

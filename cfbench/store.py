@@ -1,4 +1,8 @@
-"""Stage folders: written under a temporary name, renamed when complete, checked when read."""
+"""Stage folders: written under a temporary name, renamed when complete, checked when read.
+
+What is read may come from a stranger: JSON and safetensors only, of bounded size, no link followed out of a stage,
+and no path that a manifest names outside of its folder.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,21 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, one_line
 
 __all__ = [
     "complete",
+    "copy_stage",
     "discard_broken",
+    "mismatches",
     "read_json",
     "read_tensors",
     "replacing",
@@ -28,6 +36,8 @@ __all__ = [
 ]
 
 MANIFEST = "stage.json"
+LARGEST = 32 * 2**20
+"""Bytes of a JSON file that is read at all: a hundred times what ten thousand rows need."""
 
 
 @contextmanager
@@ -53,27 +63,91 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
 
 
 def complete(folder: Path) -> bool:
-    """Whether a stage's folder is there, finished."""
-    return (folder / MANIFEST).is_file()
+    """Whether a stage's folder is there, finished.
+
+    Raises:
+        UserError: it is a link or holds one, so that what is read would lie elsewhere.
+    """
+    if not os.path.lexists(folder / MANIFEST):
+        return False
+    if odd := next(_odd(folder), None):
+        raise UserError(f"{odd} is a link or no plain file; a stage holds its files themselves: remove it")
+    return True
+
+
+def _odd(folder: Path) -> Iterator[Path]:
+    """What is neither a file nor a folder of its own in a stage, links first of all."""
+    if folder.is_symlink():
+        yield folder
+        return
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _odd(Path(entry.path))
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
 
 
 def whole(folder: Path) -> bool:
-    """Whether a stage is there and its files match its manifest; one that does not match is removed."""
-    return complete(folder) and not discard_broken(folder)
+    """Whether a stage is there and its files match its manifest; one that does not match is told and removed."""
+    if not os.path.lexists(folder / MANIFEST):
+        return False
+    if broken := discard_broken(folder):
+        print(f"cfbench: {folder}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
+    return not broken
+
+
+def mismatches(folder: Path) -> list[str]:
+    """The files of a stage that are not as its manifest says, or that are links."""
+    try:
+        files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
+        if odd := [str(p.relative_to(folder)) for p in _odd(folder)]:
+            return odd
+        return [n for n, digest in files.items() if not _matches(folder, n, digest)]
+    except (UserError, LookupError, TypeError, AttributeError, OSError):
+        return [MANIFEST]
+
+
+def _matches(folder: Path, name: str, digest: str) -> bool:
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts
+    return inside and (folder / path).is_file() and sha256(folder / path) == digest
 
 
 def discard_broken(folder: Path) -> list[str]:
     """Remove a stage whose files do not match its manifest; the names of those files."""
-    if not folder.exists():
-        return []
-    try:
-        files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
-        broken = [n for n, digest in files.items() if not (folder / n).is_file() or sha256(folder / n) != digest]
-    except (UserError, KeyError, TypeError, AttributeError):
-        broken = [MANIFEST]
-    if broken:
+    broken = mismatches(folder) if os.path.lexists(folder) else []
+    if broken and folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    elif broken:
+        folder.unlink()
     return broken
+
+
+def copy_stage(source: Path, folder: Path) -> list[str]:
+    """Copy the files that a stage's manifest names under a temporary name and rename them when they match it.
+
+    Returns:
+        what does not match; nothing is left behind then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if broken := mismatches(source):
+            return broken
+        for name in (MANIFEST, *read_json(source / MANIFEST)["files"]):
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, draft / name, follow_symlinks=False)
+        if broken := mismatches(draft):
+            return broken
+        draft.chmod(0o755)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not complete(folder):
+                raise
+        return []
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager
@@ -81,6 +155,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which takes its place when the block ends well; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
     try:
         yield draft
         draft.replace(path)
@@ -98,14 +173,33 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        UserError: the file is missing or is no JSON.
+        UserError: the file is missing, too large or no JSON.
+    """
+    _check(path, LARGEST)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is no JSON ({one_line(error, 120)}); remove it and run the same `cfbench run` again"
+        ) from None
+
+
+def _check(path: Path, largest: int) -> None:
+    """Nothing, where a file can be read.
+
+    Raises:
+        UserError: it is missing, no plain file or larger than it may be.
     """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; run the same `cfbench run` again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); remove it and run the same `cfbench run` again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); remove it") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is no file; remove it and run the same `cfbench run` again")
+    if found.st_size > largest:
+        raise UserError(f"{path} has {found.st_size:,} bytes, more than the {largest:,} that it may have; remove it")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -116,11 +210,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, draft)
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read safetensors onto the CPU."""
+def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
+    """Read safetensors onto the CPU.
+
+    Args:
+        path: the file.
+        largest: bytes that it may have.
+
+    Raises:
+        UserError: the file is missing, too large or no safetensors.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    _check(path, largest)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise UserError(
+            f"{path} is no safetensors file ({one_line(error, 120)}); remove its folder and run the same "
+            "`cfbench run` again"
+        ) from None
 
 
 def sha256(path: Path) -> str:
