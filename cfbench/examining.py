@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import PluginError, UserError, did_you_mean
+from .errors import PluginError, UserError, did_you_mean, reason_of
 from .registry import Registry
 from .signatures import Kind
 from .sources import Plugin, in_file
@@ -161,6 +162,9 @@ def main() -> None:
         examine(asked, say)
     except UserError as error:
         say(event="broken" if isinstance(error, PluginError) else "mistake", text=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        say(event="broken", text=f"the checks themselves failed: {reason_of(error)}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ class Registry:
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
         if self.broken:
-            told = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in self.broken)
+            suspects = [b for b in self.broken if b.mentions(name)] or self.broken
+            told = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in suspects)
             raise PluginError(f"unknown {kind} {name!r}, and {told}")
         raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
 

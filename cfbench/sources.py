@@ -54,6 +54,11 @@ class Broken:
 
     origin: str
     reason: str
+    text: str = field(default="", repr=False)
+
+    def mentions(self, name: str) -> bool:
+        """Whether a name stands in the file, as a class or otherwise."""
+        return name.lower() in self.text.lower()
 
 
 def made(thing: Any) -> bool:
@@ -109,7 +114,7 @@ def in_file(file: Path) -> list[Plugin | Broken]:
     try:
         return [*_plugins_of(_module(file), file)]
     except PluginError as error:
-        return [Broken(str(file), str(error))]
+        return [Broken(str(file), str(error), file.read_text(errors="replace"))]
 
 
 def of_session(name: str, thing: Any) -> Plugin:

@@ -8,9 +8,11 @@ import os
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cfbench.checking import check_command
+from cfbench.cli import _main
 
 BROKEN = Path(__file__).with_name("broken")
 NOWHERE = Path("no-such-folder")
@@ -22,12 +24,16 @@ TOLD = {
     "global_random": ("streams", "answers follow the global random state"),
     "mutates_input": ("inputs", "abduct changes its argument x in place"),
     "bytes_out": ("type", r"answers are torch.uint8; give float32 in \[0, 1\]"),
-    "nan_once": ("finite", r"NaN or infinite pixels \(number \[7\]\)"),
+    "nan_once": ("finite", "answers hold NaN or infinite pixels, the first to question 7"),
     "leaks_test": ("test-data", r"fit calls _Own.split\('test'\)"),
     "exits": ("answers", r"abduct .* calls sys.exit\(3\) \(together.py line \d+\)"),
     "unpicklable_error": ("answers", r"predict raised Strange: the lock is stuck \(together.py line \d+\)"),
     "changes_dtype": ("state", r"abduct changes the default dtype \(torch.float32 became torch.float64\)"),
     "takes_threads": ("fit-state", r"fit changes the thread count \(1 became 2\)"),
+    "spoils_data": ("fit-data", "fit changes run.train.images in place"),
+    "order_matters": ("order", "distance changes with the order of the images"),
+    "wrong_direction": ("direction", "distance under do.* declared 'higher': noise would win"),
+    "overlapping": ("disjoint", "40 row numbers occur twice over the splits"),
 }
 """What is told of each that neither hangs nor dies: by which check, in which words."""
 HARMLESS = ("good", "holds_a_lock")
@@ -86,17 +92,17 @@ def test_processes_that_die_are_told_how_and_the_others_go_on(tmp_path):
     code, told = report(together(tmp_path, "kills_itself", "ends_itself", "good"))
     assert code == 1
     assert told["killsitself", "fit"] == ("FAILED", "killed its process with SIGKILL (out of memory?)")
-    assert told["killsitself", "answers"] == ("skipped", "waits for 'fit'")
+    assert told["killsitself", "answers"][0] == "skipped"
     assert told["endsitself", "fit"][0] == "ok"
     assert told["endsitself", "answers"] == ("FAILED", "ended its process with exit status 5")
     assert {status for (who, _), (status, _) in told.items() if who == "good"} == {"ok"}
 
 
 def test_what_hangs_is_told_where(tmp_path):
-    code, told = report(BROKEN / "hangs.py", timeout=5.0)
+    code, told = report(BROKEN / "waits_forever.py", timeout=5.0)
     assert code == 1
-    assert told["hangs", "answers"] == ("FAILED", "hangs: gave no answer within 5 s (hangs.py line 15)")
-    assert told["hangs", "reacts"] == ("skipped", "waits for 'answers'")
+    assert told["waitsforever", "answers"] == ("FAILED", "hangs: gave no answer within 5 s (waits_forever.py line 15)")
+    assert told["waitsforever", "reacts"][0] == "skipped"
 
 
 @pytest.mark.parametrize(
@@ -150,3 +156,87 @@ def test_two_distributions_that_claim_a_name_are_both_named(tmp_path, monkeypatc
         "two plugins claim the method 'mine': first_plugin:Mine of first 1.0 and second_plugin:Mine of second 1.0; "
         "rename one or uninstall it"
     )
+
+
+def run(tmp_path, methods, *plugins, jobs="1", more=()):
+    """Exit code of a run of methods on toy data, and the status of each one's rows."""
+    files = [str(BROKEN.with_name("toys.py")), *map(str, plugins)]
+    options = [
+        "--datasets",
+        "bars",
+        "--preset",
+        "tiny",
+        "--metrics",
+        "truth,composition",
+        "--no-controls",
+        "--no-plots",
+    ]
+    given = [part for file in files for part in ("--plugin", file)]
+    where = ["--run-root", str(tmp_path / "runs"), "--data-root", str(tmp_path)]
+    code = _main(["run", "--methods", ",".join(methods), *options, *given, *where, "--no-plots", "--jobs", jobs, *more])
+    table = pd.read_csv(tmp_path / "runs/tiny/leaderboard/bars.csv")
+    return code, {name: set(rows.status.fillna("")) for name, rows in table.groupby("method")}, table
+
+
+ROWS = {
+    "missingmethod": "failed: .*MissingMethod defines no predict",
+    "wrongsignature": r"failed: .*predict takes \(u\), the contract calls predict\(u, pa, rng\)",
+    "needsmore": r"failed: .*import_error.py cannot be loaded: ModuleNotFoundError: .* \(import_error.py line 5\)",
+    "exitsatimport": r"failed: .*exits_at_import.py cannot be loaded: .*sys.exit\(4\) \(exits_at_import.py line 9\)",
+    "bytesout": "invalid: .*floating-point tensor, found torch.uint8",
+    "exits": "failed: images: SystemExit: .*3",
+    "unpicklableerror": "failed: images: Strange: the lock is stuck",
+    "noiseisafunction": "(failed|invalid): images: ",
+    "deepscm": "failed: .*two plugins claim the method 'deepscm'",
+    "mine": r"failed: .*mine.py cannot be loaded: SyntaxError: .* \(mine.py line 3\)",
+}
+"""What the table says of those that give no answers."""
+SCORED = ("changesdtype", "takesthreads", "spoilsdata", "globalrandom", "mutatesinput", "holdsalock", "good")
+"""Those that are wrong or harmless in ways that a run survives, before and after one that is right."""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """One run of all that do not end their process."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    (tmp_path / "mine.py").write_text("from cfbench.contract import Method\n\nclass Mine(Method:\n")
+    rival = (BROKEN / "good.py").read_text().replace("class Good", "class DeepSCM")
+    (tmp_path / "rival.py").write_text(rival)
+    files = [*sorted(BROKEN.glob("*.py")), tmp_path / "mine.py", tmp_path / "rival.py"]
+    return run(tmp_path, [*SCORED, *ROWS], *files)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_row_of_a_broken_plugin_says_why(table, name):
+    code, status, _ = table
+    assert code == 2
+    (told,) = status[name]
+    assert re.search(ROWS[name], told), told
+
+
+def test_rows_beside_broken_ones_are_complete(table):
+    _, status, scores = table
+    assert status["good"] == {"ok"}
+    good = scores[(scores.method == "good") & (scores.seed.astype(str) == "all") & (scores.questions == "all")]
+    assert {"truth.abs_error", "composition.composition_1"} <= set(good.metric)
+    assert good.value.notna().all()
+    assert {name for name in SCORED if status[name] == {"ok"}} == set(SCORED)
+
+
+def test_good_numbers_do_not_depend_on_what_stood_before_them(table, tmp_path):
+    _, _, beside = table
+    _, _, alone = run(tmp_path, ["good"], BROKEN / "good.py")
+    keys = ["metric", "variable", "do", "questions", "seed"]
+    pair = [df[df.method == "good"].set_index(keys).value.sort_index() for df in (beside, alone)]
+    pd.testing.assert_series_equal(*pair, check_exact=True)
+
+
+def test_workers_that_die_or_hang_lose_their_own_rows_only(tmp_path):
+    names = ("kills_itself", "ends_itself", "waits_forever", "good")
+    files = [BROKEN / f"{name}.py" for name in names]
+    code, status, _ = run(tmp_path, map(label, names), *files, jobs="2", more=["--timeout", "20"])
+    assert code == 2
+    assert re.search("crashed: train: ", *status["killsitself"])
+    assert re.search("crashed: images: ", *status["endsitself"])
+    assert re.search("timeout: images: took longer than 20 s", *status["waitsforever"])
+    assert status["good"] == {"ok"}

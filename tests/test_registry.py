@@ -115,6 +115,16 @@ def test_a_file_that_is_no_plugin_is_told_when_a_name_is_missing(tmp_path, sourc
     assert registry.load("method", "identity").__name__ == "Identity"
 
 
+def test_of_many_broken_files_those_that_have_the_name_are_told(tmp_path):
+    for name in ("mine", "yours", "theirs"):
+        (tmp_path / f"{name}.py").write_text(f"class {name.capitalize()}(:\n")
+    registry = Registry(sorted(tmp_path.glob("*.py")))
+    with pytest.raises(PluginError, match=r"unknown method 'yours', and \S+yours.py cannot be loaded: [^;]*$"):
+        registry.load("method", "yours")
+    with pytest.raises(PluginError, match=r"mine.py cannot .* theirs.py cannot .* yours.py cannot"):
+        registry.load("method", "nobody")
+
+
 def test_a_file_that_does_not_exist_is_an_error_at_once(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Registry([tmp_path / "mine.py"])

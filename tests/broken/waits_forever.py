@@ -7,7 +7,7 @@ import time
 from cfbench.contract import Method
 
 
-class Hangs(Method):
+class WaitsForever(Method):
     """Shifts the grey level with the parents."""
 
     def abduct(self, x, pa, rng):
