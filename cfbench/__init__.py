@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import load, load_dataset, load_method, run
+    from .api import load, load_action, load_dataset, load_method, run
     from .contract import Column, Control, Dataset, Derived, Fit, Method, Metric, Noise, Questions, Split
     from .errors import PluginError, UserError
     from .evidence import Evidence
@@ -44,6 +44,7 @@ __all__ = [
     "counterfactual",
     "derive",
     "load",
+    "load_action",
     "load_dataset",
     "load_method",
     "run",
@@ -56,7 +57,7 @@ except PackageNotFoundError:
 
 _CONTRACT = ("Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split")
 _HOMES = {
-    **dict.fromkeys(("load", "load_dataset", "load_method", "run"), "api"),
+    **dict.fromkeys(("load", "load_action", "load_dataset", "load_method", "run"), "api"),
     **dict.fromkeys(_CONTRACT, "contract"),
     **dict.fromkeys(("PluginError", "UserError"), "errors"),
     "Evidence": "evidence",

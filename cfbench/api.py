@@ -21,8 +21,9 @@ from .spec import parse_specs
 
 if TYPE_CHECKING:
     from .contract import Dataset, Method
+    from .plan import Act
 
-__all__ = ["load", "load_dataset", "load_method", "run"]
+__all__ = ["load", "load_action", "load_dataset", "load_method", "run"]
 
 
 def run(
@@ -46,7 +47,7 @@ def run(
     name: str | None = None,
     data_root: str | Path | None = None,
     run_root: str | Path = "runs",
-    plugins: Iterable[Any] = (),
+    plugins: Any = (),
     only: Literal["missing", "failed", "all"] = "missing",
     progress: bool = True,
 ) -> Result:
@@ -63,7 +64,7 @@ def run(
         metrics: likewise as methods; all where left out.
         jobs: tasks at once, by default one a core; classes and instances at hand are run in this process, one by one.
         data_root: folder with data sets; by default the environment's ``CFBENCH_DATA_ROOT``, or ``data``.
-        plugins: files that define plugins, and classes or instances to be found by name.
+        plugins: files that define plugins, and classes or instances to be found by name; or a mapping of names.
         only: which unfinished tasks to do: those never tried, those that failed before, or both.
         progress: whether to say on standard error what is being done.
 
@@ -153,7 +154,7 @@ def load(run: str | Path, run_root: str | Path = "runs") -> Result:
     return Result(find_run(str(run), Path(run_root)))
 
 
-def load_dataset(dataset: Any, *, data_root: str | Path | None = None, plugins: Iterable[Any] = ()) -> Dataset:
+def load_dataset(dataset: Any, *, data_root: str | Path | None = None, plugins: Any = ()) -> Dataset:
     """A data set by name (``"strokes"``, ``"folder[path=mine]"``), or an instance of one, opened.
 
     Raises:
@@ -183,7 +184,7 @@ def load_method(
     run_root: str | Path = "runs",
     data_root: str | Path | None = None,
     device: str = "cpu",
-    plugins: Iterable[Any] = (),
+    plugins: Any = (),
 ) -> Method:
     """A fitted method of a run, with its weights and what it tuned, in evaluation mode.
 
@@ -193,7 +194,7 @@ def load_method(
         run: its name or folder, or the `Result` of `run`, which knows the classes at hand.
         method: the row as the table names it: ``"diffscm"``, ``"diffscm[steps=50]"``.
         dataset: may be left out where the row has been fitted to one.
-        plugins: files that define plugins, and classes or instances, beside those that the run was declared with.
+        plugins: files, classes or instances, or a mapping of names to those, beside those that the run knows.
 
     Raises:
         UserError: there is no such row, or it is not fitted, or is no method that could be loaded.
@@ -204,3 +205,14 @@ def load_method(
     handed = Handed(plugins, result.classes)
     root = _data_root(data_root) if data_root or not result.data_root else result.data_root
     return fitted(result.folder, method, seed, dataset, data_root=root, device=device, handed=handed)
+
+
+def load_action(run: str | Path | Result, dataset: str | None = None, *, run_root: str | Path = "runs") -> Act:
+    """How a data set's parents respond by the mechanisms that a run fitted to them: ``action(pa, do, rng)``.
+
+    Raises:
+        UserError: there is no such run or data set, its response is known, or the mechanisms are not fitted.
+    """
+    from .loading import action
+
+    return action((run if isinstance(run, Result) else load(run, run_root)).folder, dataset)

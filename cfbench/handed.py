@@ -20,20 +20,21 @@ class Handed:
     """What is handed over beside the registered plugins, by name.
 
     Args:
-        plugins: files that define plugins, and classes or instances of plugins.
+        plugins: files that define plugins, classes or instances of plugins, or a mapping of names to those.
+        classes: classes and instances that are known by name already.
 
     Raises:
         UserError: something is no plugin, or its name is taken.
     """
 
-    def __init__(self, plugins: Iterable[Any] = (), classes: Mapping[str, Any] | None = None) -> None:
-        plugins = [plugins] if isinstance(plugins, (str, Path)) or inspect.isclass(plugins) else list(plugins)
-        self.files = tuple(Path(p) for p in plugins if isinstance(p, (str, Path)))
+    def __init__(self, plugins: Any = (), classes: Mapping[str, Any] | None = None) -> None:
+        named = plugins.items() if isinstance(plugins, Mapping) else [("", thing) for thing in _listed(plugins)]
+        self.files = tuple(Path(thing) for _, thing in named if isinstance(thing, (str, Path)))
         self.registry = Registry(self.files)
         self.classes: dict[str, Any] = dict(classes or {})
-        for thing in plugins:
+        for name, thing in named:
             if not isinstance(thing, (str, Path)):
-                self._add(_kind(thing), thing)
+                self._add(_kind(thing), thing, name)
 
     def specs(self, kind: Kind, given: Any) -> str:
         """The rows that specs, classes, instances, a list mixing these or a mapping by name come to, as specs.
@@ -82,6 +83,10 @@ class Handed:
             if k == kind and (p.cls is thing or (p.entry is not None and p.target == target)):
                 return name
         return ""
+
+
+def _listed(things: Any) -> list[Any]:
+    return list(things) if isinstance(things, (list, tuple, set)) else [things]
 
 
 def _kind(thing: Any) -> Kind:

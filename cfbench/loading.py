@@ -14,6 +14,7 @@ from .environment import pick_device
 from .errors import UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .handed import Handed, one_of
+from .plan import Act
 from .reading import read_about, states
 from .reopening import reopen
 from .results import CellState
@@ -21,7 +22,7 @@ from .spec import Spec, parse_specs
 from .weights import Given
 from .workshop import Workshop
 
-__all__ = ["fitted"]
+__all__ = ["action", "fitted"]
 
 
 def fitted(
@@ -102,6 +103,32 @@ def _compare(shop: Workshop, cell: Cell, about: dict[str, Any]) -> None:
         warnings.warn(f"{cell.label}: its {what} not those that it was fitted with", stacklevel=4)
 
 
+def action(folder: Path, dataset: str | None) -> Act:
+    """The learned response of a data set's parents; see `cfbench.load_action`.
+
+    Raises:
+        UserError: there is no such data set, its response is known, or its mechanisms are not fitted.
+    """
+    from .action import Mechanisms
+
+    about = read_about(folder)["datasets"]
+    name = one_of("data set", dataset, about)
+    if not about[name].get("mechanisms"):
+        raise UserError(f"the parents of {name} respond as it says itself; give dataset={name!r}")
+    weights = folder / about[name]["mechanisms"] / "weights.safetensors"
+    if not weights.is_file():
+        raise UserError(f"the mechanisms of {name} are not fitted yet in the run {folder.name}")
+    mechanisms = Mechanisms(_graph(about[name]))
+    mechanisms.load_state_dict(store.read_tensors(weights))
+    return mechanisms.act
+
+
+def _graph(described: dict[str, Any]) -> CausalGraph:
+    """The graph of a data set as ``run.json`` describes it."""
+    variables = (Variable(**{**v, "parents": tuple(v["parents"])}) for v in described["variables"])
+    return CausalGraph(tuple(variables), tuple(described["shape"]))
+
+
 @dataclass(frozen=True)
 class _Described(Workshop):
     """A workshop that knows a data set from what the run says of it, so that no data need to be there."""
@@ -109,7 +136,6 @@ class _Described(Workshop):
     described: dict[str, Any] = field(default_factory=dict)
 
     def dataset(self, spec: Spec) -> Dataset:
-        variables = (Variable(**{**v, "parents": tuple(v["parents"])}) for v in self.described["variables"])
         dataset = Dataset()
-        dataset.graph = CausalGraph(tuple(variables), tuple(self.described["shape"]))
+        dataset.graph = _graph(self.described)
         return dataset

@@ -96,9 +96,10 @@ def counterfactual(
         x: factuals [B, C, H, W] or one [C, H, W], floats in [0, 1] or uint8.
         pa: their parents [B, D] or [D] in raw units, or a mapping of variables to values.
         do: a number for each variable that is set, or one an image [B].
-        dataset: says how its parents respond; a name or an instance.
+        dataset: says how its parents respond; a name or an instance. Without one and without an action, nothing may
+            respond: no variable that is caused by those that are set, but for those that are set themselves.
         seed: of the noise that a method draws.
-        action: says how parents respond in place of a data set: ``action(pa, do, rng)``, as ``Mechanisms.act``.
+        action: says how parents respond in place of a data set: ``action(pa, do, rng)``, as `load_action` gives it.
         index: numbers of the images in their data set, which seed their streams as in a run; 0, 1, ... by default.
 
     Raises:
@@ -124,6 +125,7 @@ def _answer(
     caller = Caller(OfMethod(method), index, tuple(x.shape[1:]), seed, held, BATCH)
     rows, training = torch.arange(len(x)), method.training
     try:
+        method.eval()
         with quiet(derive("images", seed), torch.get_num_threads()):
             u = caller.abduct("factual", rows, x, pa)
             (image,) = caller.predict(u, [Part(step, rows, rows, cf_pa)])
@@ -144,7 +146,6 @@ def _check_method(method: Any) -> None:
         )
     if not isinstance(method, Method):
         raise UserError(f"{method!r} is no Method; give a fitted one, as cfbench.load_method(run, name) does")
-    method.eval()
 
 
 def _images(given: Any, graph: CausalGraph) -> Tensor:
@@ -206,13 +207,14 @@ def _act(
     rng = torch.Generator().manual_seed(derive("action", *do, seed))
     if action is not None and dataset is not None:
         raise UserError("both a data set and an action say how parents respond; give one of them")
+    responding = {d: v for v in do for d in graph.descendants(v) if d not in do}
     how = action or _of_dataset(dataset, graph)
-    cf_pa = how(pa, do, rng) if how and do else None if do else pa.clone()
-    if cf_pa is None and graph.roots:
+    cf_pa = how(pa, do, rng) if how and do else None
+    if cf_pa is None and not responding:
         cf_pa = graph.set(pa, do)
     if cf_pa is None:
-        caused = ", ".join(v.name for v in graph.variables if v.parents)
-        raise UserError(f"nothing says how {caused} responds; give dataset=, or action= with learned mechanisms")
+        told = ", ".join(f"{d} to do({v})" for d, v in responding.items())
+        raise UserError(f"nothing says how parents respond ({told}); give dataset=, or action= with learned mechanisms")
     if tuple(cf_pa.shape) != tuple(pa.shape) or not cf_pa.isfinite().all():
         raise UserError(f"the action gives {list(pa.shape)} finite values, found {list(cf_pa.shape)}")
     return cf_pa.float()
