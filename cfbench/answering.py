@@ -119,6 +119,6 @@ def _take_in(shop: Workshop, cell: Cell, file: Path) -> None:
     folder = bench.folder(cell, "images")
     if not store.whole(folder):
         about = {"residual": "-", "wrong": wrong, "external": file.name}
-        with store.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
+        with bench.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
             store.write_tensors(draft / "answers.safetensors", images)
             store.write_json(draft / "costs.json", {})

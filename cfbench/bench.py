@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from . import store
 from .cells import Cell
 from .digest import key_of
 from .environment import describe, pick_device, quiet
+from .events import note
 from .rng import derive
 from .workshop import Workshop
 
@@ -33,6 +35,13 @@ class Bench:
     def folder(self, cell: Cell, stage: str) -> Path:
         """Where a stage of a cell lies."""
         return self.shop.job.folder / cell.stage(stage)
+
+    @contextmanager
+    def writing(self, folder: Path, **about: Any) -> Iterator[Path]:
+        """A stage's folder in the making, as `store.writing`, noted in the run's log when it is there."""
+        with store.writing(folder, **about) as draft:
+            yield draft
+        note(self.shop.job.folder, "wrote", stage=str(folder.relative_to(self.shop.job.folder)))
 
     def quiet(self, stage: str, seed: int = 0) -> AbstractContextManager[None]:
         """A block with the global random state and the threads of a stage, both put back afterwards."""

@@ -7,17 +7,19 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
 from .cells import Job
+from .events import note
 from .work import Outcome, Task, perform, record_failure
 from .workshop import Workshop
 
 __all__ = ["Executor", "InProcess", "ray_workers"]
 
-WATCH, GRACE = 1.0, 10.0
-"""Seconds between looks at tasks with a time limit, and how long a worker may take to start and to stop."""
+WATCH, GRACE = 0.5, 10.0
+"""Seconds between looks at what is under way, and how long a worker may take to start and to stop."""
 
 
 class Executor(Protocol):
@@ -48,43 +50,73 @@ class InProcess:
         return [perform(self.job, self.queue.pop(0), self.shop)]
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A task under way: whether it is tried again, and since when."""
+
+    task: Task
+    again: bool = False
+    begun: float = 0.0
+
+
 class Workers:
-    """Ray workers; a process that dies is a crash of its task, tried once more before it is called one."""
+    """Ray workers; a task whose process dies is tried once more, alone, before that is called a crash."""
 
     def __init__(self, ray: Any, job: Job, slots: int, gpus: float) -> None:
         self.ray, self.job, self.slots = ray, job, slots
         self.remote = ray.remote(num_cpus=1, num_gpus=gpus / slots, max_retries=0)(_in_worker)
-        self.flying: dict[Any, tuple[Task, int, float]] = {}
+        self.flying: dict[Any, Flight] = {}
+        self.waiting: list[Flight] = []
 
-    def start(self, task: Task, attempt: int = 1) -> None:
-        self.flying[self.remote.remote(self.job, task)] = task, attempt, time.monotonic()
+    def start(self, task: Task) -> None:
+        flight = Flight(task)
+        if self.waiting or any(f.again for f in self.flying.values()):
+            self.waiting.append(flight)
+        else:
+            self._take_off(flight)
+
+    def _take_off(self, flight: Flight) -> None:
+        self.flying[self.remote.remote(self.job, flight.task)] = replace(flight, begun=time.monotonic())
 
     def wait(self) -> list[Outcome]:
-        ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH if self.job.timeout else None)
-        outcomes = [self._outcome(ref, *self.flying.pop(ref)[:2]) for ref in ready]
-        return [outcome for outcome in outcomes if outcome] + self._overdue()
+        ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH)
+        outcomes = [o for o in (self._outcome(ref, self.flying.pop(ref)) for ref in ready) if o] + self._overdue()
+        self._next()
+        return outcomes
+
+    def _next(self) -> None:
+        """Start what waits: a task that is tried again when nothing else is under way, the others after it."""
+        self.waiting.sort(key=lambda f: not f.again)
+        while self.waiting and not any(f.again for f in self.flying.values()):
+            if self.waiting[0].again and self.flying:
+                return
+            self._take_off(self.waiting.pop(0))
 
     def _overdue(self) -> list[Outcome]:
         """End tasks that did not end themselves in time: native code that hears no alarm."""
         limit, outcomes = self.job.timeout, []
-        for ref, (task, _, begun) in list(self.flying.items()):
-            if limit and task.cell and time.monotonic() - begun > limit + GRACE:
+        for ref, flight in list(self.flying.items()):
+            if limit and flight.task.cell and time.monotonic() - flight.begun > limit + GRACE:
                 self.ray.cancel(ref, force=True)
                 del self.flying[ref]
                 reason = f"took longer than {limit:g} s (--timeout) and had to be killed"
-                outcomes.append(record_failure(self.job, task, "timeout", reason))
+                outcomes.append(record_failure(self.job, flight.task, "timeout", reason))
         return outcomes
 
-    def _outcome(self, ref: Any, task: Task, attempt: int) -> Outcome | None:
+    def _outcome(self, ref: Any, flight: Flight) -> Outcome | None:
         try:
             return self.ray.get(ref)
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError) as error:
-            if attempt == 1:
-                self.start(task, attempt + 1)
-                return None
-            return record_failure(self.job, task, "crashed", f"its process died twice ({type(error).__name__})")
+        except self.ray.exceptions.RayTaskError as error:
+            return record_failure(self.job, flight.task, "failed", f"{type(error).__name__}: {error}")
         except self.ray.exceptions.RayError as error:
-            return record_failure(self.job, task, "failed", f"{type(error).__name__}: {error}")
+            name = type(error).__name__
+            note(self.job.folder, "crash", task=flight.task.id, reason=name, again=flight.again)
+            if not flight.again:
+                self.waiting.append(Flight(flight.task, again=True))
+                return None
+            memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+            status, why = ("oom", "took all memory") if memory else ("crashed", "died")
+            return record_failure(self.job, flight.task, status, f"its process {why} twice ({name})")
 
 
 @lru_cache(maxsize=4)

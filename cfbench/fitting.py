@@ -19,6 +19,7 @@ from .checkpoints import Checkpoints
 from .contract import Control, Fit, Method
 from .environment import peak_memory, synchronize
 from .errors import UserError
+from .faults import smaller
 from .plan import Plan
 from .rng import derive
 from .weights import Given
@@ -81,7 +82,7 @@ def train(bench: Bench, cell: Cell) -> None:
             costs["parameters"] = _size(method)
             _check_finite(method)
     about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
-    with store.writing(folder, stage="train", key=cell.keys["train"], env=bench.env(), **about) as draft:
+    with bench.writing(folder, stage="train", key=cell.keys["train"], env=bench.env(), **about) as draft:
         if isinstance(method, Method):
             store.write_tensors(draft / "weights.safetensors", method.state_dict())
         store.write_json(draft / "costs.json", costs | {"train_peak_mb": peak["peak_mb"]})
@@ -123,7 +124,7 @@ def tune(bench: Bench, cell: Cell) -> None:
                 chosen = dict(method.tune(_fit(bench, cell, diary, spent=True)))
             synchronize(bench.device)
         seconds = time.perf_counter() - start
-    with store.writing(folder, stage="tune", key=cell.keys["tune"], env=bench.env()) as draft:
+    with bench.writing(folder, stage="tune", key=cell.keys["tune"], env=bench.env()) as draft:
         store.write_json(draft / "chosen.json", chosen)
         store.write_json(draft / "costs.json", {"tune_s": seconds})
         diary.write(draft)
@@ -139,16 +140,19 @@ def images(bench: Bench, cell: Cell) -> None:
     x = dataset.split(job.data_root, job.split).x[plan.rows]
     with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
         method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
-        answers = answer_plan(
-            mechanism(method, dataset, job.data_root, job.split), plan, x,
-            seed=cell.seed, device=bench.device, batch=BATCH[bench.device.type], rounds=job.budget.rounds,
-            progress=lambda done, total: bench.progress("images", done, total),
+        mech = mechanism(method, dataset, job.data_root, job.split)
+        answers, batch = smaller(
+            BATCH[bench.device.type],
+            lambda size: answer_plan(
+                mech, plan, x, seed=cell.seed, device=bench.device, batch=size, rounds=job.budget.rounds,
+                progress=lambda done, total: bench.progress("images", done, total),
+            ),
         )  # fmt: skip
     calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
     costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
     costs |= {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
-    about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
-    with store.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
+    about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong), "batch": batch}
+    with bench.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
         store.write_tensors(draft / "answers.safetensors", answers.images)
         store.write_json(draft / "costs.json", costs | {"peak_mb": peak["peak_mb"]})
 

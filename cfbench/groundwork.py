@@ -35,7 +35,7 @@ def prepare(bench: Bench, spec: Spec) -> None:
         if images is not None:
             truth[f"do/{v}"] = images.float()
     factuals = dataset.split(job.data_root, job.split).images[plan.rows]
-    with store.writing(folder, stage="plan", data=bench.shop.data_key(spec)) as draft:
+    with bench.writing(folder, stage="plan", data=bench.shop.data_key(spec)) as draft:
         plan.save(draft)
         store.write_tensors(draft / "factuals.safetensors", {"x": factuals})
         store.write_tensors(draft / "truth.safetensors", truth)
@@ -51,7 +51,7 @@ def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:
         train, valid = (dataset.split(job.data_root, part).parents for part in ("train", "valid"))
         with bench.quiet("mechanisms"), torch.enable_grad():
             learned.fit(train, lambda done, total: bench.progress("mechanisms", done, total))
-        with store.writing(folder, stage="mechanisms", key=bench.shop.mechanisms_key(spec), env=bench.env()) as draft:
+        with bench.writing(folder, stage="mechanisms", key=bench.shop.mechanisms_key(spec), env=bench.env()) as draft:
             store.write_tensors(draft / "weights.safetensors", learned.state_dict())
             store.write_json(draft / "card.json", card(learned, dataset, train, valid))
     learned.load_state_dict(store.read_tensors(folder / "weights.safetensors"))
@@ -72,6 +72,6 @@ def judges(bench: Bench, spec: Spec) -> None:
         trained = train_judges(dataset, job.data_root, dataset.graph, budget, bench.device, progress=bench.progress)
         bench.progress("card", 0, 1)
         rows = card(trained, dataset, job.data_root)
-    with store.writing(folder, stage="judges", seconds=time.perf_counter() - start, env=bench.env()) as draft:
+    with bench.writing(folder, stage="judges", seconds=time.perf_counter() - start, env=bench.env()) as draft:
         trained.save(draft)
         store.write_json(draft / "card.json", rows)

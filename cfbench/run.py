@@ -13,7 +13,9 @@ from . import __version__, store
 from .cells import Cell, Job
 from .environment import git_state
 from .errors import UserError
+from .events import note
 from .executors import Executor, InProcess, ray_workers
+from .interrupts import interruptible
 from .progress import display
 from .reading import FORMAT, read_about
 from .schedule import Schedule
@@ -146,22 +148,40 @@ def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "
 
 
 def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int) -> list[Outcome]:
-    """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped."""
+    """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop, and tasks are left.
+    """
     workers: AbstractContextManager[Executor]
     workers = ray_workers(run.job, jobs) if jobs > 1 else nullcontext(InProcess(run.job, run.shop))
-    schedule = Schedule(todo, done)
-    with display(run.job.folder, len(todo), lambda: len(schedule.outcomes)) as say, workers as executor:
+    schedule, folder = Schedule(todo, done), run.job.folder
+    note(folder, "begin", tasks=len(todo), jobs=jobs)
+    with (
+        display(folder, len(todo), lambda: len(schedule.outcomes)) as say,
+        interruptible(say) as interrupt,
+        workers as executor,
+    ):
         while True:
             for outcome in schedule.skip():
-                say(f"{outcome.task}: {outcome.status}, {outcome.reason}")
-            for task in schedule.ready(executor.slots):
+                say(_told(outcome))
+            for task in [] if interrupt.asked else schedule.ready(executor.slots):
                 executor.start(task)
             if not schedule.flying:
-                return list(schedule.outcomes.values())
+                break
             for outcome in executor.wait():
                 schedule.end(outcome)
-                tail = f"{outcome.seconds:.1f} s" if outcome.status == "done" else f"{outcome.status}: {outcome.reason}"
-                say(f"{outcome.task}: {tail}")
+                say(_told(outcome))
+    note(folder, "stop", left=len(schedule.waiting))
+    if schedule.waiting:
+        raise KeyboardInterrupt
+    return list(schedule.outcomes.values())
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.status == "done":
+        return f"{outcome.task}: {outcome.seconds:.1f} s"
+    return f"{outcome.task}: {outcome.status}{':' if outcome.status != 'skipped' else ','} {outcome.reason}"
 
 
 def check_writable(folder: Path) -> None:

@@ -70,12 +70,12 @@ def _score(bench: Bench, cell: Cell, name: str, plan: Plan, found: Iterable[Evid
             factual = asked.factual.numpy() if asked else np.arange(len(plan))
             rows += score(metric, evidence, factual, plan, cell.keys["plan"], bench.shop.job.budget.rounds)
     columns = {column: vars(about) for column, about in metric.columns.items()}
-    _write(bench.folder(cell, f"score-{name}"), name, rows, columns)
+    _write(bench, bench.folder(cell, f"score-{name}"), name, rows, columns)
 
 
-def _write(folder: Path, metric: str, rows: list[Row], columns: dict[str, Any]) -> None:
+def _write(bench: Bench, folder: Path, metric: str, rows: list[Row], columns: dict[str, Any]) -> None:
     entries = [{k: v for k, v in vars(row).items() if k != "values"} for row in rows]
     tensors = {f"{r.do}|{r.column}|{r.variable}": torch.from_numpy(r.values) for r in rows}
-    with store.writing(folder, stage="score", metric=metric) as draft:
+    with bench.writing(folder, stage="score", metric=metric) as draft:
         store.write_json(draft / "scores.json", {"columns": columns, "rows": entries})
         store.write_tensors(draft / "scores.safetensors", tensors)

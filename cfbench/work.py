@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import fitting, groundwork, store
 from .bench import Bench
 from .cells import Cell, Job
-from .errors import InvalidAnswer
+from .events import note
+from .faults import passing, status_of
 from .limits import TimedOut, time_limit
 from .progress import Reporter
 from .scores import scores
@@ -48,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: done, failed, invalid, timeout, crashed or skipped, why, and in how many seconds."""
+    """How a task ended: done, failed, invalid, timeout, oom, crashed or skipped, why, and in how many seconds."""
 
     task: str
     status: str
@@ -59,26 +60,39 @@ class Outcome:
 def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
     """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
     start = time.perf_counter()
-    with Reporter(job.folder, task.id) as report:
-        try:
-            with time_limit(job.timeout if task.cell else None):
-                STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
-        except TimedOut as error:
-            return record_failure(job, task, "timeout", f"{error} (--timeout)", traceback.format_exc())
-        except (Exception, SystemExit) as error:
-            status = "invalid" if isinstance(error, InvalidAnswer) else "failed"
-            return record_failure(job, task, status, f"{type(error).__name__}: {error}", traceback.format_exc())
-    return Outcome(task.id, "done", seconds=time.perf_counter() - start)
+    note(job.folder, "start", task=task.id)
+    outcome = _attempt(job, task, shop)
+    seconds = round(time.perf_counter() - start, 3)
+    note(job.folder, "end", task=task.id, status=outcome.status, reason=outcome.reason, seconds=seconds)
+    return replace(outcome, seconds=seconds)
+
+
+def _attempt(job: Job, task: Task, shop: Workshop | None) -> Outcome:
+    try:
+        with Reporter(job.folder, task.id) as report, time_limit(job.timeout if task.cell else None):
+            STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
+    except (Exception, SystemExit, TimedOut) as error:
+        said = f"{error} (--timeout)" if isinstance(error, TimedOut) else f"{type(error).__name__}: {error}"
+        if passing(error):
+            return Outcome(task.id, "failed", _line(f"{said}; make room, then the same command tries again"))
+        return record_failure(job, task, status_of(error), said, traceback.format_exc())
+    return Outcome(task.id, "done")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]
 
 
 def record_failure(job: Job, task: Task, status: str, reason: str, log: str = "") -> Outcome:
     """Write down that a task ended badly, beside the stages of its cell, and say so."""
-    reason = " ".join(reason.split())[:500]
-    base = job.folder / _place(task)
-    number = len(list(base.glob(f"failed-{task.stage}-*"))) + 1
+    reason, base = _line(reason), job.folder / _place(task)
     about = {"stage": task.stage, "status": status, "reason": reason, "key": _key(task)}
-    with store.writing(base / f"failed-{task.stage}-{number}", **about) as draft:
-        (draft / "log.txt").write_text(log or reason)
+    try:
+        number = len(list(base.glob(f"failed-{task.stage}-*"))) + 1
+        with store.writing(base / f"failed-{task.stage}-{number}", **about) as draft:
+            (draft / "log.txt").write_text(log or reason)
+    except OSError as error:
+        reason = _line(f"{reason}; this could not be recorded: {error}")
     return Outcome(task.id, status, reason)
 
 

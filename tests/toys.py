@@ -173,3 +173,28 @@ class Patient(Method):
 
     def predict(self, u, pa, rng):
         return (u + self.bias).clamp(0, 1)
+
+
+class Hungry(Knows):
+    """Has memory for four images at a time."""
+
+    def predict(self, u, pa, rng):
+        if len(pa) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().predict(u, pa, rng)
+
+
+class Greedy(Learns):
+    def fit(self, run):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Mortal(Learns):
+    """Kills its process the first time that it is fitted, if told to."""
+
+    def fit(self, run):
+        flag = os.environ.get("DIES_ONCE")
+        if flag and not os.path.exists(flag):
+            open(flag, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().fit(run)
