@@ -47,16 +47,18 @@ class Trace:
     images: float = math.nan
 
 
-def write_curves(folder: Path, dataset: str, out: Path) -> list[Path]:
+def write_curves(folder: Path, dataset: str, out: Path, about: Mapping[str, Any] | None = None) -> list[Path]:
     """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
 
     A chart that nobody recorded anything for is left out, and so is what cannot be read. Returns the files written.
+    ``about`` is what ``run.json`` said when it was read; what it says now where left out.
 
     Raises:
         UserError: there is no run in the folder.
     """
     _style()
-    traces = {stage: list(_traces(folder, dataset, stage)) for stage in ("train", "tune")}
+    about = about or read_about(folder)
+    traces = {stage: list(_traces(folder, about, dataset, stage)) for stage in ("train", "tune")}
     charts: dict[str, Figure | None] = {
         "training": _training(traces["train"]),
         "guidance": _by_knob(traces["tune"] + traces["train"], "scale", _guidance),
@@ -66,9 +68,9 @@ def write_curves(folder: Path, dataset: str, out: Path) -> list[Path]:
     return [_save(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
 
 
-def _traces(folder: Path, dataset: str, stage: str) -> Iterator[Trace]:
+def _traces(folder: Path, about: Mapping[str, Any], dataset: str, stage: str) -> Iterator[Trace]:
     """One trace for each fit (or tuning) of the data set; rows that share one share its trace."""
-    cells = [Cell.from_dict(c) for c in read_about(folder)["cells"]]
+    cells = [Cell.from_dict(c) for c in about["cells"]]
     own = [c for c in cells if c.dataset.label == dataset and stage in c.keys]
     several = len({c.seed for c in own}) > 1
     paths = {folder / c.stage(stage): c.fitted if stage == "train" else c.base for c in own}

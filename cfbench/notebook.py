@@ -61,6 +61,8 @@ def _no_plan(dataset: str) -> str:
 class Result:
     """A run, read from its folder; what is derived from its cells is derived once, when it is first asked for.
 
+    It shows the cells that the run declared when it was read, whatever another run does in the folder afterwards.
+
     Args:
         folder: of the run.
         classes: plugins at hand that the run was asked for with, by name.
@@ -121,7 +123,7 @@ class Result:
 
     def _board(self, dataset: str) -> Board | None:
         if dataset not in self._boards:
-            self._boards[dataset] = board_of(self.folder, dataset)
+            self._boards[dataset] = board_of(self.folder, dataset, self.about)
         return self._boards[dataset]
 
     def _one(self, dataset: str | None) -> Board:
@@ -160,7 +162,7 @@ class Result:
 
         if board.results.dataset not in self._drawn:
             with drawing():
-                paths = write_curves(self.folder, board.results.dataset, self._room)
+                paths = write_curves(self.folder, board.results.dataset, self._room, self.about)
             self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
         return self._drawn[board.results.dataset]
 
@@ -200,15 +202,16 @@ class Result:
             UserError: there is no such data set.
         """
         room = self._room / f"gallery-{columns}"
-        return Picture(write_sheet(self.folder, self._one(dataset).results.dataset, room, columns), self._place)
+        return Picture(
+            write_sheet(self.folder, self._one(dataset).results.dataset, room, columns, self.about), self._place
+        )
 
     def write(self, out: str | Path | None = None, *, pictures: bool = True) -> list[Path]:
         """Write all tables and pictures, by default where ``cfbench run`` does; the files written."""
+        out = Path(out or self.folder / "leaderboard")
         boards = [b for d in self.datasets if (b := self._board(d))]
         with drawing():
-            written = [
-                write_all(self.folder, b, Path(out or self.folder / "leaderboard"), pictures=pictures) for b in boards
-            ]
+            written = [write_all(self.folder, b, out, pictures=pictures, about=self.about) for b in boards]
         return [path for kinds in written for paths in kinds.values() for path in paths]
 
     def __repr__(self) -> str:

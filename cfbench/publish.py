@@ -14,7 +14,7 @@ from . import store
 from .cells import Cell
 from .leaderboard import Board
 from .plan import Plan
-from .reading import read_about, read_results, states
+from .reading import read_about, read_results, readable, states
 
 __all__ = ["board_of", "publish", "write_all", "write_sheet"]
 
@@ -32,17 +32,25 @@ def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> 
             print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
 
 
-def board_of(folder: Path, dataset: str) -> Board | None:
+def board_of(folder: Path, dataset: str, about: dict[str, Any] | None = None) -> Board | None:
     """The leaderboard of a data set, read from the cells; None where it has no plan yet.
+
+    Args:
+        folder: of the run.
+        dataset: one that the run asks about.
+        about: what ``run.json`` said when it was read; what it says now where left out.
 
     Raises:
         UserError: there is no run in the folder.
     """
-    plan = read_about(folder)["datasets"][dataset]["plan"]
-    return Board(read_results(folder, dataset)) if store.complete(folder / plan) else None
+    about = about or read_about(folder)
+    planned = store.complete(folder / about["datasets"][dataset]["plan"])
+    return Board(read_results(folder, dataset, about)) if planned else None
 
 
-def write_all(folder: Path, board: Board, out: Path, *, pictures: bool = True) -> dict[str, list[Path]]:
+def write_all(
+    folder: Path, board: Board, out: Path, *, pictures: bool = True, about: dict[str, Any] | None = None
+) -> dict[str, list[Path]]:
     """Write the tables and pictures of a data set into ``out``; the files by what they are."""
     from .tables import write
 
@@ -52,8 +60,8 @@ def write_all(folder: Path, board: Board, out: Path, *, pictures: bool = True) -
         from .curves import write_curves
         from .plots import write_plots
 
-        written["charts"] = [*write_plots(board, out), *write_curves(folder, dataset, out)]
-        written["contact sheet"] = [write_sheet(folder, dataset, out)]
+        written["charts"] = [*write_plots(board, out), *write_curves(folder, dataset, out, about)]
+        written["contact sheet"] = [write_sheet(folder, dataset, out, about=about)]
     return written
 
 
@@ -66,11 +74,20 @@ def _show(board: Board) -> None:
     Console(width=max(width, 100)).print(render(board, width))
 
 
-def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16) -> Path:
+def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16, about: dict[str, Any] | None = None) -> Path:
     """Write the contact sheet: the plan's first questions about each variable, answered by each row's first seed."""
     from .sheet import contact_sheet
 
-    about = read_about(folder)
+    about = about or read_about(folder)
+    with readable(folder):
+        labels, rows, title = _questions(folder, dataset, about, columns)
+    return contact_sheet(out / f"{about['datasets'][dataset]['folder']}-counterfactuals.png", labels, rows, title=title)
+
+
+def _questions(
+    folder: Path, dataset: str, about: dict[str, Any], columns: int
+) -> tuple[list[str], dict[str, Tensor], str]:
+    """The labels of the columns, the images of each row, and what the sheet says of itself."""
     described = about["datasets"][dataset]
     plan_folder = folder / described["plan"]
     plan, truth = Plan.load(plan_folder), store.read_tensors(plan_folder / "truth.safetensors")
@@ -82,11 +99,10 @@ def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16) -> Pat
         rows["truth"] = torch.cat([_first(truth.get(f"do/{v}"), rows["factual"], each) for v in plan.asked])
     for cell, images in _answers(folder, about, dataset).items():
         rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
-    path = out / f"{described['folder']}-counterfactuals.png"
     conventions = [d["name"] for d in described["variables"] if d["truth"] == "convention"]
     title = f"{dataset}, preset {about['budget']['name']}, first seed of each method"
     title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
-    return contact_sheet(path, labels, rows, title=title)
+    return labels, rows, title
 
 
 def _first(images: Tensor | None, like: Tensor, each: int) -> Tensor:

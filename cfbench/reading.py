@@ -103,13 +103,18 @@ def _given(folder: Path, cell: Cell) -> str:
     return f"{printable(given['file'])} (sha256 {printable(given['sha256'])[:12]})" if given else ""
 
 
-def read_results(folder: Path, dataset: str) -> Results:
+def read_results(folder: Path, dataset: str, about: dict[str, Any] | None = None) -> Results:
     """Everything that tables and plots of one data set are made from.
+
+    Args:
+        folder: of the run.
+        dataset: one that the run asks about.
+        about: what ``run.json`` said when it was read; what it says now where left out.
 
     Raises:
         UserError: there is no run, or a stage is not as cfbench writes it.
     """
-    about = read_about(folder)
+    about = about or read_about(folder)
     if dataset not in about["datasets"]:
         raise UserError(f"{folder} does not ask about {dataset!r}, only about {', '.join(about['datasets'])}")
     with readable(folder):

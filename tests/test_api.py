@@ -160,8 +160,8 @@ def dimmed(by):
 
 def test_a_redefined_class_is_run_again_and_the_same_one_is_not(tmp_path, capsys):
     asked = {"datasets": toys.Bars, "run_root": tmp_path, "jobs": 2, **ASKED}
-    errors = [cfbench.run(dimmed(by), **asked).scores for by in (0.9, 0.5, 0.5)]
-    values = [timeless(e, "metric", "do", "questions", "value") for e in errors]
+    results = [cfbench.run(dimmed(by), **asked) for by in (0.9, 0.5, 0.5)]
+    values = [timeless(r.scores, "metric", "do", "questions", "value") for r in results]
     said = [line for line in capsys.readouterr().err.splitlines() if "tasks to do" in line]
     assert [int(line.split(": ")[1].split(" ")[0]) for line in said] == [6, 4, 0]
     assert not values[0].equals(values[1])
