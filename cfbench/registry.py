@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from .errors import PluginError, UserError, did_you_mean, reason_of
-from .signatures import BASES, Kind, claims, contract_errors, keywords, required
+from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
 from .sources import SESSION, Broken, Plugin, in_file, installed, made, of_session
 from .spec import Spec
 
@@ -94,6 +94,8 @@ class Registry:
     def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
         """The class and the keywords that a spec asks for, checked against the constructor's signature.
 
+        The row that a derived one answers through is left out.
+
         Raises:
             PluginError: see `load`.
             UserError: the preset or a keyword is unknown or missing, or a value has the wrong type.
@@ -107,7 +109,8 @@ class Registry:
         if spec.preset and spec.preset not in presets:
             raise UserError(f"{spec.name} has no preset {spec.preset!r}; {did_you_mean(spec.preset, presets)}")
         hints = keywords(cls)
-        own = {k: "none" if v is None and _fits("none", hints.get(k)) else v for k, v in spec.params.items()}
+        asked = {k: v for k, v in spec.params.items() if not (k == "of" and derived(cls))}
+        own = {k: "none" if v is None and _fits("none", hints.get(k)) else v for k, v in asked.items()}
         for key, value in own.items():
             if key not in hints:
                 raise UserError(f"{spec.name} has no setting {key!r}; {did_you_mean(key, hints)}")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_type_hints
 
-__all__ = ["BASES", "Kind", "claims", "contract_errors", "keywords", "required"]
+__all__ = ["BASES", "Kind", "claims", "contract_errors", "derived", "keywords", "required"]
 
 Kind = Literal["method", "dataset", "metric"]
 BASES: Mapping[str, tuple[str, ...]] = {
@@ -37,7 +37,7 @@ def keywords(cls: type[Any]) -> dict[str, Any]:
 
 def required(cls: type[Any]) -> list[str]:
     """The constructor's keywords that have no default."""
-    return [p.name for p in _settings(cls) if p.default is p.empty and not (p.name == "of" and _derived(cls))]
+    return [p.name for p in _settings(cls) if p.default is p.empty]
 
 
 def contract_errors(cls: type[Any], kind: Kind) -> list[str]:
@@ -59,13 +59,15 @@ def _bases(cls: type[Any], names: tuple[str, ...]) -> list[type[Any]]:
     return [b for b in cls.__mro__[1:] if b.__module__ == "cfbench.contract" and b.__name__ in names]
 
 
-def _derived(cls: type[Any]) -> bool:
+def derived(cls: type[Any]) -> bool:
+    """Whether a row answers through another one, which it is given as ``of``."""
     return bool(_bases(cls, ("Derived",)))
 
 
 def _settings(cls: type[Any]) -> list[inspect.Parameter]:
+    given = {"graph", "of"} if derived(cls) else {"graph"}
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    return [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "graph"]
+    return [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in given]
 
 
 def _calls(base: type[Any]) -> list[tuple[str, Callable[..., Any]]]:
