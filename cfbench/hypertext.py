@@ -11,6 +11,7 @@ from .wording import Cell, card_line, footnotes, headings, policy, title
 __all__ = ["hypertext"]
 
 STYLE = """<style>
+.cfbench div {overflow-x: auto}
 .cfbench table {border-collapse: collapse; margin: .3em 0 1em}
 .cfbench th, .cfbench td {text-align: right; padding: .15em .6em; white-space: nowrap}
 .cfbench th:first-child, .cfbench td:first-child {text-align: left}
@@ -33,7 +34,8 @@ def _table(board: Board, s: Section) -> str:
     heads = [("method", ""), *headings(board, s), *([] if s.do else [("residual", ""), ("status", "")])]
     head = "".join(f"<th>{escape(name)}<br><small>{escape(unit)}</small></th>" for name, unit in heads)
     name = f"{board.results.dataset}, {title(board, s)}"
-    return f"<b>{escape(name)}</b><table><thead><tr>{head}</tr></thead><tbody>{_rows(board, s)}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{_rows(board, s)}</tbody></table>"
+    return f"<b>{escape(name)}</b><div>{table}</div>"
 
 
 def _rows(board: Board, s: Section) -> str:

@@ -15,11 +15,13 @@ from .errors import UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .handed import Handed, one_of
 from .plan import Act
-from .reading import read_about, states
+from .reading import read_about, readable, states
 from .reopening import reopen
 from .results import CellState
+from .runfile import refuse_links
 from .spec import Spec, parse_specs
 from .weights import Given
+from .wellformed import mapping, scalar
 from .workshop import Workshop
 
 __all__ = ["action", "fitted"]
@@ -38,12 +40,15 @@ def fitted(
     shop = Workshop(_job(folder, cell, data_root, device, handed), handed.classes)
     _check_method(shop, cell)
     train, tune = folder / cell.stage("train"), folder / cell.stage("tune")
+    refuse_links(path for stage in (train, tune) for path in [stage, *stage.glob("*")])
     if not (store.complete(train) and store.complete(tune)):
         found = f"{state.status}: {state.reason}" if state.reason else "not fitted yet"
         raise UserError(f"{cell.label} of the run {folder.name} is {found}")
     _compare(shop, cell, about)
     described = _Described(shop.job, shop.classes, about["datasets"][cell.dataset.label])
-    method = described.method(cell, **store.read_json(tune / "chosen.json"))
+    with readable(folder):
+        chosen = mapping(store.read_json(tune / "chosen.json"), scalar)
+    method = described.method(cell, **chosen)
     assert isinstance(method, Method)
     try:
         method.load_state_dict(store.read_tensors(train / "weights.safetensors"))
@@ -73,8 +78,11 @@ def _job(folder: Path, cell: Cell, data_root: Path, device: str, handed: Handed)
     """The run's job, with the weights that the row was given."""
     job = reopen(folder, data_root=data_root, device=device, plugins=handed.files)
     manifest = folder / cell.stage("train") / store.MANIFEST
-    given = None if cell.external or not manifest.exists() else store.read_json(manifest).get("weights")
-    return replace(job, weights=(Given(cell.fit.label, Path(given["file"]), given["sha256"]),)) if given else job
+    if cell.external or not manifest.exists():
+        return job
+    with readable(folder):
+        given = mapping(store.read_json(manifest)).get("weights")
+        return replace(job, weights=(Given(cell.fit.label, Path(given["file"]), given["sha256"]),)) if given else job
 
 
 def _check_method(shop: Workshop, cell: Cell) -> None:

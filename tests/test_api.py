@@ -54,9 +54,12 @@ def typed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def handed(tmp_path_factory):
     """A run of classes and instances."""
-    rows = [toys.Learns, {"half": toys.Knows(toys.Bars.graph, dim=0.5)}, "tunes", Raises, "identity"]
+    rows = [toys.Learns, {"half": toys.Knows(toys.Bars.graph, dim=0.5)}, "tunes", Raises, "identity", toys.Draws]
+    weights = tmp_path_factory.mktemp("weights") / "grey.safetensors"
+    store.write_tensors(weights, {"mean": torch.full((1, 8, 8), 0.25)})
     return cfbench.run(
         rows, toys.Bars(), metrics=[*METRICS.split(","), L2], plugins=[toys.Tunes], preset="tiny", controls=False,
+        weights={"draws": weights},
         run_root=tmp_path_factory.mktemp("handed"), data_root="nowhere", progress=False,
     )  # fmt: skip
 
@@ -103,7 +106,7 @@ def test_classes_and_instances_give_the_same_scores(typed, handed):
         one = timeless(ours[(ours.method == mine) & (ours.metric != "l2.l2")], *names)
         two = timeless(theirs[theirs.method == other], *names)
         pd.testing.assert_frame_equal(one, two, check_exact=True)
-    assert handed.methods == ("learns", "half", "tunes", "raises", "identity")
+    assert handed.methods == ("learns", "half", "tunes", "raises", "identity", "draws")
     assert set(ours[ours.metric == "l2.l2"].method) == set(handed.methods)
 
 
@@ -224,7 +227,7 @@ def test_cells_that_fail_are_told(handed):
     (row,) = handed.failures.to_dict("records")
     assert (row["dataset"], row["method"], row["seed"], row["status"]) == ("bars", "raises", 0, "failed")
     assert SCRIPT in row["reason"]
-    assert "1 of 5 cells unfinished" in repr(handed)
+    assert "1 of 6 cells unfinished" in repr(handed)
 
 
 def test_html_holds_the_numbers_and_no_markup_of_others(handed):
@@ -301,6 +304,12 @@ def test_rows_of_this_session_are_loaded_through_its_result(handed):
     for each in (method, again):
         answer = cfbench.counterfactual(each, asked.x, asked.pa, {"kind": asked.value}, dataset=toys.Bars)
         assert torch.equal(answer.image, asked.image)
+
+
+def test_weights_that_were_given_are_loaded_and_no_change_is_told(handed, recwarn):
+    method = cfbench.load_method(handed, "draws")
+    assert torch.equal(method.mean, torch.full((1, 8, 8), 0.25))
+    assert not [w for w in recwarn if "fitted with" in str(w.message)]
 
 
 def test_a_class_that_has_changed_since_is_told(tmp_path):
