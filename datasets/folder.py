@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
-from collections import Counter
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from cfbench.contract import Dataset, Split
-from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError
-from cfbench.graph import CausalGraph
 
-from . import cache
-from .declared import FILE, Cause, Declaration, read_declaration
-from .labels import PARTS, Row, read_rows, refuse
-from .pictures import LARGEST, TYPES, read_images
+from .album import Album, open_album
 
-__all__ = ["Folder", "part_of"]
-
-LEAST = {"train": 64, "valid": 12, "test": 12}
-"""Half of a split is asked about, and metrics look at the five nearest of an image."""
-SLOW = 2.0
-"""Seconds of decoding from which on the images are kept on disk."""
-
-
-@dataclass(frozen=True)
-class Album:
-    """A folder as it was when it was read: graph, splits, and a digest of every byte that they depend on."""
-
-    graph: CausalGraph
-    splits: dict[str, Split]
-    digest: str
-
-
-_ALBUMS: dict[Path, Album] = {}
+__all__ = ["Folder"]
 
 
 class Folder(Dataset):
@@ -80,17 +50,11 @@ class Folder(Dataset):
 
     def _album(self, root: Path) -> Album:
         if root not in self._albums:
-            self._albums[root] = _load(Path(root), _place(Path(root), self.path))
+            self._albums[root] = open_album(_place(Path(root), self.path), Path(root))
         return self._albums[root]
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_albums": {}}
-
-
-def part_of(name: str) -> str:
-    """The split of a file by its name alone: eight in ten train, one validates, one tests."""
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return PARTS[(share >= 0.8) + (share >= 0.9)]
 
 
 def _place(root: Path, path: str) -> Path:
@@ -103,123 +67,3 @@ def _place(root: Path, path: str) -> Path:
     if not os.path.isdir(folder):  # a folder that may not be looked at is none
         raise UserError(f"folder: no folder {folder}; put it there, choose --data-root, or give an absolute path")
     return folder
-
-
-def _load(root: Path, folder: Path) -> Album:
-    """The album of a folder; the one that this process holds, where no byte has changed."""
-    about = _contents(folder, FILE, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
-    declaration = read_declaration(about, f"{folder}/{FILE}")
-    where = f"{folder}/{declaration.csv}"
-    table = _contents(folder, declaration.csv, "write it with a column image and one for each variable")
-    rows = read_rows(table, declaration, where)
-    digest = _digest(folder, where, (about, table), rows)
-    known = _ALBUMS.get(folder)
-    if known is None or known.digest != digest:
-        parts = [row.split or part_of(row.name) for row in rows]
-        parents = torch.tensor([row.values for row in rows], dtype=torch.float32)
-        _check_splits(parts, where)
-        _check_values(declaration, parents, parts, where)
-        images = _images(root, folder, declaration, rows, digest)
-        _ALBUMS[folder] = known = _album(declaration, images, parents, parts, digest)
-    return known
-
-
-def _contents(folder: Path, name: str, remedy: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {name}; {remedy}") from None
-    except OSError as error:
-        raise UserError(f"{folder}/{name} cannot be read ({error.strerror})") from None
-
-
-def _digest(folder: Path, where: str, files: tuple[bytes, ...], rows: list[Row]) -> str:
-    """A digest of the given files and of every image."""
-    digest, wrong = hashlib.sha256(), []
-    for data in files:
-        digest.update(hashlib.sha256(data).digest())
-    for row in rows:
-        at, suffix = f"{where}, line {row.line}", PurePosixPath(row.name).suffix
-        if suffix.lower() not in TYPES:
-            wrong.append(f"{at}: {row.name} has the unknown image type {suffix!r}; known: {', '.join(TYPES)}")
-            continue
-        try:
-            digest.update(row.name.encode() + b"\0" + hashlib.sha256((folder / row.name).read_bytes()).digest())
-        except FileNotFoundError:
-            wrong.append(f"{at}: no image {row.name} in {folder}; put it there or leave the row out")
-        except OSError as error:
-            wrong.append(f"{at}: {row.name} cannot be read ({error.strerror})")
-    refuse(wrong)
-    return digest.hexdigest()[:16]
-
-
-def _check_splits(parts: list[str], where: str) -> None:
-    count = Counter(parts)
-    if any(count[part] < least for part, least in LEAST.items()):
-        found, least = (", ".join(f"{n[p]} to {w}" for p, w in _WORDS.items()) for n in (count, LEAST))
-        raise UserError(
-            f"{where}: {len(parts)} images give {found}; at least {least} are needed, as half of the test images are"
-            " asked about and metrics look at five neighbours; add images, or divide them by a column split"
-        )
-
-
-_WORDS = {"train": "train", "valid": "validate", "test": "test"}
-
-
-def _check_values(declaration: Declaration, parents: Tensor, parts: list[str], where: str) -> None:
-    """Every variable varies among the training images, every class occurs there."""
-    train = parents[torch.tensor([p == "train" for p in parts])]
-    for cause, values, everywhere in zip(declaration.variables, train.T, parents.T, strict=True):
-        if values.min() == values.max():
-            raise UserError(
-                f"{where}: {cause.name} is {_shown(cause, float(values[0]))} in all {len(values)} training images;"
-                f" nothing can be learned of a cause that does not vary: leave it out of {FILE}"
-            )
-        there, size = set(values.tolist()), cause.size or int(everywhere.max()) + 1
-        absent = next((k for k in range(size) if k not in there), None) if cause.kind == "categorical" else None
-        if absent is not None:
-            raise UserError(
-                f"{where}: no training image has {cause.name} {_shown(cause, absent)}, one of {size} classes; add some,"
-                " put some into the training split by a column split, or number or name the classes without it"
-            )
-
-
-def _shown(cause: Cause, value: float) -> str:
-    """A value as it stands in the table."""
-    return repr(cause.classes[int(value)]) if cause.classes else f"{value:g}"
-
-
-def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row], digest: str) -> Tensor:
-    """The decoded images, kept on disk where decoding is slow."""
-    names = [row.name for row in rows]
-
-    def draw() -> dict[str, Tensor]:
-        mode, size = declaration.mode, declaration.size
-        images = read_images(names, lambda name: (folder / name).read_bytes(), mode, size, str(folder))
-        height, width = images.shape[2:]
-        if size is None and max(height, width) > LARGEST:
-            raise UserError(
-                f"{folder}: images have {height} x {width} pixels, too many to train on in a benchmark; write"
-                f" size = [64, 64] in {FILE} to resize all (or any size that you mean)"
-            )
-        return {"images": images}
-
-    file = f"folder-cache/{key_of(digest, source_digest(read_images))}.safetensors"
-    if not (root / file).is_file():
-        start = time.perf_counter()
-        drawn = draw()
-        if time.perf_counter() - start < SLOW:
-            return drawn["images"]
-        return cache.load(root, file, partial(dict, drawn))["images"]
-    return cache.load(root, file, draw)["images"]
-
-
-def _album(declaration: Declaration, images: Tensor, parents: Tensor, parts: list[str], digest: str) -> Album:
-    ranges = zip(parents.amin(0).tolist(), parents.amax(0).tolist(), strict=True)
-    variables = tuple(c.variable(r) for c, r in zip(declaration.variables, ranges, strict=True))
-    _, channels, height, width = images.shape
-    splits = {}
-    for part in PARTS:
-        rows = torch.tensor([k for k, p in enumerate(parts) if p == part])
-        splits[part] = Split(images[rows], parents[rows], rows)
-    return Album(CausalGraph(variables, (channels, height, width)), splits, digest)

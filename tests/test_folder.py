@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cfbench_datasets import folder as module
-from cfbench_datasets import pictures
+from cfbench_datasets import album, pictures
+from cfbench_datasets.album import part_of
 from cfbench_datasets.declared import read_declaration
-from cfbench_datasets.folder import Folder, part_of
+from cfbench_datasets.folder import Folder
 from cfbench_datasets.labels import read_rows
 from PIL import Image
 
 from cfbench.cli import _main
+from cfbench.conformance import checks, subject
 from cfbench.errors import UserError
 from cfbench.plan import Plan
 from cfbench.registry import Registry
@@ -41,9 +42,9 @@ def names(count: int) -> list[str]:
 
 
 def pixels(k: int, kind: str, colour: bool = False) -> np.ndarray:
-    """A shaded square for dogs and a frame for cats."""
+    """A dark square for cats and a bright one for dogs, no two of the same grey levels."""
     x = np.full((*SIDES, 3), 60 + k % 7 * 20 + 40 * (kind == "dog"), dtype=np.uint8)
-    x[4:-4, 4:-4] = x[4:-4, 4:-4] // 3 if kind == "cat" else 255 - k % 50
+    x[4:-4, 4:-4] = k // 7 if kind == "cat" else 255 - k // 7
     x[..., 1] //= 2 if colour else 1
     return x if colour else x[..., 0]
 
@@ -181,35 +182,36 @@ def test_the_fingerprint_changes_with_every_file_and_with_nothing_else(pets):
 def test_a_data_set_keeps_what_it_read_when_files_change(pets):
     data = opened(pets.parent)
     first = data.fingerprint(pets.parent), data.split(pets.parent, "train").images.clone()
-    for name in names(160):
-        Image.fromarray(np.zeros(SIDES, dtype=np.uint8)).save(pets / name)
+    for k, name in enumerate(names(160)):
+        Image.fromarray(np.full(SIDES, k, dtype=np.uint8)).save(pets / name)
     assert data.fingerprint(pets.parent) == first[0]
     assert torch.equal(data.split(pets.parent, "train").images, first[1])
-    assert opened(pets.parent).split(pets.parent, "train").images.max() == 0
+    again = opened(pets.parent).split(pets.parent, "train")
+    assert torch.equal(again.images.amax((1, 2, 3)), again.index.byte())
 
 
 def test_images_are_decoded_once_a_process(pets, monkeypatch):
     opened(pets.parent)
-    monkeypatch.setattr(module, "read_images", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr(album, "read_images", lambda *args: pytest.fail("decoded again"))
     opened(pets.parent).split(pets.parent, "train")
 
 
 def test_images_that_are_slow_to_decode_are_kept_and_read_back(pets, monkeypatch):
-    monkeypatch.setattr(module, "SLOW", 0.0)
+    monkeypatch.setattr(album, "SLOW", 0.0)
     first = opened(pets.parent).split(pets.parent, "train").images
     (kept,) = (pets.parent / "folder-cache").iterdir()
-    monkeypatch.setattr(module, "_ALBUMS", {})
+    monkeypatch.setattr(album, "_ALBUMS", {})
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "decode", lambda *args: pytest.fail("decoded again"))
         assert torch.equal(opened(pets.parent).split(pets.parent, "train").images, first)
-    monkeypatch.setattr(module, "_ALBUMS", {})
+    monkeypatch.setattr(album, "_ALBUMS", {})
     kept.write_bytes(kept.read_bytes()[:-9])
     assert torch.equal(opened(pets.parent).split(pets.parent, "train").images, first)
     assert not list(pets.parent.glob("folder-cache/.part*"))
 
 
 def test_quick_decoding_writes_nothing(pets, monkeypatch):
-    monkeypatch.setattr(module, "SLOW", 1e9)
+    monkeypatch.setattr(album, "SLOW", 1e9)
     before = sorted(pets.parent.rglob("*"))
     opened(pets.parent).prepare(pets.parent)
     assert sorted(pets.parent.rglob("*")) == before
@@ -309,6 +311,13 @@ def test_without_a_path_it_says_what_to_write(tmp_path):
     for call in (lambda: data.open(tmp_path), lambda: data.prepare(tmp_path), lambda: data.split(tmp_path, "train")):
         with pytest.raises(UserError, match=r"write folder\[path="):
             call()
+
+
+def test_it_conforms(pets):
+    examined = subject(Folder, data_root=pets.parent, path="pets")
+    assert {"splits", "disjoint", "plans", "again"} <= {str(check) for check in checks(examined)}
+    for check in checks(examined):
+        check(examined)
 
 
 @pytest.mark.parametrize(
@@ -464,11 +473,11 @@ def test_images_that_expand_beyond_pillows_limit_are_refused(pets, monkeypatch):
 def test_sizes_that_differ_or_do_not_fit_are_named(pets):
     Image.fromarray(np.zeros((30, 32), dtype=np.uint8)).save(pets / names(160)[5])
     assert "img/005.png has 30 x 32 pixels, most have 16 x 20" in complaint(pets)
-    for name in names(160):
-        Image.fromarray(np.zeros((6, 20), dtype=np.uint8)).save(pets / name)
+    for k, name in enumerate(names(160)):
+        Image.fromarray(np.full((6, 20), k, dtype=np.uint8)).save(pets / name)
     assert "6 x 20 pixels, at least 8" in complaint(pets)
-    for name in names(160):
-        Image.fromarray(np.zeros((300, 20), dtype=np.uint8)).save(pets / name)
+    for k, name in enumerate(names(160)):
+        Image.fromarray(np.full((300, 20), k, dtype=np.uint8)).save(pets / name)
     assert "300 x 20 pixels, too many" in complaint(pets)
 
 
@@ -477,6 +486,18 @@ def test_a_cause_that_does_not_vary_is_named(pets):
     assert "shade is 0.1 in all" in complaint(pets)
     write_table(pets, [r | {"kind": "dog"} for r in table(160)])
     assert "kind is 'dog' in all" in complaint(pets)
+
+
+def test_copies_of_training_images_among_those_asked_about_are_refused(pets):
+    parts = {part: [n for n in names(160) if part_of(n) == part] for part in ("train", "valid", "test")}
+    for part, doing in (("test", "test"), ("valid", "validate")):
+        for name, copy in zip(parts["train"], parts[part][:2], strict=False):
+            (pets / copy).write_bytes((pets / name).read_bytes())
+        told = rf"2 of {len(parts[part])} images to {doing} are copies of training images \({parts[part][0]} of "
+        assert re.search(told, complaint(pets)), complaint(pets)
+        Image.fromarray(pixels(999, "cat")).save(pets / parts[part][1])
+        (pets / parts[part][0]).write_bytes((pets / parts[part][1]).read_bytes())
+        opened(pets.parent)
 
 
 def test_too_few_images_are_refused_with_the_minimum(pets):
@@ -537,4 +558,4 @@ def test_the_documentation_shows_a_graph_and_a_table_that_fit():
         "split",
     } <= shown
     least = re.search(r"At least (\d+) images to train and (\d+) each to validate and test", text)
-    assert [int(n) for n in least.groups()] == [module.LEAST["train"], module.LEAST["test"]]
+    assert [int(n) for n in least.groups()] == [album.LEAST["train"], album.LEAST["test"]]
