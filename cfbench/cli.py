@@ -12,6 +12,7 @@ import click
 from . import __version__
 from .cli_answers import COMMANDS as ANSWER_COMMANDS
 from .cli_plugins import COMMANDS as PLUGIN_COMMANDS
+from .cli_runs import COMMANDS as RUN_COMMANDS
 from .errors import UserError
 from .options import data_root, examples, plugin, run_root
 
@@ -65,6 +66,8 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--jobs", type=click.IntRange(0), default=0, help="Tasks at once.  [default: a core each; 1 on a GPU]")
+@click.option("--address", metavar="ADDRESS",
+              help="Ray cluster to use: auto, HOST:PORT, ray://HOST:PORT.  [default: this machine]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a task.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
               help="Methods compute in float32, or convolutions and products in bfloat16.")  # fmt: skip
@@ -99,29 +102,7 @@ def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...
     return prepare_command(datasets, data_root, plugins)
 
 
-@cli.command(epilog=examples("cfbench leaderboard quick", "cfbench leaderboard runs/quick --out leaderboard/quick-cpu"))
-@click.argument("run_name", metavar="RUN")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: leaderboard/ in the run]")
-@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
-@run_root
-def leaderboard(run_name: str, out: Path | None, plots: bool, run_root: Path) -> int:
-    """Derive every table and picture of a run from its cells again."""
-    from .commands import leaderboard_command
-
-    return leaderboard_command(run_name, run_root, out, plots)
-
-
-@cli.command(epilog=examples("cfbench status quick"))
-@click.argument("run_name", metavar="RUN")
-@run_root
-def status(run_name: str, run_root: Path) -> int:
-    """Show where every cell of a run stands."""
-    from .commands import status_command
-
-    return status_command(run_name, run_root)
-
-
-for _command in (*PLUGIN_COMMANDS, *ANSWER_COMMANDS):
+for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS):
     cli.add_command(_command)
 
 

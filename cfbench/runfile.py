@@ -113,6 +113,8 @@ def _run(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         "datasets": _within("datasets", partial(mapping, check=_dataset), about["datasets"]),
         "cells": _within("cells", each(_cell), about["cells"]),
     }
+    if "merged" in about:
+        known["merged"] = _within("merged", each(mapping), about["merged"])
     for cell in known["cells"]:
         if (label := Spec(**cell["dataset"]).label) not in known["datasets"]:
             raise Wrong(f"a cell is about {label}, which datasets does not describe")
