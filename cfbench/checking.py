@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import select
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import click
 
 from .errors import UserError
+from .watching import Breakdown, watched
 
 __all__ = ["Verdict", "check_command"]
 
 LOAD = "load"
-PLACE = re.compile(r'File "(.+?)", line (\d+) in')
-START = 600.0
-"""Seconds in which the process must have started: an import of torch from a slow disk is no mistake of a plugin's."""
 BREAKDOWNS = 3
 """Processes that one plugin may bring down before its remaining checks are given up."""
 Status = Literal["ok", "skipped", "failed", "not run"]
@@ -87,20 +75,6 @@ class Report:
         return f"{self.label}: {told}"
 
 
-class Breakdown(Exception):
-    """The process hung or died: what it did, in words, and where its code was."""
-
-    def __init__(self, what: str, trace: str) -> None:
-        super().__init__(what)
-        self.trace = trace
-
-    def told(self, file: str) -> str:
-        """What it did, and at which line of the plugin's file, or else of any."""
-        places = [p for p in PLACE.findall(self.trace) if not p[0].startswith("<")]
-        own = [p for p in places if p[0] == file] or places
-        return f"{self}" + "".join(f" ({Path(name).name} line {line})" for name, line in own[:1])
-
-
 def check_command(target: str, *, data_root: Path, plugins: tuple[Path, ...], timeout: float) -> int:
     """Check a plugin by name or spec, or all that a file defines, each check in at most ``timeout`` seconds.
 
@@ -140,9 +114,9 @@ class Session:
         """
         settled = {r.label: {v.check: (v.status, v.text) for v in r.verdicts.values()} for r in self.reports.values()}
         self.label, self.check = "", LOAD
-        with events(self.asked | {"settled": settled}, self.timeout) as coming:
+        with watched("cfbench.examining", self.asked | {"settled": settled}, self.timeout) as events:
             try:
-                return any(self._take(event) for event in coming)
+                return any(self._take(event) for event in events)
             except Breakdown as broken:
                 return self._broken(broken)
 
@@ -182,72 +156,3 @@ class Session:
         if report.breakdowns == BREAKDOWNS:
             report.give_up(f"{BREAKDOWNS} processes broke down before")
         return self.label == "" or all(r.complete for r in self.reports.values())
-
-
-@contextmanager
-def events(asked: dict[str, Any], timeout: float) -> Iterator[Iterator[dict[str, Any]]]:
-    """What a fresh process tells; when the block ends, so does it, and all that it started.
-
-    Raises:
-        Breakdown: (while they are read) it ended unasked, or told nothing for ``timeout`` seconds.
-    """
-    (hear, tell), (life, hold) = os.pipe(), os.pipe()
-    with tempfile.TemporaryFile() as trace:
-        fds = tell, trace.fileno(), life
-        command = [sys.executable, "-P", "-m", "cfbench.examining", json.dumps(asked | {"fds": fds})]
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, start_new_session=True
-        )  # what a plugin prints goes to the standard error: the standard output is the report's
-        os.close(tell)
-        os.close(life)
-        try:
-            yield _heard(hear, process, trace, timeout)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            os.close(hear)
-            os.close(hold)
-
-
-def _heard(hear: int, process: subprocess.Popen[bytes], trace: BinaryIO, timeout: float) -> Iterator[dict[str, Any]]:
-    """Events line by line, each awaited for ``timeout`` seconds from the one before."""
-    rest, limit = b"", START
-    while True:
-        deadline = time.monotonic() + limit
-        while b"\n" not in rest:
-            if not select.select([hear], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise Breakdown(f"hangs: gave no answer within {limit:g} s", _trace(process, trace))
-            more = os.read(hear, 65536)
-            if not more:
-                raise Breakdown(_death(process), _read(trace))
-            rest += more
-        line, _, rest = rest.partition(b"\n")
-        limit = timeout
-        yield json.loads(line)
-
-
-def _death(process: subprocess.Popen[bytes]) -> str:
-    """How a process ended, in words."""
-    try:
-        code = process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        return "closed the pipe that answers go through"
-    if code >= 0:
-        return f"ended its process with exit status {code}"
-    name = signal.Signals(-code).name
-    return f"killed its process with {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
-def _trace(process: subprocess.Popen[bytes], trace: BinaryIO) -> str:
-    """The stack of a process that hangs, which it writes down when it is asked to."""
-    process.send_signal(signal.SIGUSR1)
-    for _ in range(20):
-        if text := _read(trace):
-            return text
-        time.sleep(0.05)
-    return ""
-
-
-def _read(trace: BinaryIO) -> str:
-    return os.pread(trace.fileno(), 1 << 16, 0).decode(errors="replace")
