@@ -216,7 +216,7 @@ class Result:
 
     def __repr__(self) -> str:
         total, bad = len(self._states), len(self.failures)
-        said = f"{bad} of {total} cells unfinished, see .failures" if bad else f"all {total} cells finished"
+        said = f"{bad} of {total} cells unfinished, see .failures" if bad else f"{total} of {total} cells finished"
         return (
             f"Result({self.folder.name}: {', '.join(self.methods) or 'controls'} on {', '.join(self.datasets)}; {said})"
         )
