@@ -201,7 +201,7 @@ class _Chooser:
             if all(self._same(folder, b) for b in before):
                 self.owner.setdefault(path, folder)
             elif path not in self.owner:
-                self.merge.left.append(f"{self.names[folder]}/{path}: made from other numbers than those kept")
+                self.merge.left.append(f"{self.names[folder]}/{path}: made from stages that are not those kept")
         if path not in self.owner:
             return
         kept = self.owner[path]
@@ -217,9 +217,9 @@ class _Chooser:
     def _same(self, folder: Path, path: Path) -> bool:
         """Whether a run's stage is the one that is kept, or holds the same numbers."""
         kept = self.owner.get(path)
-        if kept in (None, folder) or not store.complete(folder / path):
+        if kept == folder or not store.complete(folder / path):
             return True
-        return not self.gaps(path, kept, folder)
+        return kept is not None and not self.gaps(path, kept, folder)
 
     def _gaps(self, path: Path, ours: Path, theirs: Path) -> tuple[Gap, ...]:
         with readable(theirs / path):
