@@ -20,9 +20,12 @@ from PIL import Image
 
 from cfbench.cli import _main
 from cfbench.conformance import checks, subject
+from cfbench.contract import Derived, Fit, Method
 from cfbench.errors import UserError
+from cfbench.judges import JudgeBudget, train_judges
 from cfbench.plan import Plan
 from cfbench.registry import Registry
+from cfbench.rng import Streams
 
 SIDES = (16, 20)
 GRAPH = """
@@ -559,3 +562,43 @@ def test_the_documentation_shows_a_graph_and_a_table_that_fit():
     } <= shown
     least = re.search(r"At least (\d+) images to train and (\d+) each to validate and test", text)
     assert [int(n) for n in least.groups()] == [album.LEAST["train"], album.LEAST["test"]]
+
+
+REGISTRY = Registry()
+METHODS = [n for n in REGISTRY.names("method") if issubclass(REGISTRY.load("method", n), Method)]
+LEARNED = [n for n in METHODS if not issubclass(REGISTRY.load("method", n), Derived)]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> tuple[Folder, Path]:
+    """Images in colour whose sides are no multiples of anything."""
+    root = tmp_path_factory.mktemp("odd")
+    make(root, colour=True, graph="size = [45, 31]\n" + GRAPH)
+    return opened(root), root
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_method_fits_and_answers_colour_images_of_odd_sides(odd, name):
+    data, root = odd
+    method = REGISTRY.load("method", name)(data.graph)
+    train, valid = data.split(root, "train"), data.split(root, "valid")
+    rng = torch.Generator().manual_seed(0)
+    method.train().fit(Fit(train, valid, 64, torch.device("cpu"), rng))
+    method.eval()
+    x, pa = valid.x[:2], valid.parents[:2]
+    with torch.no_grad():
+        u = method.abduct(x, pa, Streams([0, 1]))
+        image = method.predict(u, pa.flip(0), Streams([0, 1]))
+        drawn = method.sample(pa, Streams([0, 1])) if callable(getattr(method, "sample", None)) else image
+    for made in (image, drawn):
+        assert made.shape == x.shape
+        assert made.isfinite().all()
+
+
+def test_judges_learn_from_colour_images_of_odd_sides(odd):
+    data, root = odd
+    judges = train_judges(data, root, data.graph, JudgeBudget().scaled(0.002))
+    x = data.split(root, "test").x
+    assert judges.draw(x).shape == judges.reconstruct(x, "kind").shape == x.shape
+    assert judges.features(x).isfinite().all()
+    assert judges.read(x)["shade"].isfinite().all()
