@@ -21,7 +21,7 @@ from .signatures import Kind
 from .sources import Plugin, in_file
 from .spec import parse_specs
 
-__all__ = ["LOAD", "NAME"]
+__all__ = ["main"]
 
 LOAD, NAME = "load", "name"
 """What is asked of a plugin before all checks: that it can be loaded, and that its name is its own."""
@@ -165,7 +165,3 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         say(event="broken", text=f"the checks themselves failed: {reason_of(error)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -74,7 +74,8 @@ def _abilities(cls: type[Any], kind: Kind) -> list[str]:
     if kind == "metric":
         return _of_metric(cls)
     lines = _of_dataset(cls) if kind == "dataset" else _of_method(cls)
-    return lines + ([f"paper: {cls.paper}"] if getattr(cls, "paper", "") else [])
+    paper = getattr(cls, "paper", "")
+    return [line for line in lines if line] + ([f"paper: {paper}"] if paper and isinstance(paper, str) else [])
 
 
 def _of_method(cls: type[Any]) -> list[str]:
@@ -140,7 +141,7 @@ def shown(registry: Registry, text: str, kind: Kind | None) -> Iterator[str]:
     yield ""
     yield from inspect.cleandoc(cls.__doc__ or "(no docstring)").splitlines()
     yield ""
-    yield from (line for line in _abilities(cls, kind) if line and not line.startswith(("presets:", "answer settings")))
+    yield from (line for line in _abilities(cls, kind) if not line.startswith(("presets:", "answer settings")))
     yield from _settings(cls, params, spec)
     yield from _presets(cls, spec)
 

@@ -42,9 +42,9 @@ def watched(module: str, asked: Mapping[str, Any], timeout: float) -> Iterator[I
     """Events that a fresh process tells; when the block ends, so does it, and all that it started.
 
     Args:
-        module: what the process runs, with ``asked`` in JSON as its argument; there ``fds`` are the files in which
-            it tells events, a line of JSON each, and its stack when it gets SIGUSR1 or dies, and the pipe that is
-            closed when nobody listens any more.
+        module: whose ``main`` the process runs, with ``asked`` in JSON as its argument; there ``fds`` are the files
+            in which it tells events, a line of JSON each, and its stack when it gets SIGUSR1 or dies, and the pipe
+            that is closed when nobody listens any more.
         timeout: seconds until the next event, but for the first.
 
     Raises:
@@ -53,7 +53,8 @@ def watched(module: str, asked: Mapping[str, Any], timeout: float) -> Iterator[I
     (hear, tell), (life, hold) = os.pipe(), os.pipe()
     with tempfile.TemporaryFile() as trace:
         fds = tell, trace.fileno(), life
-        command = [sys.executable, "-P", "-m", module, json.dumps({**asked, "fds": fds})]
+        code = f"import sys; sys.path += {sys.path!r}; from {module} import main; main()"  # finds what this one finds
+        command = [sys.executable, "-P", "-c", code, json.dumps({**asked, "fds": fds})]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, start_new_session=True
         )  # what a plugin prints goes to the standard error: the standard output is the report's

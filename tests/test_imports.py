@@ -16,6 +16,11 @@ SLOW = {"torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn",
 QUICK = {"cfbench", "cfbench.cli", "cfbench.cli_plugins", "cfbench.registry", "cfbench.showing", "cfbench.checking"}
 """Modules that list, help and a mistyped option are answered by."""
 
+NAMED = {"cfbench.baggage"}
+"""Modules that name the folders of built-in plugins: one lays out the whole distribution for other machines."""
+LAZY = {ROOT / "cfbench/__init__.py"}
+"""Files that import by a name: the package's own, which loads what Python users take from it when they do."""
+
 
 def module(file: Path, root: Path = ROOT) -> str:
     parts = file.relative_to(root).with_suffix("").parts
@@ -122,7 +127,7 @@ def test_the_contract_rests_on_nothing_but_the_graph_and_the_streams():
 
 def test_nothing_reaches_up_to_the_command_line():
     for name in modules():
-        up = {u for u in siblings(name) if u.startswith(("cfbench.cli", "cfbench.options"))}
+        up = {u for u in siblings(name) if u.startswith("cfbench.cli")}
         assert not up or name.startswith(("cfbench.cli", "cfbench.__main__")), (name, up)
 
 
@@ -136,7 +141,8 @@ def test_plugins_are_imported_through_the_registry_alone():
     own = {f"cfbench_{folder}" for folder in ("methods", "datasets")}
     for name, file in modules().items():
         assert not {u.split(".")[0] for u in used(name)} & (own | {"methods", "datasets"}), file
-        assert not [part for part in own if part in file.read_text()], f"{file} names a folder of built-in plugins"
+        named = [part for part in own if part in file.read_text()]
+        assert not named or name in NAMED, f"{file} names a folder of built-in plugins"
         if not name.startswith("cfbench.metrics"):
             assert not [u for u in used(name) if u.startswith("cfbench.metrics")], file
 
@@ -145,7 +151,7 @@ def test_no_module_is_loaded_by_a_name_that_is_made_up():
     for file in modules().values():
         calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
         names = {ast.unparse(c.func) for c in calls}
-        assert not names & {"__import__", "importlib.import_module", "import_module"}, file
+        assert not names & {"__import__", "importlib.import_module", "import_module"} or file in LAZY, file
 
 
 @pytest.mark.parametrize("folder", ["methods", "datasets"])
