@@ -15,7 +15,7 @@ from .check import check, demand
 from .fitted import MethodSubject
 from .subject import Subject
 
-__all__ = ["constructs", "documented", "presets", "residual", "settings", "signatures"]
+__all__ = ["METHODS", "constructs", "documented", "settings", "signatures"]
 
 RESIDUALS = ("none", "scaled", "faded", "full", "exact-inverse")
 KINDS = {Method: "method", Control: "method", Dataset: "dataset", Metric: "metric"}
@@ -90,3 +90,6 @@ def _plain(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+METHODS = (signatures, documented, settings, constructs, presets, residual)

@@ -1,4 +1,4 @@
-"""Checks of a metric: columns, invariances, and the direction that it declares."""
+"""Checks of a metric: its columns, and what its scores depend on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..contract import Column
 from ..evidence import Evidence
-from .check import Check, Violation, check, demand
+from .check import Violation, check, demand
 from .definition import documented, signatures
 from .fitted import copied, same
 from .judged import GRAPH, OPTIONAL, MetricSubject
 from .subject import Subject
-from .surroundings import RANDOM, seeded
+from .surroundings import seeded
 
-__all__ = ["CELL", "METRICS"]
+__all__ = ["CELL", "METRICS", "alone", "column_of", "each", "finite", "undisturbed"]
 
 ATOL = 1e-6
 
@@ -28,12 +28,13 @@ def _subject(subject: Subject) -> MetricSubject:
     return subject
 
 
-def _each(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+def each(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
     """What was done, the output's name, its value."""
     return ((do, name, value) for do, scores in found.items() for name, value in scores.items())
 
 
-def _column(s: MetricSubject, name: str) -> Column:
+def column_of(s: MetricSubject, name: str) -> Column:
+    """The declared column that an output belongs to."""
     column: Column = s.plugin.columns[name.partition("/")[0]]
     return column
 
@@ -77,7 +78,7 @@ def scored(subject: Subject) -> None:
 @check("outputs", "outputs are declared columns, of variables of the graph", scored)
 def outputs(subject: Subject) -> None:
     s = _subject(subject)
-    for _, name, _ in _each(s.scores):
+    for _, name, _ in each(s.scores):
         column, _, variable = name.partition("/")
         known = ", ".join(s.plugin.columns)
         demand(column in s.plugin.columns, f"the output {name!r} is no declared column; declared: {known}")
@@ -88,7 +89,7 @@ def outputs(subject: Subject) -> None:
 def shaped(subject: Subject) -> None:
     s = _subject(subject)
     n = len(s.evidence(s.asked[0]))
-    for _, name, value in _each(s.scores):
+    for _, name, value in each(s.scores):
         demand(isinstance(value, Tensor), f"{name} is a {type(value).__name__}; give a tensor")
         right = value.ndim == 0 or (tuple(value.shape) == (n,) and s.plugin.scope != "cell")
         demand(right, f"{name} is {list(value.shape)} for {n} images; give [{n}], or 0-d where only a set has a score")
@@ -97,7 +98,7 @@ def shaped(subject: Subject) -> None:
 
 @check("finite", "scores of good answers are finite", shaped)
 def finite(subject: Subject) -> None:
-    for do, name, value in _each(_subject(subject).scores):
+    for do, name, value in each(_subject(subject).scores):
         share = float(value.double().isfinite().double().mean())
         demand(share > 0.5, f"{name} under do({do}) is finite for {share:.0%} of good answers; mend the arithmetic")
 
@@ -106,8 +107,8 @@ def finite(subject: Subject) -> None:
 def bounded(subject: Subject) -> None:
     s = _subject(subject)
     every = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
-    for _, name, value in (item for found in every for item in _each(found)):
-        about, known = _column(s, name), value[value.isfinite()]
+    for _, name, value in (item for found in every for item in each(found)):
+        about, known = column_of(s, name), value[value.isfinite()]
         low, high = (float(known.min()), float(known.max())) if known.numel() else (math.inf, -math.inf)
         for limit, value, beyond in ((about.low, low, -1), (about.high, high, 1)):
             if limit is not None:
@@ -133,10 +134,7 @@ def _parts(given: Evidence) -> dict[str, Any]:
 
 @check("state", "scoring leaves the shared state of the process as it was", shaped)
 def undisturbed(subject: Subject) -> None:
-    for what in ("the constructor", "the metric"):
-        for name, change in subject.disturbed.get(what, {}).items():
-            remedy = "use a torch.Generator of your own" if name in RANDOM else "put it back, or leave it alone"
-            demand(False, f"{what} changes {name}{f' ({change})' if change else ''}; {remedy}")
+    subject.left_alone("use a torch.Generator of your own")
 
 
 @check("repeatable", "the same evidence gives the same scores, whatever the global random state", shaped)
@@ -191,7 +189,7 @@ def alone(subject: Subject) -> None:
 
 def _single(s: MetricSubject) -> bool:
     """Whether the metric gives scores an image only, so that one image can be scored."""
-    return all(value.ndim for _, _, value in _each(s.scores))
+    return all(value.ndim for _, _, value in each(s.scores))
 
 
 @check("resamples", "scores of a set can be had on resamples, in which images occur twice", unordered)
@@ -209,45 +207,5 @@ def resampled(subject: Subject) -> None:
                 demand(known, f"{name} is {one} on a resample of the images, which intervals are made of; allow copies")
 
 
-@check("direction", "true counterfactuals score better than noise", finite, alone)
-def directed(subject: Subject) -> None:
-    s = _subject(subject)
-    true, noise, copies = (s.by_quality(q) for q in ("true", "noise", "copies"))
-    lost = {}
-    for do, name, value in _each(true):
-        about = _column(s, name)
-        if about.direction != "none":
-            best, worst, still = (_loss(about, found[do].get(name)) for found in (true, noise, copies))
-            if not best < worst:
-                lost[name, do] = f"{float(value.double().nanmean()):.4g}", best < still
-    judged = {(name, do) for do, name, _ in _each(true) if _column(s, name).direction != "none"}
-    for (name, do), (mean, beats_copies) in lost.items():
-        about = _column(s, name)
-        noisy = float(noise[do][name].double().nanmean())
-        # One part of a score may like noise (a change that should be large), where its other columns do not.
-        demand(
-            beats_copies and any(other != name.partition("/")[0] for other in _won(judged, lost)),
-            f"{name} under do({do}) is {mean} for true counterfactuals and {noisy:.4g} for noise, declared "
-            f"{about.direction!r}: noise would win; change the direction, or declare 'none'",
-        )
-
-
-def _won(judged: set[tuple[str, str]], lost: dict[tuple[str, str], Any]) -> set[str]:
-    """Columns that prefer the truth to noise wherever they are asked."""
-    bad = {name.partition("/")[0] for name, _ in lost}
-    return {name.partition("/")[0] for name, _ in judged} - bad
-
-
-def _loss(about: Column, value: Tensor | None) -> float:
-    """The mean score turned so that less is better; infinite where there is none."""
-    if value is None or not bool(value.isfinite().any()):
-        return float("inf")
-    v = value.double()
-    turned = {"lower": v, "higher": -v, "target": (v - (about.target or 0.0)).abs()}[about.direction]
-    return float(turned.nanmean())
-
-
-CELL: tuple[Check, ...] = (
-    signatures, documented, described, declared, scored, outputs, shaped, finite, inputs_kept, repeatable, undisturbed,
-)  # fmt: skip
-METRICS: tuple[Check, ...] = (*CELL[:-1], bounded, unordered, alone, resampled, directed, undisturbed)
+CELL = (signatures, documented, described, declared, scored, outputs, shaped, finite, inputs_kept, repeatable)
+METRICS = (*CELL, bounded, unordered, alone, resampled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from ..errors import reason_of
 from .check import Check, Skipped, Violation
-from .surroundings import Peeks, Surroundings, seeded, watched
+from .surroundings import RANDOM, Peeks, Surroundings, seeded, watched
 
 __all__ = ["Subject"]
 
@@ -74,3 +74,21 @@ class Subject:
             finally:
                 self.disturbed.setdefault(what, {}).update(before.changes())
                 before.restore()
+
+    def left_alone(self, remedy: str, calls: Iterable[str] | None = None, but: str = "") -> None:
+        """Nothing, where calls disturbed no shared state.
+
+        Args:
+            remedy: what to do instead of drawing from a global generator.
+            calls: those that are looked at; None for all.
+            but: state that may change.
+
+        Raises:
+            Violation: they did.
+        """
+        for what in self.disturbed if calls is None else calls:
+            for name, change in self.disturbed.get(what, {}).items():
+                if name != but:
+                    how = f" ({change})" if change else ""
+                    instead = remedy if name in RANDOM else "put it back, or leave it alone"
+                    raise Violation(f"{what} changes {name}{how}; {instead}")

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..contract import Control, Dataset, Derived, Method, Metric
 from ..errors import UserError
-from . import answers, definition, fits, metrics
+from . import answers, datasets, definition, dependence, direction, fits, metrics, responses
 from .check import Check
-from .datasets import DATASETS
 from .fitted import MethodSubject
 from .judged import MetricSubject
 from .opened import DatasetSubject
@@ -52,19 +51,28 @@ def checks(thing: Subject | type[Any]) -> tuple[Check, ...]:
     if isinstance(thing, Subject):
         return thing.checks
     if issubclass(thing, Metric):
-        return metrics.CELL if thing.scope == "cell" else metrics.METRICS
-    return DATASETS if issubclass(thing, Dataset) else _of_method(thing)
+        return _of_metric(thing)
+    return _of_data_set() if issubclass(thing, Dataset) else _of_method(thing)
 
 
 def _of_method(plugin: type[Any]) -> tuple[Check, ...]:
-    defined = (
-        definition.signatures, definition.documented, definition.settings, definition.constructs, definition.presets,
-        definition.residual,
-    )  # fmt: skip
+    defined = definition.METHODS
+    answering = (*answers.ANSWERS, *dependence.DEPENDENCE)
     if issubclass(plugin, Control):
-        return (*defined, *answers.ANSWERS, answers.undisturbed)
+        return (*defined, *answering, dependence.undisturbed)
+    samples = dependence.SAMPLES if callable(getattr(plugin, "sample", None)) else ()
+    late = (*samples, dependence.undisturbed, dependence.no_test_data)
     if issubclass(plugin, Derived):
-        return (*defined, *answers.ANSWERS, answers.undisturbed, answers.no_test_data)
-    samples = answers.SAMPLES if callable(getattr(plugin, "sample", None)) else ()
-    late = (answers.undisturbed, answers.no_test_data, answers.round_trip, fits.seeds)
-    return (*defined, *fits.FITS, *answers.ANSWERS, *samples, *late)
+        return (*defined, *answering, *late)
+    return (*defined, *fits.FITS, *answering, *late, fits.seeds, dependence.round_trip)
+
+
+def _of_metric(plugin: type[Metric]) -> tuple[Check, ...]:
+    if plugin.scope == "cell":
+        return (*metrics.CELL, metrics.undisturbed)
+    return (*metrics.METRICS, direction.directed, metrics.undisturbed)
+
+
+def _of_data_set() -> tuple[Check, ...]:
+    late = (datasets.measured, datasets.repeatable, responses.planned, datasets.judged, datasets.undisturbed)
+    return (*datasets.DEFINED, *datasets.SPLITS, *responses.RESPONSES, *late)

@@ -1,0 +1,195 @@
+"""Checks of what answers depend on: the question, its own streams and the weights, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Method
+from ..rng import Streams
+from .answers import answered, finite, in_range, inputs_kept, noise_kept, typed
+from .check import Violation, check, demand
+from .definition import constructs
+from .fits import fits
+from .fitted import MethodSubject, copied, same
+from .subject import Subject
+from .surroundings import seeded
+from .toy import BARS, Asked, asked
+
+__all__ = ["DEPENDENCE", "SAMPLES", "no_test_data", "round_trip", "undisturbed"]
+
+ATOL = 2e-4
+"""What the order of additions in a batch may change."""
+
+
+def _subject(subject: Subject) -> MethodSubject:
+    assert isinstance(subject, MethodSubject)
+    return subject
+
+
+@check("streams", "the same streams give the same answers, whatever the global random state", typed, inputs_kept)
+def repeatable(subject: Subject) -> None:
+    s = _subject(subject)
+    if same(s.images, _seeded(s, 1)):
+        return
+    globally = same(_seeded(s, 2), _seeded(s, 2))
+    demand(
+        not globally,
+        "answers follow the global random state; draw from the rng that is handed in: rng.normal(*x.shape[1:])",
+    )
+    demand(
+        False,
+        "the same question is answered differently each time; draw all randomness from the rng handed in, and keep "
+        "nothing in self from one call to the next",
+    )
+
+
+def _seeded(s: MethodSubject, seed: int) -> Any:
+    """The answers with the global generators seeded."""
+    with seeded(seed, seed):
+        return s.answer(asked(8))
+
+
+@check("memory", "an answer depends on its own question only, not on what was asked before", repeatable, noise_kept)
+def forgetful(subject: Subject) -> None:
+    a = _subject(subject).answers
+    demand(
+        same(a.changed, a.again, 1e-6),
+        "predicting twice from one noise gives two answers, with other questions asked in between; keep what abduct "
+        "learns in the noise that it gives back, not in self",
+    )
+
+
+@check("order", "the order of the questions in a batch changes no answer", repeatable, finite)
+def unordered(subject: Subject) -> None:
+    s = _subject(subject)
+    found = s.answers.reversed
+    demand(
+        same(found.flip(0), s.images, ATOL),
+        f"asked in the opposite order, answers differ by {_gap(found.flip(0), s.images):.2g}; take nothing from an "
+        "image's place in the batch",
+    )
+
+
+@check("batch-size", "an image asked alone has the answer that it has among eight", unordered)
+def alone(subject: Subject) -> None:
+    s = _subject(subject)
+    for i in (0, 3, 7):
+        try:
+            image = s.answer(asked(8)[[i]])
+        except Violation as found:
+            raise Violation(f"asked about one image alone, {found}") from found
+        demand(
+            same(image[0], s.images[i], ATOL),
+            f"asked alone, image {i} is answered differently than among eight (by {_gap(image[0], s.images[i]):.2g}); "
+            "an answer may not depend on the rest of the batch (BatchNorm in training mode, statistics over a batch)",
+        )
+
+
+@check("weights-kept", "answering leaves the weights as they were", alone)
+def frozen(subject: Subject) -> None:
+    s = _subject(subject)
+    now = dict(s.restored.state_dict()) if isinstance(s.restored, Method) else {}
+    moved = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
+    demand(
+        not moved,
+        f"answering changes {', '.join(moved[:3])}; leave layers in eval() mode, as they are handed over",
+    )
+
+
+@check("reacts", "answers change with each counterfactual parent", repeatable, finite)
+def reacts(subject: Subject) -> None:
+    s = _subject(subject)
+    changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _moved(s, v.name))]
+    if not getattr(s.plugin, "reacts", True):
+        demand(not changed, f"answers change with {', '.join(changed)}, though {s.name}.reacts is False; remove it")
+        return
+    still = [n for n in BARS.graph.names if n not in changed]
+    demand(
+        not still,
+        f"answers stay the same when {' or '.join(still)} changes; predict must use its pa, the counterfactual "
+        "parents (where that is meant: reacts = False in the class)",
+    )
+
+
+def _moved(s: MethodSubject, name: str) -> Any:
+    """The answers when one parent alone is another."""
+    pa = s.answers.asked.pa.clone()
+    column, v = BARS.graph.index(name), BARS.graph[name]
+    pa[:, column] = 1 - pa[:, column] if v.categorical else v.low + v.high - pa[:, column]
+    return s.predict(s.answers.u, pa, s.answers.asked.seeds)
+
+
+@check("round-trip", "weights saved as safetensors and loaded into a new object give the same answers", repeatable)
+def round_trip(subject: Subject) -> None:
+    s = _subject(subject)
+    a, b = s.answer(asked(8), s.trained.method), s.answer(asked(8), s.restore())
+    demand(
+        same(a, b, ATOL),
+        f"answers differ by {_gap(a, b):.2g} once the weights are loaded into a new object; what fit learns must be a "
+        "parameter or a buffer: self.register_buffer(name, tensor)",
+    )
+
+
+@check("sample", "fresh samples are images like answers", typed)
+def sampled(subject: Subject) -> None:
+    s = _subject(subject)
+    q = asked(8)
+    image = _sample(s, q.cf_pa, q)
+    demand(isinstance(image, Tensor) and image.dtype == torch.float32, "sample must give a float32 tensor [B, C, H, W]")
+    demand(image.shape == q.x.shape, f"samples are {list(image.shape)} for 8 rows of pa; give one image a row")
+    demand(image.isfinite().all(), "samples hold NaN or infinite pixels; mend the arithmetic")
+    in_range(image, "samples")
+
+
+@check("sample-streams", "a sample follows its own stream and parents alone", sampled)
+def sampled_by_streams(subject: Subject) -> None:
+    s = _subject(subject)
+    q = asked(8)
+    first = _sample(s, q.cf_pa, q)
+    with seeded(1, 1):
+        again = _sample(s, q.cf_pa, q)
+    demand(same(first, again), "the same streams give two samples; draw from the rng handed in")
+    lone = _sample(s, q.cf_pa[[3]], q[[3]])
+    demand(
+        same(lone[0], first[3], ATOL), "a sample depends on the rest of the batch; draw each row from its own stream"
+    )
+    other = _sample(s, q.cf_pa, asked(8, first=8))
+    demand(not same(first, other), "other streams give the same samples; draw from the rng handed in")
+    demand(not same(first, _sample(s, q.pa, q)), "samples stay the same when their parents change; use pa")
+
+
+def _sample(s: MethodSubject, pa: Tensor, q: Asked) -> Any:
+    method: Any = s.restored
+    with s.calling("sample"):
+        return copied(method.sample(pa, Streams(q.seeds)))
+
+
+@check("state", "answering leaves the shared state of the process as it was", answered)
+def undisturbed(subject: Subject) -> None:
+    if sampled in subject.checks:
+        sampled.outcome(subject)
+    subject.left_alone("draw from the rng that is handed in", ("abduct", "predict", "answer", "sample"))
+
+
+@check("test-data", "neither fit nor answers look at test images or at the truth", constructs)
+def no_test_data(subject: Subject) -> None:
+    fits.outcome(subject)
+    answered.outcome(subject)  # even what fails may have looked
+    demand(
+        not subject.peeks,
+        f"{', '.join(dict.fromkeys(subject.peeks))}: methods may not see test data; use run.train and run.valid",
+    )
+
+
+def _gap(a: Any, b: Any) -> float:
+    """The largest difference of two images; 1 where only one of them is finite or they have other shapes."""
+    if a.shape != b.shape:
+        return 1.0
+    return float((a.double() - b.double()).abs().nan_to_num(1.0).max())
+
+
+DEPENDENCE = (repeatable, forgetful, unordered, reacts, alone, frozen)
+SAMPLES = (sampled, sampled_by_streams)
