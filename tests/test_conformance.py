@@ -7,13 +7,22 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cfbench.conformance import Subject, checks, subject
+from cfbench.conformance.toy import Bars
 from cfbench.registry import Registry
 
 REGISTRY = Registry()
-SETTINGS = {"strokes": {"train": 1000, "valid": 200, "test": 200}}
-"""Smaller data, which are drawn anew here."""
+SETTINGS = {"strokes": {"train": 1000, "valid": 200, "test": 200}, "folder": {"path": "bars"}}
+"""Smaller data, which are drawn anew here, and data of one's own."""
+GRAPH = """
+[variables.kind]
+kind = "categorical"
+[variables.level]
+kind = "continuous"
+parents = ["kind"]
+"""
 
 
 @cache
@@ -23,7 +32,17 @@ def examined(kind: str, name: str, root: Path | None) -> Subject:
 
 @cache
 def folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory()
+    """A data root where a user's own images are."""
+    root = tempfile.TemporaryDirectory()
+    own = Path(root.name) / "bars"
+    own.mkdir()
+    split, rows = Bars().split(own, "train"), ["image,kind,level"]
+    for k, (image, (kind, level)) in enumerate(zip(split.images, split.parents.tolist(), strict=True)):
+        Image.fromarray(image[0].numpy()).save(own / f"{k}.png")
+        rows.append(f"{k}.png,{kind:.0f},{level}")
+    (own / "parents.csv").write_text("\n".join(rows))
+    (own / "graph.toml").write_text(GRAPH)
+    return root
 
 
 def cases(*kinds: str):

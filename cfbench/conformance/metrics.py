@@ -12,7 +12,7 @@ from torch import Tensor
 from ..contract import Column
 from ..evidence import Evidence
 from .check import Violation, check, demand
-from .definition import documented, signatures
+from .definition import documented, settings, signatures
 from .fitted import copied, same
 from .judged import GRAPH, OPTIONAL, MetricSubject
 from .subject import Subject
@@ -65,7 +65,12 @@ def declared(subject: Subject) -> None:
     demand(plugin.scope in ("do", "null", "cell"), f"scope is {plugin.scope!r}; write do, null or cell")
 
 
-@check("scores", "good answers are scored, with no more evidence than ``needs`` names", described, declared)
+@check("constructor", "the constructor works with its defaults alone", signatures)
+def constructs(subject: Subject) -> None:
+    _ = _subject(subject).metric
+
+
+@check("scores", "good answers are scored, with no more evidence than ``needs`` names", constructs, described, declared)
 def scored(subject: Subject) -> None:
     s = _subject(subject)
     try:
@@ -207,5 +212,18 @@ def resampled(subject: Subject) -> None:
                 demand(known, f"{name} is {one} on a resample of the images, which intervals are made of; allow copies")
 
 
-CELL = (signatures, documented, described, declared, scored, outputs, shaped, finite, inputs_kept, repeatable)
+CELL = (
+    signatures,
+    documented,
+    settings,
+    described,
+    declared,
+    constructs,
+    scored,
+    outputs,
+    shaped,
+    finite,
+    inputs_kept,
+    repeatable,
+)
 METRICS = (*CELL, bounded, unordered, alone, resampled)
