@@ -44,7 +44,10 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it begins, its language and text, why it is not executed, and how its command exits."""
+    """A fenced block: where it begins, its language and text.
+
+    Why it is not executed; how its command exits; or whether it stands among what the last command printed.
+    """
 
     document: str
     line: int
@@ -52,6 +55,7 @@ class Block:
     text: str
     unexecuted: str = ""
     exits: int = 0
+    among: bool = False
 
     def __str__(self) -> str:
         return f"{self.document} line {self.line}"
@@ -67,14 +71,14 @@ def blocks(path: Path) -> list[Block]:
     """The blocks of a document, in order.
 
     A comment ``<!-- not executed: why -->`` in the line before a block keeps it from being executed,
-    ``<!-- exits 1 -->`` says how it ends.
+    ``<!-- exits 1 -->`` says how it ends, ``<!-- among the output -->`` that its lines are among those before.
     """
     text, found = path.read_text(), []
     for match in FENCE.finditer(text):
         why = re.fullmatch(r"not executed: (.+)", match["note"] or "")
         exits = re.fullmatch(r"exits (\d+)", match["note"] or "")
         line = text[: match.start("language")].count("\n") + 1
-        ends = why[1] if why else "", int(exits[1]) if exits else 0
+        ends = why[1] if why else "", int(exits[1]) if exits else 0, match["note"] == "among the output"
         found.append(Block(path.name, line, match["language"], match["text"], *ends))
     return found
 
@@ -113,6 +117,7 @@ class Reader:
         self.folder = folder
         self.env = {**os.environ, "CFBENCH_DATA_ROOT": str(data_root), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         self.env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.said = ""
         self.python: subprocess.Popen[str] | None = None
         self.log = tempfile.TemporaryFile("a+")  # noqa: SIM115
 
@@ -133,6 +138,9 @@ class Reader:
         """
         if block.unexecuted:
             return
+        if block.among:
+            missing = [line for line in block.text.splitlines() if line not in self.said]
+            assert not missing, f"{block} is not among the output: {missing}\n{self.said}"
         if block.language == "toml":
             tomllib.loads(block.text)
         if block.language == "json":
@@ -151,7 +159,8 @@ class Reader:
             ["bash", "-euo", "pipefail", "-c", hurried(block.text)], cwd=self.folder, env=self.env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_one_core,
         )  # fmt: skip
-        assert done.returncode == block.exits, f"{block} exits {done.returncode}:\n{block.text}\n{done.stdout[-4000:]}"
+        self.said = done.stdout
+        assert done.returncode == block.exits, f"{block} exits {done.returncode}:\n{block.text}\n{self.said[-4000:]}"
 
     def _evaluate(self, block: Block) -> None:
         if self.python is None:
