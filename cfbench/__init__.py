@@ -5,10 +5,8 @@ What is listed here is imported when it is first used: ``import cfbench`` alone 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,18 +74,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The package, in which ``run`` stays the function whenever the module of that name is imported."""
-
-    @property
-    def run(self) -> Any:
-        return __getattr__("run")
-
-    @run.setter
-    def run(self, module: ModuleType) -> None:
-        """Python sets a package's attribute to each module that it imports from it."""
-
-
-sys.modules[__name__].__class__ = _Package

@@ -13,12 +13,12 @@ from .commands import find_run, verdict
 from .digest import key_of
 from .errors import UserError
 from .external import read_answers, write_questions
+from .grid import Run, check_writable, declare, execute, finished, missing
 from .plan import Plan
 from .publish import publish
 from .reading import read_about
 from .reopening import reopen
 from .request import Request
-from .run import Run, check_writable, declare, execute, finished, missing
 from .spec import Spec, parse_specs
 from .work import Task
 from .workshop import Workshop

@@ -10,13 +10,13 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .commands import _default_jobs, find_run
+from .commands import default_jobs, find_run
 from .errors import UserError
+from .grid import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .handed import Handed
 from .notebook import Result
 from .options import DATA_ROOT
 from .request import Request
-from .run import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .spec import parse_specs
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "
     if request.classes and jobs > 1:
         print("cfbench: only this process knows the classes at hand; one task at a time", file=sys.stderr)
     if todo:
-        jobs = 1 if request.classes else jobs or _default_jobs(run)
+        jobs = 1 if request.classes else jobs or default_jobs(run)
         execute(run, todo, done, min(jobs, len(todo)))
     return run
 

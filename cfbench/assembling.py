@@ -10,9 +10,9 @@ from typing import Any
 from . import __version__, store
 from .commands import find_run
 from .errors import UserError
+from .grid import check_writable
 from .merging import Merge, Source, plan_merge
 from .reading import FORMAT, read_about
-from .run import check_writable
 
 __all__ = ["merge_command"]
 

@@ -9,16 +9,26 @@ from typing import Any
 
 from .environment import cores
 from .errors import UserError, did_you_mean
+from .grid import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .publish import publish
 from .reading import read_about, states
 from .request import Request
-from .run import Run, check_writable, declare, execute, finished, missing, tasks_of
 from .spec import parse_specs
 
-__all__ = ["find_run", "leaderboard_command", "prepare_command", "run_command", "status_command", "verdict"]
+__all__ = [
+    "default_jobs",
+    "find_run",
+    "leaderboard_command",
+    "prepare_command",
+    "run_command",
+    "status_command",
+    "verdict",
+]
 
 
-def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: bool, **options: Any) -> int:
+def run_command(
+    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, dry_run: bool, **options: Any
+) -> int:
     """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
     run = Request(**options).run()
     if not dry_run:
@@ -30,13 +40,14 @@ def run_command(*, argv: list[str], only: Any, jobs: int, plots: bool, dry_run: 
     if dry_run:
         return 0
     if todo:
-        execute(run, todo, done, min(jobs or _default_jobs(run), len(todo)))
+        execute(run, todo, done, jobs if address else min(jobs or default_jobs(run), len(todo)), address)
     for dataset in run.datasets:
         publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
     return verdict(run.job.folder, {c.label for c in run.cells})
 
 
-def _default_jobs(run: Run) -> int:
+def default_jobs(run: Run) -> int:
+    """Tasks at once: one on a GPU, else a core each."""
     if run.job.device != "cpu":
         return 1
     return max(1, cores() // run.job.threads)

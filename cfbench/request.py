@@ -14,8 +14,8 @@ from .cells import Job
 from .contract import Control, Method
 from .environment import pick_device
 from .errors import PluginError, UserError
+from .grid import Run
 from .plan import check_plan
-from .run import Run
 from .spec import Spec, parse_settings, parse_specs
 from .weights import parse_weights
 from .workshop import Workshop

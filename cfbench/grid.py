@@ -14,13 +14,14 @@ from .cells import Cell, Job
 from .environment import git_state
 from .errors import UserError
 from .events import note
-from .executors import Executor, InProcess, ray_workers
+from .executors import Executor, InProcess
 from .interrupts import interruptible
 from .progress import display
 from .reading import FORMAT, read_about
 from .schedule import Schedule
 from .spec import Spec
 from .work import Outcome, Task, failure_of
+from .workers import ray_workers
 from .workshop import Workshop
 
 __all__ = ["Run", "check_writable", "declare", "execute", "finished", "is_finished", "missing", "tasks_of"]
@@ -147,14 +148,18 @@ def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "
     return todo
 
 
-def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int) -> list[Outcome]:
+def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int, address: str | None = None) -> list[Outcome]:
     """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped.
+
+    With several ``jobs``, or an ``address``, Ray does them.
 
     Raises:
         KeyboardInterrupt: the user asked to stop, and tasks are left.
     """
     workers: AbstractContextManager[Executor]
-    workers = ray_workers(run.job, jobs) if jobs > 1 else nullcontext(InProcess(run.job, run.shop))
+    workers = nullcontext(InProcess(run.job, run.shop))
+    if jobs > 1 or address:
+        workers = ray_workers(run.job, jobs, address)
     schedule, folder = Schedule(todo, done), run.job.folder
     note(folder, "begin", tasks=len(todo), jobs=jobs)
     with (

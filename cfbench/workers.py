@@ -1,0 +1,160 @@
+"""Ray's workers: several tasks at once, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .baggage import pack_baggage
+from .cells import Job
+from .errors import UserError
+from .events import note
+from .parcels import Parcel, Sender, perform_elsewhere
+from .work import Outcome, Task, perform, record_failure
+from .workshop import Workshop
+
+__all__ = ["ray_workers"]
+
+WATCH, GRACE = 0.5, 10.0
+"""Seconds between looks at what is under way, and how long a worker may take to start and to stop."""
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A task under way: whether it is tried again, and since when."""
+
+    task: Task
+    again: bool = False
+    begun: float = 0.0
+
+
+class Workers:
+    """Ray workers; a task whose process dies is tried once more, alone, before that is called a crash."""
+
+    def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: Sender | None = None) -> None:
+        self.ray, self.job, self.slots, self.sender = ray, job, slots, sender
+        share: dict[str, Any] = {"num_cpus": job.threads if sender else 1, "num_gpus": gpus / slots, "max_retries": 0}
+        self.remote = ray.remote(**share)(perform_elsewhere if sender else _in_worker)
+        self.flying: dict[Any, Flight] = {}
+        self.waiting: list[Flight] = []
+
+    def start(self, task: Task) -> None:
+        flight = Flight(task)
+        if self.waiting or any(f.again for f in self.flying.values()):
+            self.waiting.append(flight)
+        else:
+            self._take_off(flight)
+
+    def _take_off(self, flight: Flight) -> None:
+        carried = () if self.sender is None else (self.sender.token, self.sender.needed(flight.task))
+        self.flying[self.remote.remote(self.job, flight.task, *carried)] = replace(flight, begun=time.monotonic())
+
+    def wait(self) -> list[Outcome]:
+        ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH)
+        outcomes = [o for o in (self._outcome(ref, self.flying.pop(ref)) for ref in ready) if o] + self._overdue()
+        self._next()
+        return outcomes
+
+    def _next(self) -> None:
+        """Start what waits: a task that is tried again when nothing else is under way, the others after it."""
+        self.waiting.sort(key=lambda f: not f.again)
+        while self.waiting and not any(f.again for f in self.flying.values()):
+            if self.waiting[0].again and self.flying:
+                return
+            self._take_off(self.waiting.pop(0))
+
+    def _overdue(self) -> list[Outcome]:
+        """End tasks that did not end themselves in time: native code that hears no alarm."""
+        limit, outcomes = self.job.timeout, []
+        for ref, flight in list(self.flying.items()):
+            if limit and flight.task.cell and time.monotonic() - flight.begun > limit + GRACE:
+                self.ray.cancel(ref, force=True)
+                del self.flying[ref]
+                reason = f"took longer than {limit:g} s (--timeout) and had to be killed"
+                outcomes.append(record_failure(self.job, flight.task, "timeout", reason))
+        return outcomes
+
+    def _outcome(self, ref: Any, flight: Flight) -> Outcome | None:
+        try:
+            done = self.ray.get(ref)
+            return done.unpack(self.job.folder) if isinstance(done, Parcel) else done
+        except self.ray.exceptions.RayTaskError as error:
+            return record_failure(self.job, flight.task, "failed", f"{type(error).__name__}: {error}")
+        except self.ray.exceptions.RayError as error:
+            name = type(error).__name__
+            note(self.job.folder, "crash", task=flight.task.id, reason=name, again=flight.again)
+            if not flight.again:
+                self.waiting.append(Flight(flight.task, again=True))
+                return None
+            memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+            status, why = ("oom", "took all memory") if memory else ("crashed", "died")
+            return record_failure(self.job, flight.task, status, f"its process {why} twice ({name})")
+
+
+@lru_cache(maxsize=4)
+def _shop(job: Job) -> Workshop:
+    return Workshop(job)
+
+
+def _in_worker(job: Job, task: Task) -> Outcome:
+    return perform(job, task, _shop(job))
+
+
+@contextmanager
+def ray_workers(job: Job, slots: int, address: str | None = None) -> Iterator[Workers]:
+    """Workers for so many tasks at once (0: as many as a cluster has cores): a Ray of their own, or one at an address.
+
+    On a cluster the code of cfbench and the plugin files travel with the workers; data lie under each node's own
+    CFBENCH_DATA_ROOT, or where they lie here. The run's folder may be shared by the nodes; where it is not, stages
+    travel through Ray.
+
+    Raises:
+        UserError: there is no Ray at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    with TemporaryDirectory(prefix="cfbench-") as baggage:
+        if address is None:
+            gpus = _gpus(job)
+            ray.init(num_cpus=slots, num_gpus=gpus, include_dashboard=False, runtime_env={"env_vars": threads}, **quiet)
+        else:
+            env = {"env_vars": threads, "working_dir": str(pack_baggage(Path(baggage), job.plugins))}
+            _join(ray, address, env, quiet)
+            gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
+        try:
+            slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
+            yield Workers(ray, job, slots, gpus, Sender(ray, job) if address else None)
+        finally:
+            ray.shutdown()
+
+
+def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, runtime_env=env, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--address {address}: no Ray there ({reason}); start one with `ray start --head`") from error
+
+
+def _gpus(job: Job) -> int:
+    if not job.device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

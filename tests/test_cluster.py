@@ -1,0 +1,96 @@
+"""A run on a Ray cluster of two nodes, with a shared run folder and without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cfbench import baggage, parcels, store
+from cfbench.cli import _main as cfbench
+from cfbench.errors import UserError
+from cfbench.events import read_events
+from cfbench.parcels import Parcel
+from cfbench.work import Outcome
+
+TOYS = str(Path(__file__).with_name("toys.py"))
+
+
+def command(root, *more):
+    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(root), "--datasets", "bars"]
+    return ["run", *common, "--methods", "learns,raises", "--no-plots", "--metrics", "truth,composition", *more]
+
+
+def numbers(root):
+    table = pd.read_csv(root / "tiny" / "leaderboard" / "bars.csv")
+    return table.drop(columns=["status"])
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    root = tmp_path_factory.mktemp("alone")
+    assert cfbench(command(root, "--jobs", "1")) == 2
+    return numbers(root)
+
+
+def test_a_cluster_gives_the_same_table_and_code_and_plugins_travel(tmp_path, cluster, alone):
+    assert cfbench(command(tmp_path, "--address", cluster.address)) == 2
+    pd.testing.assert_frame_equal(numbers(tmp_path), alone)
+
+
+def test_stages_come_back_where_the_folder_is_not_shared(tmp_path, cluster, alone, monkeypatch):
+    monkeypatch.setattr(parcels, "TOKEN", ".token-that-only-the-driver-writes")
+    assert cfbench(command(tmp_path, "--address", cluster.address)) == 2
+    pd.testing.assert_frame_equal(numbers(tmp_path), alone)
+    wrote = [e["stage"] for e in read_events(tmp_path / "tiny") if e["event"] == "wrote"]
+    assert len(wrote) == len(set(wrote)) >= 10
+    assert not [f for stage in wrote for f in store.mismatches(tmp_path / "tiny" / stage)]
+    assert any("failed-train-1" in stage for stage in wrote)
+
+
+def test_nobody_at_the_address_is_told_in_a_line(tmp_path, capsys):
+    assert cfbench(command(tmp_path, "--address", "127.0.0.1:1")) == 1
+    assert "--address 127.0.0.1:1: no Ray there" in capsys.readouterr().err
+
+
+def test_stages_that_leave_the_folder_or_are_spoilt_are_refused(tmp_path):
+    for place, files in (("../out", {}), ("/out", {}), ("a", {"../../x": b""})):
+        with pytest.raises(UserError, match="leaves the run's folder"):
+            Parcel(Outcome("t", "done"), {place: files}).unpack(tmp_path)
+    spoilt = {"stage.json": b'{"files": {"x": "0"}}', "x": b"1"}
+    with pytest.raises(UserError, match="spoilt"):
+        Parcel(Outcome("t", "done"), {"a": spoilt}).unpack(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
+    with store.writing(tmp_path / "there" / "failed-train-1", stage="train") as draft:
+        (draft / "log.txt").write_text("why")
+    files = {p.name: p.read_bytes() for p in (tmp_path / "there" / "failed-train-1").iterdir()}
+    for _ in range(2):
+        Parcel(Outcome("t", "failed"), {"cells/failed-train-1": files}).unpack(tmp_path / "here")
+    assert {p.name for p in (tmp_path / "here" / "cells").iterdir()} == {"failed-train-1", "failed-train-2"}
+
+
+def test_baggage_is_an_installation(tmp_path):
+    import subprocess
+    import sys
+
+    folder = baggage.pack_baggage(tmp_path / "bag", [Path(TOYS)])
+    said = subprocess.run(
+        [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],
+        cwd=folder, env={"PYTHONPATH": str(folder), "PATH": ""}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "diffscm" in said
+    assert "knows" in said
