@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache, partialmethod
+from types import FunctionType
 from typing import Any, Literal, get_type_hints
 
 __all__ = ["BASES", "Kind", "claims", "contract_errors", "derived", "keywords", "required"]
@@ -18,6 +20,8 @@ NEEDED = {"Method": ("abduct", "predict"), "Control": ("answer",), "Dataset": ("
 """What a class must define beyond what it inherits from the contract."""
 OPTIONAL = {"Method": {"sample": ("pa", "rng")}}
 """What the contract calls where it is defined, though the base class has none."""
+BINDING: tuple[type[Any], ...] = (FunctionType, classmethod, staticmethod, partialmethod, type(cache(len)))
+"""What becomes a method when it is looked up, without a call of anything."""
 PLAIN = {"bool": bool, "float": float, "int": int, "str": str}
 
 
@@ -90,19 +94,20 @@ def _of_call(cls: type[Any], name: str, args: tuple[str, ...]) -> str:
     """Why a method of a plugin cannot be called with what the contract hands it; nothing where it can."""
     own = inspect.getattr_static(cls, name)
     call = f"{name}({', '.join(args)})"
-    if not callable(own) and not isinstance(own, (classmethod, staticmethod)):
+    if isinstance(own, BINDING):
+        own = own.__get__(object(), cls)
+    elif hasattr(type(own), "__get__"):  # what comes out of another descriptor is not known before it is used
+        return ""
+    if not callable(own):
         return f".{name} is a {type(own).__name__}, the contract calls {call}; write def {_written(name, args)}"
-    bound = own.__func__ if isinstance(own, (classmethod, staticmethod)) else own
-    first = [] if isinstance(own, staticmethod) or not inspect.isfunction(bound) else [None]
     try:
-        signature = inspect.signature(bound)
+        signature = inspect.signature(own)
     except (TypeError, ValueError):
         return ""
     try:
-        signature.bind(*first, *args)
+        signature.bind(*args)
     except TypeError as error:
-        found = list(signature.parameters.values())[len(first) :]
-        takes = ", ".join(str(p.replace(annotation=p.empty)) for p in found)
+        takes = ", ".join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())
         return f".{name} takes ({takes}), the contract calls {call}: {error}; write def {_written(name, args)}"
     return ""
 

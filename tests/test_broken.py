@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from cfbench.checking import check_command
 from cfbench.cli import _main
@@ -158,23 +159,14 @@ def test_two_distributions_that_claim_a_name_are_both_named(tmp_path, monkeypatc
     )
 
 
-def run(tmp_path, methods, *plugins, jobs="1", more=()):
-    """Exit code of a run of methods on toy data, and the status of each one's rows."""
+def run(tmp_path, methods, *plugins, data="bars", jobs="1", more=()):
+    """Exit code of a run of methods on toy data, the status of each one's rows, and the table."""
     files = [str(BROKEN.with_name("toys.py")), *map(str, plugins)]
-    options = [
-        "--datasets",
-        "bars",
-        "--preset",
-        "tiny",
-        "--metrics",
-        "truth,composition",
-        "--no-controls",
-        "--no-plots",
-    ]
-    given = [part for file in files for part in ("--plugin", file)]
-    where = ["--run-root", str(tmp_path / "runs"), "--data-root", str(tmp_path)]
-    code = _main(["run", "--methods", ",".join(methods), *options, *given, *where, "--no-plots", "--jobs", jobs, *more])
-    table = pd.read_csv(tmp_path / "runs/tiny/leaderboard/bars.csv")
+    options = ["--datasets", data, "--preset", "tiny", "--metrics", "truth,composition", "--no-controls", *more]
+    options += [part for file in files for part in ("--plugin", file)]
+    options += ["--run-root", str(tmp_path / "runs"), "--data-root", str(tmp_path), "--no-plots", "--jobs", jobs]
+    code = _main(["run", "--methods", ",".join(methods), *options])
+    table = pd.read_csv(tmp_path / f"runs/tiny/leaderboard/{data}.csv")
     return code, {name: set(rows.status.fillna("")) for name, rows in table.groupby("method")}, table
 
 
@@ -191,7 +183,7 @@ ROWS = {
     "mine": r"failed: .*mine.py cannot be loaded: SyntaxError: .* \(mine.py line 3\)",
 }
 """What the table says of those that give no answers."""
-SCORED = ("changesdtype", "takesthreads", "spoilsdata", "globalrandom", "mutatesinput", "holdsalock", "good")
+SCORED = ("takesthreads", "globalrandom", "mutatesinput", "holdsalock", "good")
 """Those that are wrong or harmless in ways that a run survives, before and after one that is right."""
 
 
@@ -223,13 +215,55 @@ def test_rows_beside_broken_ones_are_complete(table):
     assert {name for name in SCORED if status[name] == {"ok"}} == set(SCORED)
 
 
-def test_good_numbers_do_not_depend_on_what_stood_before_them(table, tmp_path):
-    _, _, beside = table
-    _, _, alone = run(tmp_path, ["good"], BROKEN / "good.py")
+def numbers(table, method):
+    """All scores of a method that are no times."""
     keys = ["metric", "variable", "do", "questions", "seed"]
-    pair = [df[df.method == "good"].set_index(keys).value.sort_index() for df in (beside, alone)]
-    assert pair[0].notna().sum() > 10
-    pd.testing.assert_series_equal(*pair, check_exact=True)
+    found = table[table.method == method].set_index(keys).value.sort_index()
+    assert found.notna().sum() > 5
+    return found
+
+
+def test_good_numbers_do_not_depend_on_what_stood_before_them(table, tmp_path):
+    _, _, alone = run(tmp_path, ["good"], BROKEN / "good.py")
+    pd.testing.assert_series_equal(numbers(table[2], "good"), numbers(alone, "good"), check_exact=True)
+
+
+@pytest.fixture
+def plain_numbers():
+    """Puts back what the test changes for all tests after it, if cfbench does not."""
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_method_that_changes_the_default_dtype_costs_no_other_its_row(tmp_path, plain_numbers):
+    code, status, _ = run(tmp_path, ["changesdtype", "good"], BROKEN / "changes_dtype.py", BROKEN / "good.py")
+    assert status["good"] == {"ok"}
+    assert code == 0
+    assert torch.get_default_dtype() == torch.float32
+
+
+KEPT = """
+from functools import cache
+from cfbench.conformance.toy import Bars
+
+class Kept(Bars):
+    '''Keeps its tensors, as large data sets do.'''
+    @cache
+    def split(self, root, name):
+        return super().split(root, name)
+"""
+
+
+def test_a_method_that_spoils_the_training_data_changes_no_other_row(tmp_path):
+    file = tmp_path / "kept.py"
+    file.write_text(KEPT)
+    tables = []
+    for methods in (["spoilsdata", "learns"], ["learns"]):
+        (folder := tmp_path / methods[0]).mkdir()
+        code, _, table = run(folder, methods, BROKEN / "spoils_data.py", file, data="kept")
+        assert code == 0
+        tables.append(table)
+    pd.testing.assert_series_equal(*(numbers(t, "learns") for t in tables), check_exact=True)
 
 
 def test_workers_that_die_or_hang_lose_their_own_rows_only(tmp_path):

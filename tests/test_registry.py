@@ -190,6 +190,28 @@ def test_a_class_that_the_contract_cannot_call_is_refused(tmp_path, body, says):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "@cache\n    def split(self, root, name): ...",
+        "@staticmethod\n    def split(root, name): ...",
+        "@classmethod\n    def split(cls, root, name): ...",
+        "def _any(self, how, root, name): ...\n    split = partialmethod(_any, 'fast')",
+        "def split(self, *args, **more): ...",
+        "@property\n    def split(self): raise RuntimeError('called')",
+        "split = Rows()",
+    ],
+)
+def test_methods_may_be_made_in_any_way(tmp_path, body):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from functools import cache, partialmethod\nfrom cfbench.contract import Dataset\n"
+        "class Rows:\n    def __call__(self, root, name): ...\n"
+        f"class Mine(Dataset):\n    {body}\n"
+    )
+    assert Registry([file]).load("dataset", "mine").__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
     ("source", "kind", "says"),
     [
         ("class Mine(Dataset): ...", "dataset", "Mine defines no split"),
