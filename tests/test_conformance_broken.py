@@ -163,6 +163,19 @@ def look(self, u, pa, rng):
     Bars().oracle(Path(), "test", torch.arange(len(pa)), pa)
 
 
+def blind(self, u, pa, rng):
+    return self.draw(torch.zeros(len(pa), 64), pa)
+
+
+def aside(self, u, pa, rng):
+    x, sums = u
+    return self.draw(x + 0.1 * torch.tensor(sums[: len(pa)]).view(-1, 1, 1, 1), pa)
+
+
+def squeezed(self, u, pa, rng):
+    return self.draw(u[0], pa)
+
+
 KIND, LAST, PLACES = torch.tensor([1.0, 0.0]), torch.tensor([-1]), torch.linspace(0.5, 1, 24)[:, None, None, None]
 METHODS = [
     ("signatures", "Wrong defines no predict", instead(predict=Method.predict)),
@@ -195,6 +208,8 @@ METHODS = [
     ("finite", "3 of 40 answers", then("predict", lambda self, image, *args: image.index_fill(0, LAST, torch.nan))),
     ("inputs", "predict changes its argument pa", first("predict", lambda self, u, pa, rng: pa.zero_())),
     ("inputs", "abduct changes its argument x", first("abduct", lambda self, x, pa, rng: x.mul_(0.5))),
+    ("noise", "holds a builtin_function", instead(abduct=lambda self, *args: abs, predict=blind)),
+    ("noise", r"of 8 images is \[1, 8, 1, 8, 8\]", instead(abduct=lambda self, x, *args: x[None], predict=squeezed)),
     ("noise", "changes the noise u", first("predict", lambda self, u, pa, rng: u.mul_(0.5))),
     (
         "null",
@@ -218,6 +233,11 @@ METHODS = [
     ("order", "place in the batch", then("predict", lambda self, image, *args: image * PLACES[: len(image)])),
     ("batch-size", "the rest of the batch", then("predict", lambda self, image, *args: image / image.max())),
     ("batch-size", "one image alone, predict raised", first("predict", lambda self, u, *args: 1 / (len(u) - 1))),
+    (
+        "batch-size",
+        "rows 5, 2 and 2",
+        instead(abduct=lambda self, x, *args: (x, tuple(x.sum((1, 2, 3)).tolist())), predict=aside),
+    ),
     (
         "weights-kept",
         "changes count",

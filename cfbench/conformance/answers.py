@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Control
+from ..contract import Control, Noise
 from .check import check, demand
 from .definition import constructs
 from .fits import finite_weights, tunes
@@ -99,13 +99,28 @@ def inputs_kept(subject: Subject) -> None:
         demand(False, f"{what} changes its argument {name} in place; work on a copy: {name}.clone()")
 
 
-@check("noise", "predict leaves the noise as it was: it is abducted once and predicted from many times", answered)
+@check("noise", "the noise has a row for each image, and predict leaves it as it was", answered)
 def noise_kept(subject: Subject) -> None:
     s = _subject(subject)
+    _rows(s.answers.u, len(s.answers.asked))
     demand(
         same(s.answers.u, s.answers.kept),
         "predict changes the noise u in place, so that the next prediction starts from another one; work on a copy",
     )
+
+
+def _rows(u: Noise, n: int) -> None:
+    """Nothing, where rows can be taken from a noise of n images."""
+    remedy = "give a tensor, or a tuple or dict of tensors, with a row for each image"
+    if isinstance(u, Tensor):
+        right = u.ndim and len(u) == n
+        demand(right, f"the noise of {n} images is {list(u.shape)}, from which rows cannot be taken; {remedy}")
+    elif isinstance(u, (dict, tuple, list)):
+        for part in u.values() if isinstance(u, dict) else u:
+            _rows(part, n)
+    else:
+        plain = u is None or isinstance(u, (bool, int, float, str))
+        demand(plain, f"the noise holds a {type(u).__name__}, from which rows cannot be taken; {remedy}")
 
 
 @check("null", "the null intervention has an answer", ranged)

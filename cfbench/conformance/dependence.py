@@ -13,7 +13,7 @@ from .answers import answered, finite, in_range, inputs_kept, noise_kept, typed
 from .check import Violation, check, demand
 from .definition import constructs
 from .fits import fits
-from .fitted import MethodSubject, copied, same
+from .fitted import MethodSubject, copied, picked, same
 from .subject import Subject
 from .surroundings import seeded
 from .toy import BARS, Asked, asked
@@ -86,6 +86,13 @@ def alone(subject: Subject) -> None:
             f"asked alone, image {i} is answered differently than among eight (by {_gap(image[0], s.images[i]):.2g}); "
             "an answer may not depend on the rest of the batch (BatchNorm in training mode, statistics over a batch)",
         )
+    q, rows = asked(8), [5, 2, 2]
+    few = s.predict(picked(s.answers.u, rows), q.cf_pa[rows], q[rows].seeds)
+    demand(
+        same(few, s.images[rows], ATOL),
+        "predicted from rows 5, 2 and 2 of the noise, images are others than from all eight; keep what belongs to an "
+        "image in its own row of the noise",
+    )
 
 
 @check("weights-kept", "answering leaves the weights as they were", alone)

@@ -18,7 +18,7 @@ from .check import Skipped, Violation, demand
 from .subject import Subject
 from .toy import BARS, ROOT, Asked, Painter, asked
 
-__all__ = ["BUDGET", "Answers", "MethodSubject", "Trained", "copied", "same"]
+__all__ = ["BUDGET", "Answers", "MethodSubject", "Trained", "copied", "picked", "same"]
 
 BUDGET = 1024
 """Training images of the one fit that is looked at in all ways."""
@@ -190,6 +190,15 @@ def copied(value: Any) -> Any:
     if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
         return type(value)(copied(v) for v in value)
     return type(value)(*(copied(v) for v in value)) if isinstance(value, tuple) else value
+
+
+def picked(u: Noise, rows: list[int]) -> Noise:
+    """Rows of a noise, as the harness takes them to predict under several interventions at once."""
+    if isinstance(u, Tensor):
+        return u[rows]
+    if isinstance(u, dict):
+        return {k: picked(v, rows) for k, v in u.items()}
+    return type(u)(picked(v, rows) for v in u) if isinstance(u, (tuple, list)) else u
 
 
 def same(a: Any, b: Any, atol: float = 0.0) -> bool:
