@@ -160,9 +160,10 @@ def _scores(folder: Path, cell: Cell, units: Mapping[str, str], plan: Plan) -> l
         stage = folder / cell.stage(f"score-{metric}")
         if not store.complete(stage):
             continue
-        if broken := store.mismatches(stage):
+        read = list(read_scores(stage, plan))
+        if broken := store.mismatches(stage, ("scores.json", "scores.safetensors")):
             raise UserError(f"{stage / broken[0]} does not match its manifest; run the same `cfbench run` again")
-        for row, about, raw in read_scores(stage, plan):
+        for row, about, raw in read:
             if about.unit == "variable's unit":
                 about = replace(about, unit=units.get(row["variable"], ""))
             scores.append(Score(cell.method.label, cell.seed, metric, **row, about=about, values=raw))

@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -96,13 +96,14 @@ def whole(folder: Path) -> bool:
     return not broken
 
 
-def mismatches(folder: Path) -> list[str]:
-    """The files of a stage that are not as its manifest says, or that are links."""
+def mismatches(folder: Path, only: Collection[str] = ()) -> list[str]:
+    """The files of a stage (of some names only, if given) that are not as its manifest says, or that are links."""
     try:
         files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
         if odd := [str(p.relative_to(folder)) for p in _odd(folder)]:
             return odd
-        return [n for n, digest in files.items() if not _matches(folder, n, digest)]
+        asked = only or files.keys()
+        return [n for n in asked if n not in files or not _matches(folder, n, files[n])]
     except (UserError, LookupError, TypeError, AttributeError, OSError):
         return [MANIFEST]
 

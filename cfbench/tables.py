@@ -38,7 +38,7 @@ def csv(table: pd.DataFrame) -> str:
 
 
 def _md(text: object) -> str:
-    return re.sub(r"([|*_<>`\\])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([|*_<>`\\]|(?<=\])\()", r"\\\1", " ".join(str(text).split()))
 
 
 def _md_table(head: list[str], rows: Iterable[list[str]]) -> str:
