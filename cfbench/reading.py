@@ -56,11 +56,12 @@ def states(folder: Path, about: dict[str, Any]) -> list[tuple[Cell, CellState]]:
 
 def _state(folder: Path, cell: Cell) -> CellState:
     status, reason, residual, notes = "pending", "", "", {}
-    if store.complete(folder / cell.stage("images")):
-        images = mapping(store.read_json(folder / cell.stage("images") / store.MANIFEST))
+    answered = folder / cell.stage("images")
+    if store.complete(answered):
+        images = mapping(store.read_json(answered / store.MANIFEST))
         wrong = mapping(images.get("wrong", {}), whole_number(0, 2**53))
         residual, notes = printable(images.get("residual", "")), _notes(folder, cell, images)
-        if all(store.complete(folder / cell.stage(f"score-{m}")) for m in cell.scores):
+        if all(map(store.complete, _score_stages(folder, cell).values())):
             status = "invalid" if wrong else "ok"
             reason = "; ".join(f"{n} answers {what}" for what, n in wrong.items())
     if status == "pending":
@@ -156,15 +157,17 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
 
 def _scores(folder: Path, cell: Cell, units: Mapping[str, str], plan: Plan) -> list[Score]:
     scores: list[Score] = []
-    for metric in cell.scores:
-        stage = folder / cell.stage(f"score-{metric}")
+    for metric, stage in _score_stages(folder, cell).items():
         if not store.complete(stage):
             continue
-        read = list(read_scores(stage, plan))
-        if broken := store.mismatches(stage, ("scores.json", "scores.safetensors")):
-            raise UserError(f"{stage / broken[0]} does not match its manifest; run the same `cfbench run` again")
-        for row, about, raw in read:
+        for row, about, raw in read_scores(stage, plan):
             if about.unit == "variable's unit":
                 about = replace(about, unit=units.get(row["variable"], ""))
             scores.append(Score(cell.method.label, cell.seed, metric, **row, about=about, values=raw))
     return scores
+
+
+def _score_stages(folder: Path, cell: Cell) -> dict[str, Path]:
+    """The folder of each metric's scores."""
+    place = folder / cell.path
+    return {m: place / f"score-{m}-{key}" for m, key in cell.scores.items()}

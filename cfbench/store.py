@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "discard_broken",
     "mismatches",
     "read_json",
+    "read_sealed",
     "read_tensors",
     "replacing",
     "sha256",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 MANIFEST = "stage.json"
+REMOVE = "remove its folder and run the same `cfbench run` again"
 LARGEST = 32 * 2**20
 """Bytes of a JSON file that is read at all: a hundred times what ten thousand rows need."""
 
@@ -96,14 +98,13 @@ def whole(folder: Path) -> bool:
     return not broken
 
 
-def mismatches(folder: Path, only: Collection[str] = ()) -> list[str]:
-    """The files of a stage (of some names only, if given) that are not as its manifest says, or that are links."""
+def mismatches(folder: Path) -> list[str]:
+    """The files of a stage that are not as its manifest says, or that are links."""
     try:
         files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
         if odd := [str(p.relative_to(folder)) for p in _odd(folder)]:
             return odd
-        asked = only or files.keys()
-        return [n for n in asked if n not in files or not _matches(folder, n, files[n])]
+        return [n for n, digest in files.items() if not _matches(folder, n, digest)]
     except (UserError, LookupError, TypeError, AttributeError, OSError):
         return [MANIFEST]
 
@@ -177,12 +178,44 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, too large or no JSON.
     """
     _check(path, LARGEST)
+    return _parsed(path, path.read_bytes())
+
+
+def _parsed(path: Path, text: bytes) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is no JSON ({one_line(error, 120)}); remove it and run the same `cfbench run` again"
         ) from None
+
+
+def read_sealed(folder: Path, json_name: str, tensors_name: str, largest: int) -> tuple[Any, dict[str, Any]]:
+    """JSON and arrays of a stage from one look at each file, whose bytes are as the manifest says.
+
+    Args:
+        folder: of the stage.
+        json_name: the file that holds JSON.
+        tensors_name: the file that holds safetensors.
+        largest: bytes that it may have.
+
+    Raises:
+        UserError: a file is missing, too large, not what the manifest says, no JSON or no safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    digests = read_json(folder / MANIFEST)["files"]
+    found = {}
+    for name, most in ((json_name, LARGEST), (tensors_name, largest)):
+        _check(folder / name, most)
+        found[name] = (folder / name).read_bytes()
+        if hashlib.sha256(found[name]).hexdigest() != digests.get(name):
+            raise UserError(f"{folder / name} does not match its manifest; run the same `cfbench run` again")
+    try:
+        return _parsed(folder / json_name, found[json_name]), load(found[tensors_name])
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder / tensors_name} is no safetensors file ({one_line(error, 120)}); {REMOVE}") from None
 
 
 def _check(path: Path, largest: int) -> None:
@@ -228,10 +261,7 @@ def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise UserError(
-            f"{path} is no safetensors file ({one_line(error, 120)}); remove its folder and run the same "
-            "`cfbench run` again"
-        ) from None
+        raise UserError(f"{path} is no safetensors file ({one_line(error, 120)}); {REMOVE}") from None
 
 
 def sha256(path: Path) -> str:

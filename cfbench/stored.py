@@ -71,20 +71,18 @@ def read_scores(stage: Path, plan: Plan) -> Iterator[tuple[dict[str, Any], Colum
     Raises:
         Wrong: scores and questions do not fit.
     """
-    said = mapping(store.read_json(stage / "scores.json"))
-    columns, rows = mapping(said["columns"], _column), each(_row)(said["rows"])
-    longest = max([len(plan), MOST, *map(len, plan.asked.values())])
-    tensors = store.read_tensors(stage / "scores.safetensors", 8 * longest * len(rows) + 2**24)
+    said, arrays = store.read_sealed(stage, "scores.json", "scores.safetensors", 2**30)
+    columns, rows = mapping(mapping(said)["columns"], _column), each(_row)(said["rows"])
     for row in rows:
-        values = tensors[f"{row['do']}|{row['column']}|{row['variable']}"]
+        values = arrays[f"{row['do']}|{row['column']}|{row['variable']}"]
         if not _fits(values, row, plan):
             raise Wrong(f"{stage.name} has {list(values.shape)[:8]} scores of {row['column']}, do({row['do']})")
-        yield row, columns[row["column"]], values.double().numpy()
+        yield row, columns[row["column"]], values.astype(np.float64, copy=False)
 
 
-def _fits(values: Tensor, row: Mapping[str, Any], plan: Plan) -> bool:
+def _fits(values: np.ndarray, row: Mapping[str, Any], plan: Plan) -> bool:
     """Whether raw scores are one a question, or as many as replicates may be."""
-    if values.ndim != 1 or not values.dtype.is_floating_point:
+    if values.ndim != 1 or values.dtype.kind != "f":
         return False
     if row["kind"] != "image":
         return len(values) <= MOST
