@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .errors import UserError
+from .surroundings import Surroundings
 
 __all__ = ["cores", "describe", "git_state", "peak_memory", "pick_device", "quiet", "synchronize"]
 
@@ -101,8 +102,8 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def quiet(seed: int, threads: int) -> Iterator[None]:
-    """A block with the global random state seeded and the thread count fixed, both put back afterwards."""
-    before = torch.get_num_threads()
+    """A block with the global random state seeded and the thread count fixed; all that code shares is put back."""
+    before = Surroundings()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -110,7 +111,7 @@ def quiet(seed: int, threads: int) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            before.restore()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from .answer import answer_plan, mechanism
 from .bench import Bench
 from .cells import Cell
 from .checkpoints import Checkpoints
-from .contract import Control, Fit, Method
+from .contract import Control, Fit, Method, Split
 from .environment import peak_memory, synchronize
 from .errors import UserError
 from .faults import smaller
@@ -166,10 +166,16 @@ def _fit(bench: Bench, cell: Cell, diary: Diary, *, spent: bool = False) -> Fit:
     """What a method may use; with a ``spent`` budget it may look at data, but not train on any more."""
     job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
     budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
+    train, valid = (_own(dataset.split(job.data_root, part)) for part in ("train", "valid"))
     return Fit(
-        dataset.split(job.data_root, "train"), dataset.split(job.data_root, "valid"), budget, bench.device, rng,
+        train, valid, budget, bench.device, rng,
         diary.log, diary.tables.__setitem__, bench.progress, budget if spent else 0,
     )  # fmt: skip
+
+
+def _own(split: Split) -> Split:
+    """A copy that a method may spoil without harm to the next one's data."""
+    return Split(split.images.clone(), split.parents.clone(), split.index.clone())
 
 
 def _trained(bench: Bench, cell: Cell, **chosen: Any) -> Method | Control:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from .contract import Dataset, Split
@@ -155,8 +154,10 @@ class Support:
         for row, group in enumerate(pa[:, self.classes].tolist()):
             groups.setdefault(tuple(group), []).append(row)
         self.groups = {g: rows for g, rows in groups.items() if len(rows) > neighbours}
-        self.trees: dict[tuple[float, ...], NearestNeighbors] = {}
+        self.trees: dict[tuple[float, ...], Any] = {}
         if self.values:
+            from sklearn.neighbors import NearestNeighbors  # slow to import
+
             self.scale = pa[:, self.values].std(0).clamp_min(1e-12)
             points = (pa[:, self.values] / self.scale).numpy()
             self.trees = {g: NearestNeighbors().fit(points[rows]) for g, rows in self.groups.items()}

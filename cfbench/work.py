@@ -12,11 +12,12 @@ from typing import Any, Literal
 from . import fitting, groundwork, store
 from .bench import Bench
 from .cells import Cell, Job
+from .errors import InvalidAnswer, UserError, reason_of
 from .events import note
 from .faults import passing, status_of
 from .limits import TimedOut, time_limit
 from .progress import Reporter
-from .scores import scores
+from .scores import MetricFailed, scores
 from .spec import Spec
 from .workshop import Workshop
 
@@ -61,22 +62,38 @@ def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
     """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
     start = time.perf_counter()
     note(job.folder, "start", task=task.id)
-    outcome = _attempt(job, task, shop)
+    outcome = _attempt(job, task, shop or Workshop(job))
     seconds = round(time.perf_counter() - start, 3)
     note(job.folder, "end", task=task.id, status=outcome.status, reason=outcome.reason, seconds=seconds)
     return replace(outcome, seconds=seconds)
 
 
-def _attempt(job: Job, task: Task, shop: Workshop | None) -> Outcome:
+def _attempt(job: Job, task: Task, shop: Workshop) -> Outcome:
     try:
         with Reporter(job.folder, task.id) as report, time_limit(job.timeout if task.cell else None):
-            STAGES[task.stage](Bench(shop or Workshop(job), report), task.cell or task.dataset)
+            STAGES[task.stage](Bench(shop, report), task.cell or task.dataset)
     except (Exception, SystemExit, TimedOut) as error:
-        said = f"{error} (--timeout)" if isinstance(error, TimedOut) else f"{type(error).__name__}: {error}"
+        said = _said(error, _file(task, shop))
         if passing(error):
             return Outcome(task.id, "failed", _line(f"{said}; make room, then the same command tries again"))
         return record_failure(job, task, status_of(error), said, traceback.format_exc())
     return Outcome(task.id, "done")
+
+
+def _file(task: Task, shop: Workshop) -> Path | None:
+    """The file of a task's plugin, where it is one that was given as a file."""
+    kind, name = ("method", task.cell.method.name) if task.cell else ("dataset", task.dataset.name)
+    plugin = shop.registry.plugins.get((kind, name))
+    return plugin.file if plugin else None
+
+
+def _said(error: BaseException, file: Path | None) -> str:
+    """An exception in words, with the plugin's line where the words are not our own."""
+    if isinstance(error, TimedOut):
+        return f"{error} (--timeout)"
+    if isinstance(error, (UserError, InvalidAnswer, MetricFailed)):
+        return f"{type(error).__name__}: {error}"
+    return reason_of(error, file)
 
 
 def _line(text: str) -> str:

@@ -129,7 +129,10 @@ def ray_workers(job: Job, slots: int, address: str | None = None) -> Iterator[Wo
     with TemporaryDirectory(prefix="cfbench-") as baggage:
         if address is None:
             gpus = _gpus(job)
-            ray.init(num_cpus=slots, num_gpus=gpus, include_dashboard=False, runtime_env={"env_vars": threads}, **quiet)
+            ray.init(
+                address="local", num_cpus=slots, num_gpus=gpus, include_dashboard=False,
+                runtime_env={"env_vars": threads}, **quiet,
+            )  # fmt: skip
         else:
             env = {"env_vars": threads, "working_dir": str(pack_baggage(Path(baggage), job.plugins))}
             _join(ray, address, env, quiet)
