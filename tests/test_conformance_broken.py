@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -388,6 +389,16 @@ def test_violations_and_skips_are_raised():
         find(plugin, "docstring")(plugin)
     with pytest.raises(Skipped, match="waits for"):
         find(plugin, "loads")(plugin)
+
+
+def test_what_an_import_draws_is_no_fault_of_a_plugin(monkeypatch):
+    def load(*args):
+        if "late" not in sys.modules:
+            monkeypatch.setitem(sys.modules, "late", ModuleType("late"))
+            random.random()
+
+    plugin = subject(wrong(Data, first("split", load)))
+    assert find(plugin, "state").outcome(plugin) is None
 
 
 def test_checks_print_as_their_names_and_only_plugins_have_some():

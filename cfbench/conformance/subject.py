@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +16,8 @@ from .check import Check, Skipped, Violation
 from .surroundings import RANDOM, Peeks, Surroundings, seeded, watched
 
 __all__ = ["Subject"]
+
+PYTHON = "Python's global random state"
 
 
 class Subject:
@@ -63,7 +66,7 @@ class Subject:
             seeds: of torch's global generator, and of the others.
         """
         with torch.set_grad_enabled(grad), nullcontext() if seeds is None else seeded(*seeds):
-            before = Surroundings()
+            before, modules = Surroundings(), len(sys.modules)
             try:
                 with nullcontext() if truth else watched(self.peeks, what):
                     yield
@@ -72,7 +75,10 @@ class Subject:
             except (Exception, SystemExit) as error:
                 raise Violation(f"{what} raised {reason_of(error, self.file)}; mend that line") from error
             finally:
-                self.disturbed.setdefault(what, {}).update(before.changes())
+                changes = before.changes()
+                if len(sys.modules) > modules:  # an import may draw, as scikit-learn's does
+                    changes.pop(PYTHON, None)
+                self.disturbed.setdefault(what, {}).update(changes)
                 before.restore()
 
     def left_alone(self, remedy: str, calls: Iterable[str] | None = None, but: str = "") -> None:
