@@ -45,6 +45,11 @@ def _tell(merge: Merge) -> None:
         print("made by different versions: " + ", ".join(f"{name} {v}" for name, v in versions.items()))
     for difference in merge.differences:
         print(difference)
+    if merge.differences:
+        stages = len({difference.stage for difference in merge.differences})
+        print(
+            f"{len(merge.differences)} numbers of {stages} stages differ under equal keys; those named first are kept"
+        )
     for line in merge.left:
         print(f"cfbench: left out: {line}", file=sys.stderr)
 

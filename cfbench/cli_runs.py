@@ -32,9 +32,11 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
         from .tablecheck import check_command
 
         return check_command(run_name, run_root, out)
-    from .commands import leaderboard_command
+    from .commands import find_run, leaderboard_command
+    from .reading import readable
 
-    return leaderboard_command(run_name, run_root, out, plots)
+    with readable(find_run(run_name, run_root)):
+        return leaderboard_command(run_name, run_root, out, plots)
 
 
 @click.command(epilog=examples("cfbench status quick"))

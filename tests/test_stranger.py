@@ -374,10 +374,25 @@ def test_a_manifest_reaches_no_file_outside(run, capsys):
         store.write_json(images / store.MANIFEST, about)
 
 
-def test_discarding_a_link_leaves_what_it_points_to(run):
+def test_names_that_charts_cannot_draw_are_one_line(run, capsys):
+    rename(run, "kind", r"$\frac$ \x")
+    assert cfbench(run, "leaderboard", "--no-plots") == 0
+    capsys.readouterr()
+    assert cfbench(run, "leaderboard") in (0, 1)
+    assert capsys.readouterr().err.count("\n") <= 1
+
+
+def test_scores_that_their_manifest_does_not_know_make_no_table(run, capsys):
+    path = stage(run, f"{CELL}/score-truth-*/scores.json")
+    path.write_text(path.read_text() + " ")
+    refused(run, capsys, "scores.json does not match its manifest", commands=("leaderboard",))
+
+
+def test_discarding_a_link_leaves_what_it_points_to(run, capsys):
     link = run / CELL / "train-000000000000"
     link.symlink_to(run.parent / "secret")
     assert not store.whole(link)
+    assert "does not match its manifest; removed" in capsys.readouterr().err
     assert not link.is_symlink()
     assert (run.parent / "secret" / "stage.json").is_file()
 
