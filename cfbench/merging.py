@@ -68,8 +68,8 @@ class Merge:
         return {*self.copies, *self.there}
 
     def finished(self, cell: Cell) -> bool:
-        """Whether the merged run has all stages of a cell."""
-        return all(path in self.known for _, path in stages_of(cell))
+        """Whether the merged run has a cell's images and all its scores."""
+        return all(path in self.known for name, path in stages_of(cell) if name not in ("train", "tune"))
 
 
 def plan_merge(target: Path, sources: list[Source]) -> Merge:

@@ -112,7 +112,10 @@ class _Again:
         return Verdict(found, _changed(cell, again))
 
     def _compare(self, cell: Cell, again: Cell) -> Iterator[tuple[str, Gap]]:
+        """Differences by stage; a stage that was removed from the run to save room is passed over."""
         for name, path in stages_of(cell):
+            if not store.complete(self.run / path):
+                continue
             with readable(self.run / path):
                 yield from ((name, gap) for gap in gaps(self.run / path, self.bench / again.stage(name)))
 
@@ -150,9 +153,9 @@ class _Again:
 
     def _given(self, cell: Cell) -> tuple[Given, ...]:
         """The weights that a cell was given in place of a fit, as they lie in the run."""
-        if cell.external:
+        stage = None if cell.external else self.run / cell.stage("train")
+        if stage is None or not store.complete(stage):
             return ()
-        stage = self.run / cell.stage("train")
         given = store.read_json(stage / store.MANIFEST).get("weights")
         return (Given(cell.fit.label, stage / "weights.safetensors", str(given["sha256"])),) if given else ()
 

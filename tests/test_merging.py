@@ -223,7 +223,7 @@ def test_failures_stay_only_where_the_cell_is_not_finished(root, capsys):
     for run in ("a", "b"):
         for cell in json.loads((root / run / "run.json").read_text())["cells"]:
             fail(root / run, cell, f"it fell over on {run}")
-    shutil.rmtree(stage(root / "b", "cells/bars/learns/seed-1/train-*"))
+    shutil.rmtree(stage(root / "b", "cells/bars/learns/seed-1/images-*"))
     for _ in range(2):
         assert merge(root, "a", "b") == 0
     assert [str(p.relative_to(root / "ab")) for p in (root / "ab").rglob("failed-*")] == [

@@ -65,6 +65,14 @@ def test_cells_of_every_kind_are_equal_to_the_bit(root, capsys):
     assert tree(root / "r") == before
 
 
+def test_weights_that_were_removed_to_save_room_are_passed_over(root, capsys):
+    only(root, "learns")
+    shutil.rmtree(stage(root / "r", f"{LEARNS}/train-*"))
+    shutil.rmtree(stage(root / "r", "cells/bars/learns/seed-7"))
+    assert verify(root) == 0
+    assert "learns seed 0: equal" in capsys.readouterr().out
+
+
 def test_the_choice_of_cells_follows_the_seed(root, capsys):
     chosen = []
     for seed in ("1", "1", "2"):
