@@ -13,12 +13,13 @@ from .cells import Cell
 from .differing import Gap, gaps
 from .errors import UserError
 from .reading import readable
+from .wellformed import printable
 
 __all__ = ["Difference", "Merge", "Source", "plan_merge", "stages_of"]
 
-SETTINGS = ("budget", "split", "plan", "action", "precision", "bundle")
+SETTINGS = ("budget", "split", "plan", "action", "precision")
 """What cells of one table share."""
-DESCRIBED = ("plan_key", "action", "mechanisms", "judges", "shape", "variables", "bundle")
+DESCRIBED = ("bundle", "plan_key", "action", "mechanisms", "judges", "shape", "variables")
 """What runs must agree on of a data set; the folders of judges and mechanisms hold their keys."""
 CHAIN = {"train": (), "tune": ("train",), "images": ("train", "tune"), "scores": ("images",)}
 """The stages that each is made from."""
@@ -148,11 +149,20 @@ def _stale(kind: str) -> str:
 
 def _unlike(ours: Source, theirs: Source, label: str, name: str, a: Any, b: Any) -> str:
     what = {"plan_key": "plan", "variables": "causal graph", "shape": "size of images"}.get(name, name)
+    if name == "bundle":
+        do = "numbers under different bundles are never mixed; run one of them again with the --bundle of the other"
+        return f"{ours.name} and {theirs.name} have another bundle of {label} ({_called(a)}, {_called(b)}): {do}"
     said = f" ({a}, {b})" if isinstance(a, str) and isinstance(b, str) else ""
     return (
         f"{ours.name} and {theirs.name} have another {what} of {label}{said}: their data or their code differ, and "
         "their cells do not belong into one table; run one of them again with the code and data of the other"
     )
+
+
+def _called(bundle: Any) -> str:
+    """A bundle's name, version and digest in short."""
+    said = bundle.values() if isinstance(bundle, dict) else [bundle or "none"]
+    return " ".join(printable(v, 12) for v in said)
 
 
 def _apart(ours: Path, theirs: Path) -> Gap | None:

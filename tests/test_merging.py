@@ -92,7 +92,10 @@ def change_data(**values):
         (change(plan="force-change"), "another plan (marginal, force-change)"),
         (change(action="learned"), "another action"),
         (change(precision="bf16"), "another precision (fp32, bf16)"),
-        (change(bundle="v2"), "another bundle"),
+        (
+            change_data(bundle={"name": "lab", "version": "2", "digest": "ab" * 32}),
+            "another bundle of bars (none, lab 2 abababababab)",
+        ),
         (change(format=2), "format 2"),
         (change_data(plan_key="0" * 12), "another plan of bars"),
         (change_data(judges="judges/bars-" + "0" * 12), "another judges of bars"),
