@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .budget import Budget
+from .bundles import Bundle
 from .spec import Spec
 from .weights import Given
 
@@ -30,6 +31,7 @@ class Job:
     plugins: tuple[Path, ...] = ()
     weights: tuple[Given, ...] = ()
     timeout: float | None = None
+    bundles: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import click
 
 from . import __version__
 from .cli_answers import COMMANDS as ANSWER_COMMANDS
+from .cli_bundle import COMMANDS as BUNDLE_COMMANDS
 from .cli_plugins import COMMANDS as PLUGIN_COMMANDS
 from .cli_runs import COMMANDS as RUN_COMMANDS
 from .errors import UserError
@@ -59,6 +60,8 @@ def cli(context: click.Context, debug: bool) -> None:
     help="Parents respond by their known mechanisms or by fitted ones.  [default: exact where the data set knows them]",
 )  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Factuals.")
+@click.option("--bundle", "bundles", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Take questions and judges of a data set from a bundle.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
 @click.option("--weights", multiple=True, metavar="METHOD=FILE.safetensors",
               help="Weights made elsewhere for a method's rows, in place of its fit.")  # fmt: skip
@@ -102,7 +105,7 @@ def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...
     return prepare_command(datasets, data_root, plugins)
 
 
-for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS):
+for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMMANDS):
     cli.add_command(_command)
 
 

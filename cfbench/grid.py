@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__, store
+from .bench import Bench
 from .cells import Cell, Job
 from .environment import git_state
 from .errors import UserError
 from .events import note
 from .executors import Executor, InProcess
+from .furnishing import furnish
 from .interrupts import interruptible
 from .progress import display
 from .reading import FORMAT, read_about
@@ -41,7 +43,7 @@ class Run:
 def declare(run: Run, argv: list[str]) -> None:
     """Write ``run.json``: the grid, the settings that cells share, and a description of each data set.
 
-    Cells that an earlier command declared in the same folder stay.
+    What comes from bundles is put into the run. Cells that an earlier command declared in the same folder stay.
 
     Raises:
         UserError: the folder holds a run under another budget, split, plan or format, or cannot be written.
@@ -57,6 +59,7 @@ def declare(run: Run, argv: list[str]) -> None:
                 f"{job.folder} holds a run with another {name} ({_short(old[name])}, now {_short(value)}); "
                 "give this one another --name"
             )
+    _refuse_bundles(run, old["datasets"])
     mine = {c.label for c in run.cells}
     kept = [c for c in old["cells"] if Cell.from_dict(c).label not in mine]
     about = {
@@ -69,8 +72,25 @@ def declare(run: Run, argv: list[str]) -> None:
     }  # fmt: skip
     try:
         store.write_json(path, about)
+        for spec in run.datasets:
+            furnish(Bench(run.shop), spec)
     except OSError as error:
         raise UserError(f"{job.folder} cannot be written ({error.strerror}); give another --run-root") from error
+
+
+def _refuse_bundles(run: Run, described: Mapping[str, Any]) -> None:
+    for spec in run.datasets:
+        bundle = run.shop.bundle(spec)
+        before, now = described.get(spec.label, {}).get("bundle"), bundle.identity if bundle else None
+        if spec.label in described and before != now:
+            raise UserError(
+                f"{run.job.folder} holds a run of {spec.label} with another bundle ({_called(before)}, now "
+                f"{_called(now)}); give this one another --name"
+            )
+
+
+def _called(bundle: Mapping[str, str] | None) -> str:
+    return f"{bundle['name']} {bundle['version']}, {bundle['digest'][:12]}" if bundle else "none"
 
 
 def _short(value: Any) -> Any:
@@ -78,13 +98,14 @@ def _short(value: Any) -> Any:
 
 
 def _describe(shop: Workshop, spec: Spec) -> dict[str, Any]:
-    graph = shop.dataset(spec).graph
+    graph, bundle = shop.dataset(spec).graph, shop.bundle(spec)
     return {
         "folder": spec.folder,
         "plan": str(shop.plan_folder(spec).relative_to(shop.job.folder)),
         "plan_key": shop.plan_key(spec),
         "action": shop.action(spec),
         "mechanisms": _learned(shop, spec),
+        "bundle": bundle.identity if bundle else None,
         "judges": str(shop.judge_folder(spec).relative_to(shop.job.folder)),
         "shape": list(graph.shape),
         "variables": [vars(v) | {"parents": list(v.parents)} for v in graph.variables],

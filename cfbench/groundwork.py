@@ -9,6 +9,7 @@ import torch
 
 from . import store
 from .bench import Bench
+from .furnishing import furnish
 from .plan import Act, make_plan
 from .spec import Spec
 
@@ -24,7 +25,7 @@ def prepare(bench: Bench, spec: Spec) -> None:
     if not dataset.network:
         dataset.prepare(job.data_root)
     folder = bench.shop.plan_folder(spec)
-    if store.whole(folder):
+    if furnish(bench, spec) or store.whole(folder):
         return
     act: Act | None = mechanisms(bench, spec).act if bench.shop.action(spec) == "learned" else None
     bench.progress("plan", 0, 1)
@@ -63,7 +64,7 @@ def judges(bench: Bench, spec: Spec) -> None:
     from .judges import JudgeBudget, card, train_judges
 
     folder = bench.shop.judge_folder(spec)
-    if store.whole(folder):
+    if furnish(bench, spec) or store.whole(folder):
         return
     job, dataset = bench.shop.job, bench.shop.dataset(spec)
     start = time.perf_counter()

@@ -151,6 +151,7 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
             "action": described["action"],
             "precision": about["precision"],
             "cfbench": about["cfbench"],
+            "bundle": described["bundle"],
         },
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .budget import Budget
+from .bundles import Bundle
 from .cells import Job
 from .environment import pick_device
 from .reading import read_about
@@ -39,4 +41,14 @@ def reopen(
     return Job(
         folder.resolve(), data_root.resolve(), budget, about["split"], about["plan"], about.get("action"),
         str(pick_device(device)), threads, about.get("precision", "fp32"), tuple(files), timeout=timeout,
+        bundles=_bundles(about["datasets"]),
     )  # fmt: skip
+
+
+def _bundles(datasets: Mapping[str, Any]) -> tuple[Bundle, ...]:
+    """The bundles of a run, whose plans and judges lie in it."""
+    return tuple(
+        Bundle(label, **described["bundle"], action=described["action"])
+        for label, described in datasets.items()
+        if described["bundle"]
+    )

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .budget import Budget
+from .bundles import Bundle, adjusted, assigned
 from .cells import Job
 from .contract import Control, Method
 from .environment import pick_device
 from .errors import PluginError, UserError
+from .furnishing import check_bundle
 from .grid import Run
 from .plan import check_plan
 from .spec import Spec, parse_settings, parse_specs
@@ -47,6 +49,7 @@ class Request:
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     timeout: float | None = None
+    bundles: tuple[Path, ...] = ()
     name: str | None = None
     data_root: Path = Path("data")
     run_root: Path = Path("runs")
@@ -78,10 +81,15 @@ class Request:
         """What every cell shares."""
         return Job(
             self.run_root.resolve() / _plain(self.name or self._default_name()), self.data_root.resolve(),
-            Budget.named(self.preset), self.split, self.plan, self.action, str(pick_device(self.device)), self.threads,
-            self.precision, tuple(p.resolve() for p in self.plugins), parse_weights(self.weights, self.rows),
-            self.timeout,
+            adjusted(Budget.named(self.preset), self.given), self.split, self.plan, self.action,
+            str(pick_device(self.device)), self.threads, self.precision, tuple(p.resolve() for p in self.plugins),
+            parse_weights(self.weights, self.rows), self.timeout, self.given,
         )  # fmt: skip
+
+    @cached_property
+    def given(self) -> tuple[Bundle, ...]:
+        """The bundles, each with the data set that it is for."""
+        return assigned(self.bundles, self.sets)
 
     @cached_property
     def shop(self) -> Workshop:
@@ -111,12 +119,15 @@ class Request:
     def _default_name(self) -> str:
         action = f"{self.action}-action" if self.action else ""
         others = ((self.plan, "marginal"), (self.split, "test"), (self.precision, "fp32"), (action, ""))
-        return "-".join([self.preset, *(value for value, usual in others if value != usual)])
+        bundles = (f"{b.name}-{b.version}" for b in self.given)
+        return "-".join([self.preset, *(value for value, usual in others if value != usual), *bundles])
 
     def _check_data(self, spec: Spec) -> None:
         dataset = self.shop.dataset(spec)
         check_plan(dataset, spec.label, self.plan)
         self.shop.action(spec)
+        if bundle := self.shop.bundle(spec):
+            check_bundle(bundle, dataset, self.job)
         if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
             dataset.split(self.job.data_root, "train"), dataset.split(self.job.data_root, self.split)
 

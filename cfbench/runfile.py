@@ -146,10 +146,16 @@ def _dataset(value: Any) -> dict[str, Any]:
         "judges": inside(said["judges"]),
         "mechanisms": optional(inside)(said.get("mechanisms")),
         "action": one_of("exact", "learned")(said.get("action", "exact")),
+        "bundle": optional(_bundle)(said.get("bundle")),
         "variables": each(_variable)(said["variables"]),
     }
     shape = {"shape": each(_size)(said["shape"])} if "shape" in said else {}
     return {**said, **known, **shape}
+
+
+def _bundle(value: Any) -> dict[str, Any]:
+    said = mapping(value)
+    return {name: text(said[name]) for name in ("name", "version", "digest")}
 
 
 def _variable(value: Any) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def _plural(n: int, word: str) -> str:
 def footnotes(board: Board) -> list[str]:
     """All that a reader must know to judge the numbers, one sentence or two each."""
     r = board.results
-    notes = [f"Preset {r.preset}; {_told(r.notes)}; device: {_devices(board) or 'not told'}."]
+    settings = {name: value for name, value in r.notes.items() if name != "bundle"}
+    notes = [f"Preset {r.preset}; {_told(settings)}; device: {_devices(board) or 'not told'}."]
     seeds = ", ".join(map(str, r.seeds))
     training = (
         f"One training seed ({seeds}): the variance between trainings is not in the intervals."
@@ -151,9 +152,17 @@ def footnotes(board: Board) -> list[str]:
         "Bold: no other method is surely better (the interval of the paired difference holds 0). #: the ranks that a "
         "method may hold; controls, last, are not ranked. (n%): the share of questions with a score, where not all "
         "have one; for ranks the others count as the worst score seen.",
-        f"Questions: plan {r.plan_key[:12]}.",
+        _asked(r),
     ]
     return [*notes, *_marks(board), *_failures(board), *_chosen(board), *_foreign(board)]
+
+
+def _asked(results: Results) -> str:
+    """Where the questions come from, and the judges with them where that is a bundle."""
+    if bundle := results.notes.get("bundle"):
+        named = f"bundle {bundle['name']}, version {bundle['version']}, sha256 {bundle['digest']}"
+        return f"Questions and judges: {named} (plan {results.plan_key[:12]})."
+    return f"Questions: plan {results.plan_key[:12]}."
 
 
 def _told(notes: Mapping[str, Any]) -> str:

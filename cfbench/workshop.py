@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from .answer import answer_plan
+from .bundles import Bundle
 from .caller import Caller
 from .cells import Cell, Job
 from .contract import Control, Dataset, Derived, Method, Metric
@@ -133,12 +134,18 @@ class Workshop:
         dataset = self.dataset(spec)
         return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root))
 
+    def bundle(self, spec: Spec) -> Bundle | None:
+        """The bundle that a data set's questions and judges come from; None where the run makes its own."""
+        return next((b for b in self.job.bundles if b.dataset == spec.label), None)
+
     def action(self, spec: Spec) -> Literal["exact", "learned"]:
         """Whether the parents of a data set respond as its SCM says or by mechanisms that are fitted to them.
 
         Raises:
             UserError: the exact response is asked for, and the data set knows none.
         """
+        if bundle := self.bundle(spec):
+            return bundle.action
         exact = _knows_action(self.dataset(spec))
         if self.job.action == "exact" and not exact:
             raise UserError(f"{spec.label} does not know how its parents respond to do(); use --action learned")
@@ -148,10 +155,14 @@ class Workshop:
         """What the learned mechanisms of the parents depend on."""
         from .action import Mechanisms
 
+        if bundle := self.bundle(spec):
+            return bundle.key("mechanisms")
         return key_of(self.data_key(spec), source_digest(Mechanisms))
 
     def plan_key(self, spec: Spec) -> str:
         """What the questions depend on."""
+        if bundle := self.bundle(spec):
+            return bundle.key("plan")
         job = self.job
         learned = [self.mechanisms_key(spec)] if self.action(spec) == "learned" else []
         return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals, *learned)
@@ -160,6 +171,8 @@ class Workshop:
         """What the judges depend on."""
         from .judges import card, train_judges
 
+        if bundle := self.bundle(spec):
+            return bundle.key("judges")
         sources = source_digest(train_judges), source_digest(card)
         return key_of(self.data_key(spec), *sources, self.job.budget.judge)
 
