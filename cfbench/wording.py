@@ -45,9 +45,9 @@ def number(x: float, low: float = math.nan, high: float = math.nan) -> Callable[
 
 
 def _plain(v: float, decimals: int) -> str:
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(v) >= size:
-            return f"{v / size:.3g}{suffix}" if abs(v) < 1e3 * size else f"{v / size:.0f}{suffix}"
+    for least, unit, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(v) >= least:
+            return f"{float(f'{v / unit:.3g}'):.12g}{suffix}" if abs(v) < 1e3 * unit else f"{v / unit:.0f}{suffix}"
     text = f"{v:.{decimals}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 

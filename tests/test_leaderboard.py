@@ -431,3 +431,19 @@ def test_an_incomplete_method_is_never_bold(failed):
     key = next(k for k in board.columns if k.column == "fid_real")
     assert board.places[key]["diffscm"][0] == 1
     assert board.best[key] == {"diffscm[contrast=0]"}
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (9_999, "9999"),
+        (10_000, "10k"),
+        (84_518, "84.5k"),
+        (845_184, "845k"),
+        (999_600, "1000k"),
+        (1_250_000, "1.25M"),
+        (3.2e9, "3.2G"),
+    ],
+)
+def test_large_numbers_keep_their_size(x, said):
+    assert number(x)(x) == said
