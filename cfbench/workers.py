@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -19,6 +20,7 @@ from .cells import Job
 from .errors import UserError
 from .events import note
 from .parcels import Parcel, Sender, perform_elsewhere
+from .sharing import gpu_share
 from .work import Outcome, Task, perform, record_failure
 from .workshop import Workshop
 
@@ -38,12 +40,16 @@ class Flight:
 
 
 class Workers:
-    """Ray workers; a task whose process dies is tried once more, alone, before that is called a crash."""
+    """Ray workers; a task whose process dies, or has no memory, is tried once more, alone, before that is its end.
+
+    Tasks share a GPU as far as the memory allows that their methods were seen to take.
+    """
 
     def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: Sender | None = None) -> None:
         self.ray, self.job, self.slots, self.sender = ray, job, slots, sender
-        share: dict[str, Any] = {"num_cpus": job.threads if sender else 1, "num_gpus": gpus / slots, "max_retries": 0}
-        self.remote = ray.remote(**share)(perform_elsewhere if sender else _in_worker)
+        self.each = math.ceil(slots / gpus) if gpus else 0
+        self.memory_mb = _memory(job) if gpus else None
+        self.remote = ray.remote(max_retries=0)(perform_elsewhere if sender else _in_worker)
         self.flying: dict[Any, Flight] = {}
         self.waiting: list[Flight] = []
 
@@ -56,7 +62,16 @@ class Workers:
 
     def _take_off(self, flight: Flight) -> None:
         carried = () if self.sender is None else (self.sender.token, self.sender.needed(flight.task))
-        self.flying[self.remote.remote(self.job, flight.task, *carried)] = replace(flight, begun=time.monotonic())
+        started = self.remote.options(**self._share(flight)).remote(self.job, flight.task, *carried)
+        self.flying[started] = replace(flight, begun=time.monotonic())
+
+    def _share(self, flight: Flight) -> dict[str, float]:
+        """What a task asks Ray for: cores, and the part of a GPU that it needs; all of one when tried again."""
+        share = {"num_cpus": float(self.job.threads if self.sender else 1)}
+        if self.each:
+            part = gpu_share(self.job.folder, flight.task, self.each, self.memory_mb)
+            share["num_gpus"] = 1.0 if flight.again else part
+        return share
 
     def wait(self) -> list[Outcome]:
         ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH)
@@ -86,18 +101,24 @@ class Workers:
     def _outcome(self, ref: Any, flight: Flight) -> Outcome | None:
         try:
             done = self.ray.get(ref)
-            return done.unpack(self.job.folder) if isinstance(done, Parcel) else done
+            done = done.unpack(self.job.folder) if isinstance(done, Parcel) else done
+            return None if done.status == "oom" and self._again(flight, "oom") else done
         except self.ray.exceptions.RayTaskError as error:
             return record_failure(self.job, flight.task, "failed", f"{type(error).__name__}: {error}")
         except self.ray.exceptions.RayError as error:
             name = type(error).__name__
-            note(self.job.folder, "crash", task=flight.task.id, reason=name, again=flight.again)
-            if not flight.again:
-                self.waiting.append(Flight(flight.task, again=True))
+            if self._again(flight, name):
                 return None
             memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
             status, why = ("oom", "took all memory") if memory else ("crashed", "died")
             return record_failure(self.job, flight.task, status, f"its process {why} twice ({name})")
+
+    def _again(self, flight: Flight, reason: str) -> bool:
+        """Note a crash, or memory that ran out; whether the task is tried once more, alone, as it was not yet."""
+        note(self.job.folder, "crash", task=flight.task.id, reason=reason, again=flight.again)
+        if not flight.again:
+            self.waiting.append(Flight(flight.task, again=True))
+        return not flight.again
 
 
 @lru_cache(maxsize=4)
@@ -153,6 +174,13 @@ def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) ->
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"--address {address}: no Ray there ({reason}); start one with `ray start --head`") from error
+
+
+def _memory(job: Job) -> float | None:
+    """The memory of a GPU of this machine in MiB; None where there is none to ask."""
+    import torch
+
+    return torch.cuda.get_device_properties(job.device).total_memory / 2**20 if torch.cuda.is_available() else None
 
 
 def _gpus(job: Job) -> int:

@@ -1,0 +1,111 @@
+"""Tasks share a GPU as far as they fit, and have it alone when they are tried again."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from cfbench.budget import Budget
+from cfbench.cells import Cell, Job
+from cfbench.events import read_events
+from cfbench.sharing import gpu_share, peak_of
+from cfbench.spec import Spec
+from cfbench.work import Outcome, Task
+from cfbench.workers import Workers
+
+DATA = Spec("bars")
+
+
+def task(method, seed=0, stage="train"):
+    row = Spec(method)
+    return Task(stage, DATA, Cell(DATA, row, seed, row, dict.fromkeys(("train", "tune", "images"), "0" * 12)))
+
+
+def seen(folder, method, seed, stage, **costs):
+    path = folder / f"cells/bars/{method}/seed-{seed}/{stage}-{'0' * 12}/costs.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(costs))
+
+
+@pytest.mark.parametrize(
+    ("peak", "slots", "share"), [(None, 4, 0.25), (1000, 4, 0.25), (32_000, 4, 0.5), (79_000, 4, 1.0), (32_000, 1, 1.0)]
+)
+def test_a_share_is_equal_or_what_memory_asks_for(tmp_path, peak, slots, share):
+    if peak:
+        seen(tmp_path, "big", 0, "train", train_peak_mb=peak)
+    assert gpu_share(tmp_path, task("big", seed=1), slots, 80_000) == pytest.approx(share)
+
+
+def test_a_peak_is_the_largest_of_all_seeds_in_the_same_stage(tmp_path):
+    for seed, peak in enumerate((10.0, 30.0, 20.0)):
+        seen(tmp_path, "m", seed, "train", train_peak_mb=peak)
+        seen(tmp_path, "m", seed, "images", peak_mb=peak / 10)
+    assert peak_of(tmp_path, task("m", 7)) == 30
+    assert peak_of(tmp_path, task("m", 7, "images")) == 3
+    assert peak_of(tmp_path, task("other")) is None
+    assert peak_of(tmp_path, Task("judges", DATA)) is None
+    (tmp_path / f"cells/bars/m/seed-1/train-{'0' * 12}/costs.json").write_text("[")
+    assert peak_of(tmp_path, task("m", 7)) == 20
+
+
+class Ray:
+    """Takes tasks, does nothing, and tells what was asked of it."""
+
+    exceptions = SimpleNamespace(RayTaskError=KeyError, RayError=OSError, OutOfMemoryError=MemoryError)
+
+    def __init__(self, *ends):
+        self.ends, self.asked = list(ends), []
+
+    def remote(self, **options):
+        def options_of(**share):
+            self.asked.append(share)
+            return SimpleNamespace(remote=lambda job, task: (len(self.asked), task.id))
+
+        return lambda function: SimpleNamespace(options=options_of)
+
+    def wait(self, flying, num_returns, timeout):
+        return flying[:1], flying[1:]
+
+    def get(self, reference):
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return Outcome(reference[1], end)
+
+
+def workers(tmp_path, ray, slots=4, gpus=1):
+    return Workers(ray, Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda"), slots, gpus)
+
+
+def test_four_small_tasks_share_a_gpu(tmp_path):
+    ray = Ray()
+    mine = workers(tmp_path, ray)
+    for seed in range(4):
+        mine.start(task("m", seed))
+    assert [a["num_gpus"] for a in ray.asked] == [0.25] * 4
+
+
+@pytest.mark.parametrize("end", ["oom", OSError("died")])
+def test_what_runs_out_of_memory_or_dies_has_the_gpu_alone_before_that_is_its_end(tmp_path, end):
+    ray = Ray(end, "done", "done", "done")
+    mine = workers(tmp_path, ray, slots=2)
+    mine.start(task("m", 0))
+    mine.start(task("m", 1))
+    assert mine.wait() == []
+    mine.start(task("m", 2))
+    assert len(ray.asked) == 2, "a task was started beside one that must be alone"
+    assert [o.task for o in mine.wait()] == ["train bars m seed 1"]
+    assert ray.asked[2]["num_gpus"] == 1.0
+    assert [o.task for o in mine.wait()] == ["train bars m seed 0"]
+    assert ray.asked[3]["num_gpus"] == 0.5
+    assert [o.task for o in mine.wait()] == ["train bars m seed 2"]
+    assert [e["again"] for e in read_events(tmp_path) if e["event"] == "crash"] == [False]
+
+
+def test_a_second_time_is_the_end(tmp_path):
+    mine = workers(tmp_path, Ray("oom", "oom"))
+    mine.start(task("m"))
+    assert mine.wait() == []
+    assert [o.status for o in mine.wait()] == ["oom"]
