@@ -16,6 +16,7 @@ from .digest import key_of
 from .environment import describe, pick_device, quiet
 from .events import note
 from .rng import derive
+from .spec import Spec
 from .workshop import Workshop
 
 __all__ = ["Bench"]
@@ -31,6 +32,16 @@ class Bench:
     @property
     def device(self) -> torch.device:
         return pick_device(self.shop.job.device)
+
+    @contextmanager
+    def reporting(self, spec: Spec) -> Iterator[None]:
+        """A block in which a data set says in the live display what it makes."""
+        dataset = self.shop.dataset(spec)
+        dataset.progress = self.progress
+        try:
+            yield
+        finally:
+            del dataset.progress
 
     def folder(self, cell: Cell, stage: str) -> Path:
         """Where a stage of a cell lies."""

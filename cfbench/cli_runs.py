@@ -39,14 +39,15 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
         return leaderboard_command(run_name, run_root, out, plots)
 
 
-@click.command(epilog=examples("cfbench status quick"))
+@click.command(epilog=examples("cfbench status quick", "cfbench status quick --follow"))
 @_run_name
+@click.option("--follow", is_flag=True, help="Show what is under way until the run stops; Ctrl-C leaves.")
 @run_root
-def status(run_name: str, run_root: Path) -> int:
-    """Show where every cell of a run stands."""
-    from .commands import status_command
+def status(run_name: str, follow: bool, run_root: Path) -> int:
+    """Show where every cell of a run stands, what is under way and how long it will take."""
+    from .following import status_command
 
-    return status_command(run_name, run_root)
+    return status_command(run_name, run_root, follow)
 
 
 @click.command(

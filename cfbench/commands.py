@@ -21,7 +21,6 @@ __all__ = [
     "leaderboard_command",
     "prepare_command",
     "run_command",
-    "status_command",
     "verdict",
 ]
 
@@ -100,14 +99,6 @@ def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool
     folder = find_run(name, run_root)
     for dataset in read_about(folder)["datasets"]:
         publish(folder, dataset, out or folder / "leaderboard", pictures=plots)
-    return 0
-
-
-def status_command(name: str, run_root: Path) -> int:
-    """Print where every cell stands."""
-    folder = find_run(name, run_root)
-    for cell, state in states(folder, read_about(folder)):
-        print(f"{state.status:<8} {cell.label}" + (f": {state.reason}" if state.reason else ""))
     return 0
 
 

@@ -212,6 +212,8 @@ class Dataset:
     plans: ClassVar[tuple[str, ...]] = ("marginal",)
     network: ClassVar[bool] = False
     """Whether `prepare` may download."""
+    progress: Callable[..., None] = staticmethod(lambda stage, done, total: None)
+    """Set by the harness while data are made: ``progress(stage, done, total)`` moves the live display."""
 
     def open(self, root: Path) -> None:
         """Called once before anything else: for data sets whose graph lies with the data under ``root``."""

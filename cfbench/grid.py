@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ from .events import note
 from .executors import Executor, InProcess
 from .furnishing import furnish
 from .interrupts import interruptible
-from .progress import display
+from .outlook import Outlook
+from .progress import forget
 from .reading import FORMAT, read_about
 from .schedule import Schedule
+from .screen import display
 from .spec import Spec
 from .work import Outcome, Task, failure_of
 from .workers import ray_workers
@@ -169,10 +171,17 @@ def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "
     return todo
 
 
-def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int, address: str | None = None) -> list[Outcome]:
+def execute(
+    run: Run,
+    todo: list[Task],
+    done: Iterable[str],
+    jobs: int,
+    address: str | None = None,
+    after: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
     """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped.
 
-    With several ``jobs``, or an ``address``, Ray does them.
+    With several ``jobs``, or an ``address``, Ray does them. ``after`` is told how each ended.
 
     Raises:
         KeyboardInterrupt: the user asked to stop, and tasks are left.
@@ -183,13 +192,15 @@ def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int, address:
         workers = ray_workers(run.job, jobs, address)
     schedule, folder = Schedule(todo, done), run.job.folder
     note(folder, "begin", tasks=len(todo), jobs=jobs)
+    outlook = _outlook(run, schedule)
     with (
-        display(folder, len(todo), lambda: len(schedule.outcomes)) as say,
+        display(outlook) as say,
         interruptible(say) as interrupt,
         workers as executor,
     ):
         while True:
             for outcome in schedule.skip():
+                outlook.end(outcome.task, outcome.status, outcome.reason)
                 say(_told(outcome))
             for task in [] if interrupt.asked else schedule.ready(executor.slots):
                 executor.start(task)
@@ -197,11 +208,23 @@ def execute(run: Run, todo: list[Task], done: Iterable[str], jobs: int, address:
                 break
             for outcome in executor.wait():
                 schedule.end(outcome)
+                outlook.end(outcome.task, outcome.status, outcome.reason)
+                forget(folder, outcome.task)
                 say(_told(outcome))
+                after(outcome)
     note(folder, "stop", left=len(schedule.waiting))
     if schedule.waiting:
         raise KeyboardInterrupt
     return list(schedule.outcomes.values())
+
+
+def _outlook(run: Run, schedule: Schedule) -> Outlook:
+    """What the display shows: every cell, what is done and what failed before and is left alone."""
+    outlook = Outlook(run.job.folder, run.cells, run.controls)
+    outlook.done |= schedule.done
+    alone = {t.id for t in tasks_of(run)} - schedule.done - {t.id for t in schedule.waiting}
+    outlook.bad |= dict.fromkeys(alone, ("failed", "before; --only failed tries again"))
+    return outlook
 
 
 def _told(outcome: Outcome) -> str:

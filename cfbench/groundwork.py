@@ -21,6 +21,11 @@ __all__ = ["judges", "prepare"]
 
 def prepare(bench: Bench, spec: Spec) -> None:
     """The data, and the plan with its true counterfactuals."""
+    with bench.reporting(spec):
+        _prepare(bench, spec)
+
+
+def _prepare(bench: Bench, spec: Spec) -> None:
     job, dataset = bench.shop.job, bench.shop.dataset(spec)
     if not dataset.network:
         dataset.prepare(job.data_root)
@@ -61,6 +66,11 @@ def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:
 
 def judges(bench: Bench, spec: Spec) -> None:
     """The judges of a data set and their card."""
+    with bench.reporting(spec):
+        _judges(bench, spec)
+
+
+def _judges(bench: Bench, spec: Spec) -> None:
     from .judges import JudgeBudget, card, train_judges
 
     folder = bench.shop.judge_folder(spec)

@@ -1,121 +1,180 @@
-"""Where a run stands: workers write one small file each, the driver draws them."""
+"""What is under way in a run: each task writes a small file about itself, and whoever looks reads them all."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-import sys
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from .digest import key_of
+from .wellformed import mapping, printable
 
-__all__ = ["Reporter", "display"]
+__all__ = ["Doing", "Reporter", "at_work", "clock", "forget", "going", "running"]
+
+FOLDER, LOCK = ".progress", "lock"
+LARGEST = 2**16
+"""Bytes of a note that is read at all."""
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a task is at: ``done`` of ``total`` in a stage that began at ``first``, all times in seconds."""
+
+    task: str
+    stage: str
+    done: float
+    total: float
+    loss: float | None
+    begun: float
+    stage_begun: float
+    first: float
+    now: float
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second since the stage began in this process; None before a second is over."""
+        spent, made = self.now - self.stage_begun, self.done - self.first
+        return made / spent if spent > 1 and made > 0 else None
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the stage is over; None before its rate is known."""
+        rate = self.rate
+        return None if rate is None or not self.total else max((self.total - self.done) / rate - (now - self.now), 0.0)
+
+    def __str__(self) -> str:
+        """Stage, step, rate, time left, loss."""
+        parts = [f"{self.stage} {self.done:g}/{self.total:g}".strip() if self.total else self.stage]
+        left = self.left(self.now)
+        if self.rate is not None and left is not None:
+            parts += [
+                f"{self.rate:.1f}/s" if self.rate >= 0.1 else f"{1 / self.rate:.0f} s each",
+                f"{clock(left)} left",
+            ]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4g}")
+        return ", ".join(filter(None, parts))
 
 
 class Reporter:
-    """Writes a task's stage, step, total and loss into the run's folder, a few times a second at most."""
+    """Writes a task's stage, step, total and loss into the run's folder, a few times a second at most.
+
+    A rate counts from where a stage began in this process: one that goes on from a checkpoint, or that begins anew,
+    has no part in what was done before. A note that cannot be written (a full disk) ends no work.
+    """
 
     def __init__(self, folder: Path, task: str, *, interval: float = 0.3) -> None:
-        self.path = folder / ".progress" / f"{key_of(task)}.json"
-        self.task, self.interval, self.last, self.stage = task, interval, 0.0, ""
+        self.path = folder / FOLDER / f"{key_of(task)}.json"
+        self.task, self.interval, self.last, self.stage, self.done = task, interval, 0.0, "", 0.0
         self.begun = self.stage_begun = time.time()
+        self.first = 0.0
 
     def __enter__(self) -> Reporter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self("", 0, 0)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
         now = time.time()
-        if stage != self.stage:
-            self.stage, self.stage_begun, self.last = stage, now, 0.0
+        if stage != self.stage or done < self.done:
+            self.stage, self.stage_begun, self.first, self.last = stage, now, done, 0.0
+        self.done = done
         if now - self.last < self.interval:
             return
         self.last = now
-        state = {"task": self.task, "stage": stage, "done": done, "total": total, "loss": loss}
+        doing = Doing(self.task, stage, done, total, loss, self.begun, self.stage_begun, self.first, now)
         draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(state | {"begun": self.begun, "stage_begun": self.stage_begun, "now": now}))
-        draft.replace(self.path)
+        with contextlib.suppress(OSError):
+            draft.write_text(json.dumps(asdict(doing)))
+            draft.replace(self.path)
 
 
-def running(folder: Path) -> list[dict[str, Any]]:
-    """What the workers of a run are at."""
-    states = []
-    for path in sorted((folder / ".progress").glob("*.json")):
-        try:
-            states.append(json.loads(path.read_text()))
-        except (OSError, ValueError):
-            continue
-    return sorted(states, key=lambda s: s["begun"])
+def running(folder: Path) -> list[Doing]:
+    """What the tasks of a run are at, those that began first at the front."""
+    found = (_read(path) for path in sorted((folder / FOLDER).glob("*.json")))
+    return sorted((d for d in found if d), key=lambda d: d.begun)
 
 
-def line(state: dict[str, Any]) -> str:
-    """One task in words: step, rate, loss, time left."""
-    done, total = state["done"], state["total"]
-    spent = max(state["now"] - state["stage_begun"], 1e-9)
-    parts = [f"{state['task']}: {state['stage']}" if state["stage"] else state["task"]]
-    if total and done and spent > 1:
-        parts.append(f"{done}/{total}, {done / spent:.1f}/s, {_clock(spent * (total - done) / done)} left")
-    elif total:
-        parts.append(f"{done}/{total}")
-    if state["loss"] is not None:
-        parts.append(f"loss {state['loss']:.4g}")
-    return ", ".join(parts)
+def forget(folder: Path, task: str) -> None:
+    """Remove the note of a task whose process may have died."""
+    with contextlib.suppress(OSError):
+        (folder / FOLDER / f"{key_of(task)}.json").unlink(missing_ok=True)
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def _read(path: Path) -> Doing | None:
+    """A note; None where it is gone, a link, or not as it should be."""
+    try:
+        if path.is_symlink() or path.stat().st_size > LARGEST:
+            return None
+        said = mapping(json.loads(path.read_text()))
+        loss = None if said["loss"] is None else float(said["loss"])
+        times = {name: float(said[name]) for name in ("done", "total", "begun", "stage_begun", "first", "now")}
+        return Doing(printable(said["task"]), printable(said["stage"], 60), loss=loss, **times)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 @contextmanager
-def display(folder: Path, total: int, finished: Callable[[], int]) -> Iterator[Callable[[str], None]]:
-    """A live display of all running tasks, or plain lines where there is no terminal; yields a way to say a line."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal:
-        yield from _live(console, folder, total, finished)
-    else:
-        yield from _plain(folder, total, finished)
-
-
-def _live(console: Any, folder: Path, total: int, finished: Callable[[], int]) -> Iterator[Callable[[str], None]]:
-    from rich.live import Live
-    from rich.text import Text
-
-    begun = time.time()
-
-    def draw() -> Text:
-        head = f"{finished()} of {total} tasks done, {_clock(time.time() - begun)}"
-        return Text("\n".join([head, *(f"  {line(s)}" for s in running(folder))]))
-
-    with Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True) as live:
-        yield lambda text: live.console.print(Text(text))
-
-
-def _plain(folder: Path, total: int, finished: Callable[[], int]) -> Iterator[Callable[[str], None]]:
-    stop = threading.Event()
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def watch() -> None:
-        while not stop.wait(15):
-            for state in running(folder):
-                say(f"  [{finished()}/{total}] {line(state)}")
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+def at_work(folder: Path) -> Iterator[None]:
+    """A block in which others see that a run is going; notes that a killed run left behind are removed."""
+    lock = _lock(folder)
+    if lock is None:
+        yield
+        return
     try:
-        yield say
+        if _held(lock) is False:
+            for old in (folder / FOLDER).glob("*.json"):
+                old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
     finally:
-        stop.set()
-        thread.join()
+        os.close(lock)
+
+
+def going(folder: Path) -> bool:
+    """Whether a process is at work on a run: it holds a lock that ends with it, however it ends."""
+    try:
+        lock = os.open(folder / FOLDER / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return _held(lock) is not False
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        return os.open(folder / FOLDER / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError:
+        return None
+
+
+def _held(lock: int) -> bool | None:
+    """Whether another process holds a lock; None where the file system knows no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, or hours too."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
