@@ -80,6 +80,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
+@click.option("--tensorboard", is_flag=True, help="Write training logs for TensorBoard, to tensorboard/ in the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @data_root
 @run_root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from .grid import Run, check_writable, declare, execute, finished, missing, task
 from .publish import publish
 from .reading import read_about, states
 from .request import Request
+from .screen import working
 from .spec import parse_specs
+from .tensorboard import check_installed, write_scalars
+from .work import Outcome
 
 __all__ = [
     "default_jobs",
@@ -26,9 +30,12 @@ __all__ = [
 
 
 def run_command(
-    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, dry_run: bool, **options: Any
-) -> int:
+    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, tensorboard: bool, dry_run: bool,
+    **options: Any,
+) -> int:  # fmt: skip
     """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
+    if tensorboard:
+        check_installed()
     run = Request(**options).run()
     if not dry_run:
         check_writable(run.job.folder)
@@ -38,11 +45,20 @@ def run_command(
     _announce(run, todo)
     if dry_run:
         return 0
+    note = partial(_note_fit, run) if tensorboard else lambda outcome: None
+    if tensorboard:
+        write_scalars(run.job.folder, run.cells)
     if todo:
-        execute(run, todo, done, jobs if address else min(jobs or default_jobs(run), len(todo)), address)
+        execute(run, todo, done, jobs if address else min(jobs or default_jobs(run), len(todo)), address, note)
     for dataset in run.datasets:
         publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
     return verdict(run.job.folder, {c.label for c in run.cells})
+
+
+def _note_fit(run: Run, outcome: Outcome) -> None:
+    """Write the scalars of a fit that has just ended."""
+    if outcome.status == "done" and outcome.task.startswith("train "):
+        write_scalars(run.job.folder, run.cells)
 
 
 def default_jobs(run: Run) -> int:
@@ -89,7 +105,8 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     for spec, (cls, params) in loaded:
         dataset = cls(**params)
         dataset.open(data_root.resolve())
-        dataset.prepare(data_root.resolve())
+        with working(f"preparing {spec.label}") as dataset.progress:
+            dataset.prepare(data_root.resolve())
         print(f"{spec.label} is ready under {data_root}")
     return 0
 

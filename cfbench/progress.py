@@ -18,7 +18,7 @@ from .wellformed import mapping, printable
 
 __all__ = ["Doing", "Reporter", "at_work", "clock", "forget", "going", "running"]
 
-FOLDER, LOCK = ".progress", "lock"
+FOLDER, LOCK = ".progress", ".lock"
 LARGEST = 2**16
 """Bytes of a note that is read at all."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from .outlook import Outlook, Row
 from .progress import at_work, clock
 
-__all__ = ["EVERY", "display", "drawn", "head", "lines", "table"]
+__all__ = ["EVERY", "display", "drawn", "head", "lines", "table", "working"]
 
 EVERY = 15.0
 """Seconds between two lines about a task that is under way, where there is no terminal."""
@@ -113,3 +113,41 @@ def table(rows: list[Row]) -> Any:
         cells = (row.label, f"{row.seconds:.1f}" if row.seconds else "", row.remaining, row.about)
         found.add_row(Text(row.status, style=COLOURS.get(row.status, "red")), *map(Text, cells))
     return found
+
+
+@contextmanager
+def working(what: str, *, patience: float = 2.0, every: float = EVERY) -> Iterator[Callable[..., None]]:
+    """A block that says on standard error what it is at when it takes longer; yields what it reports to.
+
+    Args:
+        what: the block does.
+        patience: seconds before anything is said.
+        every: seconds between two lines, where there is no terminal.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console, stop, said = Console(stderr=True, highlight=False), threading.Event(), [what]
+
+    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        said[0] = f"{what}: {stage} {done:,}/{total:,}" if total else f"{what}: {stage}"
+
+    def watch() -> None:
+        if stop.wait(patience):
+            return
+        if not console.is_terminal:
+            print(said[0], file=sys.stderr, flush=True)
+            while not stop.wait(every):
+                print(said[0], file=sys.stderr, flush=True)
+            return
+        with console.status(Text(said[0])) as status:
+            while not stop.wait(0.5):
+                status.update(Text(said[0]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        stop.set()
+        thread.join()

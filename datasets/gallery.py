@@ -42,8 +42,13 @@ class Gallery:
         self._measured: dict[int, float] = {}
         self._files: set[str] = set()
 
-    def __call__(self, rows: Tensor, shape: Tensor) -> Tensor:
-        """Source digits ``rows`` [B] in the shapes [B, K] (float32): uint8 [B, 28, 28]."""
+    def __call__(
+        self, rows: Tensor, shape: Tensor, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
+        """Source digits ``rows`` [B] in the shapes [B, K] (float32): uint8 [B, 28, 28].
+
+        ``report(done, total)`` is told how many of those that are missing are drawn.
+        """
         # The bits of a float32 are its key: equal keys mean equal values, NaN and zero included.
         bits = shape.float().contiguous().view(torch.int32)
         keys = [(n, *values) for n, values in zip(rows.tolist(), bits.tolist(), strict=True)]
@@ -52,6 +57,7 @@ class Gallery:
             self._read()
         missing = [k for k in wanted if k not in self._images]
         for first in range(0, len(missing), CHUNK):
+            report(first, len(missing))
             part = missing[first : first + CHUNK]
             self._add(f"{key_of(part)}.safetensors", partial(self._render, part))
         return torch.stack([self._images[k] for k in keys]) if keys else torch.empty(0, 28, 28, dtype=torch.uint8)

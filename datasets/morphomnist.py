@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -104,7 +105,9 @@ class MorphoMNIST(Dataset):
             MNIST().prepare(root)
             if not cache.writable(root):
                 raise UserError(f"morphomnist: no images can be rendered into {root}: it may not be written to")
-            for file, rows in self._chunks():
+            chunks = list(self._chunks())
+            for number, (file, rows) in enumerate(chunks):
+                self.progress("drawing digits", number * CHUNK, len(chunks) * CHUNK)
                 self._chunk(root, file, rows)
         self.judge_split(root, "train")
         self.judge_split(root, "valid")
@@ -154,7 +157,8 @@ class MorphoMNIST(Dataset):
         image[same, 0] = table["images"][rows[same]].float() / 255
         known = ~same & (wanted[:, 0] == factual[:, 0]) & wanted.isfinite().all(1)
         if known.any() and morphofiles.has_sources(root):
-            image[known, 0] = self._studio(root).recall(rows[known], wanted[known]).float() / 255
+            report = partial(self.progress, "drawing true counterfactuals")
+            image[known, 0] = self._studio(root).recall(rows[known], wanted[known], report).float() / 255
         return image.to(cf_pa.device)
 
     def measure(self, images: Tensor) -> Mapping[str, Tensor]:
@@ -240,7 +244,8 @@ class MorphoMNIST(Dataset):
         count = self.sizes["judge"] // (1 if name == "train" else 5)
         rows = rows[torch.randperm(len(rows), generator=rng)[:count]]
         parents = self.scm.draw_independent(self._studio(root).labels[rows], rng)
-        return {"images": self._studio(root).draw(rows, parents), "parents": parents}
+        report = partial(self.progress, "drawing digits for judges")
+        return {"images": self._studio(root).draw(rows, parents, report), "parents": parents}
 
     def _studio(self, root: Path) -> Studio:
         if root not in self._studios:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from . import crew, morphofiles, morphology
 from .gallery import Gallery
 
 __all__ = ["Studio"]
+
+CHUNK = 1_000
+"""Digits between two reports: what takes seconds."""
+Report = Callable[[int, int], None]
 
 
 class Studio:
@@ -33,15 +38,20 @@ class Studio:
         name = f"morphomnist-truths-{source_digest(morphology.redraw)}"
         self._gallery = Gallery(root, name, self.digits)
 
-    def draw(self, rows: Tensor, parents: Tensor) -> Tensor:
+    def draw(self, rows: Tensor, parents: Tensor, report: Report = lambda done, total: None) -> Tensor:
         """Digits ``rows`` [B] of the 70,000 under parents [B, 3]: uint8 [B, 28, 28]."""
-        unknown = np.full(len(rows), np.nan)
-        shapes = crew.redraw(self.digits[rows.numpy()], unknown, self._shapes(parents).double().numpy())[1]
-        return self._finish(torch.from_numpy(shapes), parents)
+        wanted, images = self._shapes(parents).double().numpy(), [np.empty((0, 28, 28), dtype=np.uint8)]
+        for first in range(0, len(rows), CHUNK):
+            report(first, len(rows))
+            part = slice(first, first + CHUNK)
+            digits = self.digits[rows[part].numpy()]
+            images.append(crew.redraw(digits, np.full(len(digits), np.nan), wanted[part])[1])
+        report(len(rows), len(rows))
+        return self._finish(torch.from_numpy(np.concatenate(images)), parents)
 
-    def recall(self, rows: Tensor, parents: Tensor) -> Tensor:
+    def recall(self, rows: Tensor, parents: Tensor, report: Report = lambda done, total: None) -> Tensor:
         """The same, from disk where they were asked for before."""
-        return self._finish(self._gallery(rows, self._shapes(parents)), parents)
+        return self._finish(self._gallery(rows, self._shapes(parents), report), parents)
 
     def _shapes(self, parents: Tensor) -> Tensor:
         """What of parents [B, 3] decides the shape of a digit."""
