@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from .contract import Split
 from .graph import CausalGraph
+from .rows import Rows, block_rows
 
 __all__ = ["Evidence", "JudgePanel"]
+
+IMAGES = ("x", "answer", "truth", "reverse", "cycles")
 
 
 class JudgePanel(Protocol):
@@ -35,7 +38,69 @@ class JudgePanel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+class _Lazy:
+    """A field of images that may be `Rows`, which are read whenever the field is looked at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, evidence: Any, owner: type | None = None) -> Any:
+        return self if evidence is None else _read(vars(evidence)[self.name])
+
+    def __set__(self, evidence: Any, value: Any) -> None:
+        vars(evidence)[self.name] = value
+
+
+class _Each(Mapping[int, Tensor]):
+    """Images by number, each read whenever it is looked at."""
+
+    def __init__(self, images: Mapping[int, Any]) -> None:
+        self.images = images
+
+    def __getitem__(self, key: int) -> Tensor:
+        return cast(Tensor, _read(self.images[key]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _Each(value) if any(isinstance(v, Rows) for v in value.values()) else value
+    return value.load() if isinstance(value, Rows) else value
+
+
+def _chosen(value: Any, rows: Tensor) -> Any:
+    """Some rows of images, which are not read."""
+    if isinstance(value, Mapping):
+        return {k: _chosen(v, rows) for k, v in value.items()}
+    return value if value is None else value.take(rows) if isinstance(value, Rows) else Rows(value, rows)
+
+
+def _pick(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, tuple):
+        return tuple(_pick(v, rows) for v in value)
+    return {k: _pick(v, rows) for k, v in value.items()}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Row-wise results of consecutive blocks as one."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, tuple):
+        return tuple(map(_joined, map(list, zip(*parts, strict=True))))
+    return {k: _joined([p[k] for p in parts]) for k in first}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """The answers of one cell to one kind of question, row by row.
 
@@ -43,6 +108,9 @@ class Evidence:
     rows whose answer is finite (and whose truth is, where the metric needs it); `real` holds images that trained
     no method, the factuals excluded. ``cycles[k]`` is the image after k null interventions with fresh abduction,
     ``reverse`` the image after the intervention and its reversal.
+
+    Images may be given as `Rows`, which are read when a metric looks at them. A metric whose scores are all per
+    image is called on blocks of rows where there are many.
     """
 
     graph: CausalGraph
@@ -60,25 +128,35 @@ class Evidence:
     costs: Mapping[str, float] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
+    block_of: tuple[Evidence, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.pa)
+
+    def has(self, name: str) -> bool:
+        """Whether there are images of that name (truth, reverse, cycles), or judges, or a measurement."""
+        value = vars(self)[name]
+        return bool(value) if isinstance(value, Mapping) else value is not None
 
     def take(self, rows: Tensor) -> Evidence:
-        """The evidence of some rows (an index or mask [N]; rows may repeat), with what is already computed."""
+        """The evidence of some rows (an index or mask [N]; rows may repeat), with what is already computed.
 
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value[rows]
-            if isinstance(value, tuple):
-                return tuple(pick(v) for v in value)
-            return {k: pick(v) for k, v in value.items()}
+        No image is read or copied for it.
+        """
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        images = {k: _chosen(vars(self)[k], rows) for k in IMAGES}
+        memo = {k: _pick(v, rows) for k, v in self.memo.items()}
+        values = {**vars(self), **images, "memo": memo, "block_of": None}
+        return Evidence(**values | {"pa": self.pa[rows], "cf_pa": self.cf_pa[rows]})
 
-        rowwise = ("x", "pa", "cf_pa", "answer", "truth", "reverse", "cycles")
-        changed = {
-            f.name: pick(v) for f in fields(self) if f.name in rowwise and (v := getattr(self, f.name)) is not None
-        }
-        return replace(self, **changed, memo={k: pick(v) for k, v in self.memo.items()})
+    def blocks(self) -> Iterator[Evidence]:
+        """Consecutive rows, so many at a time as bound the memory; all at once where they are few."""
+        size = block_rows(self.graph.shape)
+        if len(self) <= size:
+            yield self
+            return
+        for rows in torch.arange(len(self)).split(size):
+            yield Evidence(**{**vars(self.take(rows)), "block_of": (self, rows)})
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """A row-wise result (tensors [N, ...], tuples or dicts of them) computed once and kept through `take`."""
@@ -86,6 +164,13 @@ class Evidence:
             with torch.no_grad():
                 self.memo[name] = compute()
         return self.memo[name]
+
+    def each(self, name: str, compute: Callable[[Evidence], Any]) -> Any:
+        """As `once`, of what belongs to a row alone: ``compute`` gets evidence of some rows at a time."""
+        if self.block_of is None:
+            return self.once(name, lambda: _joined([compute(block) for block in self.blocks()]))
+        whole, rows = self.block_of
+        return self.once(name, lambda: _pick(whole.each(name, compute), rows))
 
     def of_real(self, name: str, compute: Callable[[], Any]) -> Any:
         """A result on ``real`` images, computed once for all sets of answers of a cell."""
@@ -96,14 +181,21 @@ class Evidence:
 
     def judge(self, how: str, images: str) -> Any:
         """``judges.how`` (read, features, encode) of ``images`` (x, answer, truth, reverse), computed once."""
-        return self.once(f"{how}:{images}", lambda: getattr(self._panel, how)(getattr(self, images)))
+        return self.each(f"{how}:{images}", lambda block: getattr(block._panel, how)(getattr(block, images)))
 
     def judge_real(self, how: str) -> Any:
         """``judges.how`` of the real images, computed once."""
-        return self.of_real(how, lambda: getattr(self._panel, how)(self.real.x))
+        size = block_rows(self.graph.shape)
+        starts = range(0, max(len(self.real), 1), size)
+        judge = getattr(self._panel, how)
+        return self.of_real(how, lambda: _joined([judge(self.real[i : i + size].x) for i in starts]))
 
     @property
     def _panel(self) -> JudgePanel:
         if self.judges is None:
             raise ValueError("this metric needs judges: name them in `needs`")
         return self.judges
+
+
+for _name in IMAGES:
+    setattr(Evidence, _name, _Lazy(_name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from . import store
-from .answer import answer_plan, mechanism
+from .answer import Answers, answer_plan, mechanism
 from .bench import Bench
 from .cells import Cell
 from .checkpoints import Checkpoints
@@ -22,6 +23,7 @@ from .errors import UserError
 from .faults import smaller
 from .plan import Plan
 from .rng import derive
+from .rows import Pixels, Rows
 from .weights import Given
 
 __all__ = ["images", "train", "tune"]
@@ -137,24 +139,33 @@ def images(bench: Bench, cell: Cell) -> None:
         return
     job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
     plan = Plan.load(bench.shop.plan_folder(cell.dataset))
-    x = dataset.split(job.data_root, job.split).x[plan.rows]
-    with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
-        method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
-        mech = mechanism(method, dataset, job.data_root, job.split)
-        answers, batch = smaller(
-            BATCH[bench.device.type],
-            lambda size: answer_plan(
-                mech, plan, x, seed=cell.seed, device=bench.device, batch=size, rounds=job.budget.rounds,
-                progress=lambda done, total: bench.progress("images", done, total),
-            ),
-        )  # fmt: skip
+    x = Rows(Pixels(dataset.split(job.data_root, job.split).images), plan.rows)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+        file = Path(made) / "answers.safetensors"
+        with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
+            method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
+            mech = mechanism(method, dataset, job.data_root, job.split)
+            answers, batch = smaller(
+                BATCH[bench.device.type],
+                lambda size: answer_plan(
+                    mech, plan, x, into=file, seed=cell.seed, device=bench.device, batch=size,
+                    rounds=job.budget.rounds, progress=lambda done, total: bench.progress("images", done, total),
+                ),
+            )  # fmt: skip
+        costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"]}
+        about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
+        about |= {"batch": batch, "env": bench.env()}
+        with bench.writing(folder, stage="images", key=cell.keys["images"], **about) as draft:
+            file.rename(draft / file.name)
+            store.write_json(draft / "costs.json", costs)
+
+
+def _costs(method: Method | Control, answers: Answers) -> dict[str, float]:
+    """Time and network evaluations of an image in both steps."""
     calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
     costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
-    costs |= {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
-    about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong), "batch": batch}
-    with bench.writing(folder, stage="images", key=cell.keys["images"], env=bench.env(), **about) as draft:
-        store.write_tensors(draft / "answers.safetensors", answers.images)
-        store.write_json(draft / "costs.json", costs | {"peak_mb": peak["peak_mb"]})
+    return costs | {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
 
 
 def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import store
 from .bench import Bench
 from .furnishing import furnish
-from .plan import Act, make_plan
+from .imagefile import ImageFile
+from .plan import Act, Asked, Plan, make_plan
 from .spec import Spec
 
 if TYPE_CHECKING:
     from .action import Mechanisms
 
 __all__ = ["judges", "prepare"]
+
+ROWS = 4096
+"""True counterfactuals that are asked for at once."""
 
 
 def prepare(bench: Bench, spec: Spec) -> None:
@@ -35,16 +42,29 @@ def _prepare(bench: Bench, spec: Spec) -> None:
     act: Act | None = mechanisms(bench, spec).act if bench.shop.action(spec) == "learned" else None
     bench.progress("plan", 0, 1)
     plan = make_plan(dataset, job.data_root, name=job.plan, split=job.split, factuals=job.budget.factuals, act=act)
-    truth = {}
-    for v, asked in plan.asked.items():
-        images = dataset.oracle(job.data_root, job.split, plan.index[asked.factual], asked.cf_pa)
-        if images is not None:
-            truth[f"do/{v}"] = images.float()
     factuals = dataset.split(job.data_root, job.split).images[plan.rows]
     with bench.writing(folder, stage="plan", data=bench.shop.data_key(spec)) as draft:
         plan.save(draft)
         store.write_tensors(draft / "factuals.safetensors", {"x": factuals})
-        store.write_tensors(draft / "truth.safetensors", truth)
+        _write_truth(draft / "truth.safetensors", plan, lambda *of: dataset.oracle(job.data_root, job.split, *of))
+
+
+def _write_truth(path: Path, plan: Plan, oracle: Callable[[Tensor, Tensor], Tensor | None]) -> None:
+    """The true counterfactuals of the variables that have any, some at a time."""
+
+    def truth(asked: Asked, rows: Tensor) -> Tensor | None:
+        return oracle(plan.index[asked.factual[rows]], asked.cf_pa[rows])
+
+    blocks = {v: torch.arange(len(asked)).split(ROWS) for v, asked in plan.asked.items()}
+    first = {v: truth(asked, blocks[v][0]) for v, asked in plan.asked.items()}
+    known = {v: images for v, images in first.items() if images is not None}
+    with ImageFile(path, {f"do/{v}": (len(plan.asked[v]), *images.shape[1:]) for v, images in known.items()}) as file:
+        for v, images in known.items():
+            file.put(f"do/{v}", blocks[v][0], images)
+            for rows in blocks[v][1:]:
+                more = truth(plan.asked[v], rows)
+                blank = torch.full((len(rows), *images.shape[1:]), torch.nan)
+                file.put(f"do/{v}", rows, blank if more is None else more)
 
 
 def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import store
 from .cells import Cell
+from .imagefile import Stored, stored
 from .leaderboard import Board
 from .plan import Plan
 from .reading import read_about, read_results, readable, states
@@ -90,11 +91,11 @@ def _questions(
     """The labels of the columns, the images of each row, and what the sheet says of itself."""
     described = about["datasets"][dataset]
     plan_folder = folder / described["plan"]
-    plan, truth = Plan.load(plan_folder), store.read_tensors(plan_folder / "truth.safetensors")
-    factuals = store.read_tensors(plan_folder / "factuals.safetensors")["x"].float() / 255
+    plan, truth = Plan.load(plan_folder), stored(plan_folder / "truth.safetensors")
+    factuals = stored(plan_folder / "factuals.safetensors")["x"]
     each = max(columns // max(len(plan.asked), 1), 2)
     labels = [label for v in plan.asked for label in _labels(described, plan, v, each)]
-    rows = {"factual": torch.cat([factuals[a.factual[:each]] for a in plan.asked.values()])}
+    rows = {"factual": torch.cat([factuals[a.factual[:each]].float() / 255 for a in plan.asked.values()])}
     if truth:
         rows["truth"] = torch.cat([_first(truth.get(f"do/{v}"), rows["factual"], each) for v in plan.asked])
     for cell, images in _answers(folder, about, dataset).items():
@@ -105,7 +106,7 @@ def _questions(
     return labels, rows, title
 
 
-def _first(images: Tensor | None, like: Tensor, each: int) -> Tensor:
+def _first(images: Stored | None, like: Tensor, each: int) -> Tensor:
     return torch.full_like(like[:each], torch.nan) if images is None else images[:each]
 
 
@@ -115,11 +116,11 @@ def _labels(described: dict[str, Any], plan: Plan, v: str, each: int) -> list[st
     return [f"do({v}={int(x) if kind == 'categorical' else format(x, '.3g')})" for x in values]
 
 
-def _answers(folder: Path, about: dict[str, Any], dataset: str) -> dict[str, dict[str, Tensor]]:
+def _answers(folder: Path, about: dict[str, Any], dataset: str) -> dict[str, dict[str, Stored]]:
     """The images of the first seed of each method that answered, the truth itself left out."""
     first: dict[str, Cell] = {}
     for cell, _ in states(folder, about):
         if cell.dataset.label == dataset and store.complete(folder / cell.stage("images")):
             first.setdefault(cell.method.label, cell)
     shown = {label: cell for label, cell in first.items() if label not in ("oracle", "identity")}
-    return {label: store.read_tensors(folder / c.stage("images") / "answers.safetensors") for label, c in shown.items()}
+    return {label: stored(folder / c.stage("images") / "answers.safetensors") for label, c in shown.items()}

@@ -13,6 +13,7 @@ from . import store
 from .bench import Bench
 from .cells import Cell
 from .evidence import Evidence
+from .imagefile import stored
 from .plan import Plan
 from .scoring import Row, evidences, score
 
@@ -49,8 +50,8 @@ def _evidence(bench: Bench, cell: Cell, plan: Plan) -> list[Evidence]:
 
     job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
     judges = Judges.load(bench.shop.judge_folder(cell.dataset), dataset.graph, bench.device)
-    truth = store.read_tensors(bench.shop.plan_folder(cell.dataset) / "truth.safetensors")
-    images = store.read_tensors(bench.folder(cell, "images") / "answers.safetensors")
+    truth = stored(bench.shop.plan_folder(cell.dataset) / "truth.safetensors")
+    images = stored(bench.folder(cell, "images") / "answers.safetensors")
     pool = dataset.split(job.data_root, job.split)
     return list(evidences(dataset, plan, pool, images, truth, judges, job.budget.rounds, _costs(bench, cell)))
 

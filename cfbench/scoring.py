@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 from .contract import Dataset, Metric, Split
 from .evidence import Evidence, JudgePanel
 from .plan import Plan
-from .stats import resample_rows
+from .rows import Images, Pixels, Rows, Spread
+from .stats import drawn, resample_rows
 
 __all__ = ["Row", "evidences", "score"]
 
@@ -38,8 +41,8 @@ def evidences(
     dataset: Dataset,
     plan: Plan,
     pool: Split,
-    images: dict[str, Tensor],
-    truth: dict[str, Tensor],
+    images: Mapping[str, Images],
+    truth: Mapping[str, Images],
     judges: JudgePanel,
     rounds: int,
     costs: dict[str, float],
@@ -56,34 +59,33 @@ def evidences(
         rounds: how many factuals went through further rounds.
         costs: of the cell.
     """
-    x = pool.x[plan.rows]
+    x = Rows(Pixels(pool.images), plan.rows)
     others = torch.ones(len(pool), dtype=torch.bool)
     others[plan.rows] = False
+    real = pool[others]
     measure = dataset.measure if dataset.measure(x[:1]) is not None else None
     shared: dict[str, object] = {}
     for v, asked in plan.asked.items():
         f = asked.factual
         yield Evidence(
-            dataset.graph, v, x[f], plan.pa[f], asked.cf_pa, images[f"do/{v}"], pool[others], judges, measure,
-            truth=truth.get(f"do/{v}"),
-            reverse=_spread(images.get(f"reverse/{v}"), f < rounds, x[f]),
+            dataset.graph, v, _lazy(x.take(f)), plan.pa[f], asked.cf_pa, _lazy(images[f"do/{v}"]), real, judges,
+            measure, truth=_lazy(truth.get(f"do/{v}")), reverse=_lazy(_spread(images.get(f"reverse/{v}"), f < rounds)),
             shared=shared,
         )  # fmt: skip
-    cycles = {1: images["null"]}
-    last = _spread(images.get("cycle"), torch.arange(len(plan)) < rounds, x)
-    cycles |= {10: last} if last is not None else {}
-    null = Evidence(dataset.graph, "null", x, plan.pa, plan.pa, images["null"], pool[others], judges, measure)
-    yield Evidence(**{**vars(null), "cycles": cycles, "shared": shared})
-    yield Evidence(**{**vars(null), "do": "cell", "costs": costs})
+    once, last = images["null"], _spread(images.get("cycle"), torch.arange(len(plan)) < rounds)
+    cycles = {1: _lazy(once)} | ({} if last is None else {10: _lazy(last)})
+    null = (plan.pa, plan.pa, _lazy(once), real, judges, measure)
+    yield Evidence(dataset.graph, "null", _lazy(x), *null, cycles=cycles, shared=shared)
+    yield Evidence(dataset.graph, "cell", _lazy(x), *null, costs=costs)
 
 
-def _spread(some: Tensor | None, mask: Tensor, like: Tensor) -> Tensor | None:
-    """Images of the masked rows among all rows, NaN elsewhere."""
-    if some is None:
-        return None
-    full = torch.full_like(like, torch.nan)
-    full[mask] = some
-    return full
+def _lazy(images: Images | None) -> Any:
+    """Images that stand in a field of evidence, to be read when they are looked at."""
+    return images if images is None or isinstance(images, Rows) else Rows(images)
+
+
+def _spread(some: Images | None, mask: Tensor) -> Images | None:
+    return None if some is None else Spread(some, mask)
 
 
 def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, plan_key: str, rounds: int) -> list[Row]:
@@ -100,11 +102,10 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, p
     if evidence.do == "cell":
         return [_row(metric, evidence, name, v, "cell", np.empty(0)) for name, v in _call(metric, evidence).items()]
     n = len(evidence)
-    rows = _scorable(metric, evidence).nonzero()[:, 0]
+    rows, usable = _usable(metric, evidence)
     if not len(rows):
         return [Row(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
-    usable = evidence if len(rows) == n else evidence.take(rows)
-    results, asked = _call(metric, usable), {True: int((factual < rounds).sum()), False: n}
+    results, asked = _scores(metric, usable), {True: int((factual < rounds).sum()), False: n}
     replicates = _replicates(metric, usable, factual[rows.numpy()], len(plan), plan_key) if _sets(results) else {}
     found = []
     for name, value in results.items():
@@ -131,18 +132,46 @@ def _row(metric: Metric, evidence: Evidence, name: str, value: Tensor, kind: str
     return Row(evidence.do, *_split(name), kind, float(value), 1, finite, values)
 
 
-def _missing(evidence: Evidence, need: str) -> bool:
-    return not getattr(evidence, need) if need == "cycles" else getattr(evidence, need) is None
+def _usable(metric: Metric, evidence: Evidence) -> tuple[Tensor, Evidence]:
+    """The rows that a metric can score, none where evidence is missing that it needs, and the evidence of these.
+
+    Metrics with the same needs share it, and with it what judges said.
+    """
+    if not all(map(evidence.has, metric.needs)):
+        return torch.empty(0, dtype=torch.long), evidence
+    known = ("answer", "truth") if "truth" in metric.needs else ("answer",)
+    masks = [evidence.each(f"finite:{name}", partial(_finite, name)) for name in known]
+    rows = torch.stack(masks).all(0).nonzero()[:, 0]
+    if len(rows) == len(evidence):
+        return rows, evidence
+    usable: Evidence = evidence.of_real(f"usable:{evidence.do}:{known}", lambda: evidence.take(rows))
+    return rows, usable
 
 
-def _scorable(metric: Metric, evidence: Evidence) -> Tensor:
-    """Which rows a metric can score [N]: none where evidence is missing that it needs."""
-    rows = evidence.answer.flatten(1).isfinite().all(1)
-    if any(_missing(evidence, need) for need in metric.needs):
-        return torch.zeros_like(rows)
-    if "truth" in metric.needs and evidence.truth is not None:
-        rows &= evidence.truth.flatten(1).isfinite().all(1)
-    return rows
+def _finite(images: str, evidence: Evidence) -> Tensor:
+    finite: Tensor = getattr(evidence, images).flatten(1).isfinite().all(1)
+    return finite
+
+
+def _scores(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
+    """What a metric gives; where there are many rows and all of it is per image, block by block."""
+    blocks = evidence.blocks()
+    first = next(blocks)
+    parts = [_call(metric, first)]
+    if len(first) == len(evidence):
+        return parts[0]
+    if _sets(parts[0]):
+        return _call(metric, evidence)
+    sizes = [len(first)]
+    for block in blocks:
+        parts.append(_call(metric, block))
+        sizes.append(len(block))
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([p.get(name, _blank(n)) for p, n in zip(parts, sizes, strict=True)]) for name in names}
+
+
+def _blank(n: int) -> Tensor:
+    return torch.full((n,), torch.nan, dtype=torch.float64)
 
 
 def _call(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
@@ -163,7 +192,11 @@ def _sets(results: dict[str, Tensor]) -> bool:
 def _replicates(
     metric: Metric, evidence: Evidence, factual: np.ndarray, factuals: int, plan_key: str
 ) -> dict[str, np.ndarray]:
-    """Set scores on the shared resamples of the factuals."""
+    """Set scores on the shared resamples of the factuals.
+
+    Of many factuals a resample draws fewer, whose scores vary more: their differences from the mean are scaled by the
+    root of the ratio (m out of n, Bickel et al. 1997, Statistica Sinica 7).
+    """
     collected: dict[str, list[float]] = {}
     for r in range(REPLICATES):
         rows = torch.as_tensor(resample_rows(plan_key, factual, r, factuals=factuals))
@@ -171,4 +204,13 @@ def _replicates(
         for name, value in results.items():
             if not value.ndim:
                 collected.setdefault(name, []).append(float(value))
-    return {name: np.array(values) for name, values in collected.items()}
+    found = {name: np.array(values) for name, values in collected.items()}
+    if (m := drawn(factuals)) == factuals:
+        return found
+    return {name: _narrowed(values, math.sqrt(m / factuals)) for name, values in found.items()}
+
+
+def _narrowed(values: np.ndarray, ratio: float) -> np.ndarray:
+    known = values[np.isfinite(values)]
+    mean = known.mean() if len(known) else np.nan
+    return mean + ratio * (values - mean)

@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "compare",
     "draw",
+    "drawn",
     "estimate",
     "holm",
     "ranks",
@@ -32,9 +33,18 @@ DETECTABLE = 1.95996 + 0.84162
 """Standard errors in the smallest difference that a two-sided 5 % test finds with 80 % power."""
 
 
-def _counts(plan_key: str, factuals: int, r: int) -> np.ndarray:
+MANY, FEWER = 10_000, 4096
+"""Factuals from which on a resample for a set score draws fewer, and how many."""
+
+
+def _counts(plan_key: str, factuals: int, r: int, size: int | None = None) -> np.ndarray:
     rng = np.random.default_rng(derive(plan_key, "factuals", r))
-    return np.bincount(rng.integers(factuals, size=factuals), minlength=factuals)
+    return np.bincount(rng.integers(factuals, size=size or factuals), minlength=factuals)
+
+
+def drawn(factuals: int) -> int:
+    """How many factuals a resample for a set score draws: all, of more than 10,000 only 4,096."""
+    return factuals if factuals <= MANY else FEWER
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class Resamples:
 
 def draw(plan_key: str, factuals: int, seeds: int, replicates: int = REPLICATES) -> Resamples:
     """The resamples of a plan: the same for every method, and replicate r the same whatever ``replicates`` is."""
-    counts = np.stack([_counts(plan_key, factuals, r) for r in range(replicates)]).astype(np.float64)
+    counts = np.empty((replicates, factuals))
+    for r in range(replicates):
+        counts[r] = _counts(plan_key, factuals, r)
     rng = np.random.default_rng(derive(plan_key, "seeds"))
     return Resamples(counts, rng.integers(seeds, size=(replicates, seeds)))
 
@@ -55,10 +67,11 @@ def draw(plan_key: str, factuals: int, seeds: int, replicates: int = REPLICATES)
 def resample_rows(plan_key: str, factual_ids: np.ndarray, r: int, *, factuals: int) -> np.ndarray:
     """The rows of replicate r, int64: each question [Q] as often as its factual (0..N-1) was drawn among ``factuals``.
 
-    Questions that were left out (no finite answer) are simply absent from ``factual_ids``.
+    As many are drawn as `drawn` says. Questions that were left out (no finite answer) are simply absent from
+    ``factual_ids``.
     """
     ids = np.asarray(factual_ids, dtype=np.int64)
-    return np.repeat(np.arange(len(ids)), _counts(plan_key, factuals, r)[ids])
+    return np.repeat(np.arange(len(ids)), _counts(plan_key, factuals, r, drawn(factuals))[ids])
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class IM(Metric):
         """Per image [N], float64; nothing for an intervention on a continuous variable."""
         if not evidence.graph[evidence.do].categorical:
             return {}
-        a, b, c, d = evidence.once("im", lambda: _terms(evidence))
+        a, b, c, d = evidence.each("im", _terms)
         return {"im1": a / (b + EPS), "im2": c / (d + EPS)}
 
 
@@ -74,5 +74,5 @@ class IMOfMeans(Metric):
         """0-d, float64; nothing for an intervention on a continuous variable."""
         if not evidence.graph[evidence.do].categorical:
             return {}
-        means = torch.stack(evidence.once("im", lambda: _terms(evidence))).mean(1)
+        means = torch.stack(evidence.each("im", _terms)).mean(1)
         return {"im1_of_means": means[0] / (means[1] + EPS), "im2_of_means": means[2] / (means[3] + EPS)}

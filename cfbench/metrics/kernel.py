@@ -5,15 +5,68 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["kernel", "paired_mmd", "within"]
+__all__ = ["kernel", "mean_kernel", "paired_mmd", "within"]
 
-CHUNK = 128
+CHUNK, BLOCK = 128, 512
+"""Rows at a time, of kernels and of third moments."""
+PAIRS = 2**24
+"""Pairs whose kernels are in memory at once."""
+MANY = 10_000
+"""Images from which on sums of kernels are had from third moments, whose cost grows with the images, not the pairs."""
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """(aᵀb / F + 1)³ of features a [N, F] and b [M, F], float64: [N, M]."""
     base = (a.double() @ b.double().T).div_(a.shape[1]).add_(1)
     return base * base * base
+
+
+def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """The mean over the rows of b [M, F] of k(a_i, b_j), for each row of a [N, F]: float64 [N]."""
+    if not _by_moments(b):
+        return torch.cat([kernel(some, b).mean(1) for some in a.split(max(PAIRS // max(len(b), 1), 1))])
+    ones = b.new_ones(len(b), 1, dtype=torch.float64)
+    sums = _third(_products(b, ones), ones)
+    means = []
+    for some in _products(a, a.new_ones(len(a), 1, dtype=torch.float64)).split(BLOCK):
+        pairs, twice = _pair_products(some)
+        means.append(((pairs * twice) @ sums * some).sum(1) / len(b))
+    return torch.cat(means)
+
+
+def _by_moments(features: Tensor) -> bool:
+    """Whether third moments are the shorter way to sums over so many images."""
+    wide = features.shape[1] + 1
+    return len(features) > max(MANY, wide * (wide + 1) // 2)
+
+
+def _products(features: Tensor, third: Tensor) -> Tensor:
+    """(a / √F, 1) w^⅓ of features [N, F] and w^⅓ [N, 1], whose products are w_i w_j k(a_i, b_j) once cubed."""
+    return torch.cat([features.double() / features.shape[1] ** 0.5, torch.ones_like(third)], 1) * third
+
+
+def _pair_products(a: Tensor) -> tuple[Tensor, Tensor]:
+    """a_j a_k [N, P] of the columns j <= k of a, and how often each pair stands in the square of all: [P]."""
+    j, k = torch.triu_indices(a.shape[1], a.shape[1])
+    return a[:, j] * a[:, k], 1.0 + (j != k).double()
+
+
+def _third(a: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i w_i a_ij a_ik a_il of a [N, F + 1], weights [N, 1], pairs j <= k: [P, F + 1]."""
+    width = a.shape[1]
+    total = a.new_zeros(width * (width + 1) // 2, width)
+    for some, w in zip(a.split(BLOCK), weights.split(BLOCK), strict=True):
+        total += _pair_products(some)[0].T @ (some * w)
+    return total
+
+
+def _summed(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_ij (a_i·b_j)³ of a, b [N, F + 1]: 0-d, float64, by third moments."""
+    ones = a.new_ones(len(a), 1)
+    first = _third(a, ones)
+    second = first if b is a else _third(b, ones)
+    twice = _pair_products(a[:1])[1]
+    return (first * second).sum(1) @ twice
 
 
 def _counts(row: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,11 +79,12 @@ def _counts(row: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pairs(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The weighted mean of k(a_i, b_j) over i ≠ j of a, b [U, F]: 0-d; NaN where U is 1."""
-    # Products of features (a / √F, 1) times w^⅓ are w_i w_j k(a_i, b_j) once cubed: few passes over few rows at a time.
-    third = weights.pow(1 / 3)[:, None]
-    a, b = (torch.cat([f.double() / f.shape[1] ** 0.5, torch.ones_like(third)], 1) * third for f in (a, b))
-    total = weights.new_zeros(())
-    for some in a.split(CHUNK):
+    # Few passes over few rows at a time, or over none of the pairs.
+    many, same, third = _by_moments(a), b is a, weights.pow(1 / 3)[:, None]
+    a = _products(a, third)
+    b = a if same else _products(b, third)
+    total = _summed(a, b) if many else weights.new_zeros(())
+    for some in () if many else a.split(CHUNK):
         product = (some @ b.T).flatten()
         total += product.square() @ product
     return (total - (a * b).sum(1).pow(3).sum()) / (weights.sum().square() - weights.square().sum())
@@ -53,7 +107,8 @@ def within(features: Tensor, row: Tensor | None = None) -> Tensor:
     """
     _enough(features)
     first, weights = _counts(torch.arange(len(features), device=features.device) if row is None else row)
-    return _pairs(weights, features[first], features[first])
+    some = features[first]
+    return _pairs(weights, some, some)
 
 
 def paired_mmd(a: Tensor, b: Tensor, row: Tensor | None = None) -> Tensor:

@@ -19,6 +19,8 @@ Code = tuple[Tensor, Tensor]
 """Means and standard deviations [..., Z] of Gaussian codes."""
 BINS = 10
 CHUNK = 64
+PAIRS = 2**24
+"""Pairs of an image and a real one from which on divergences are had from matrix products."""
 
 
 def kl(p: Code, q: Code) -> Tensor:
@@ -27,6 +29,17 @@ def kl(p: Code, q: Code) -> Tensor:
     ratio = (sd_p.double() / sd_q.double()).square()
     shift = ((mu_p.double() - mu_q.double()) / sd_q.double()).square()
     return 0.5 * (ratio - 1 - ratio.log() + shift).sum(-1)
+
+
+def _product(p: Code, q: Code) -> Tensor:
+    """KL(p ‖ q) of every code of p [P, Z] and of q [R, Z]: float64 [R, P], equal to `kl` but for rounding."""
+    (mu_p, var_p), (mu_q, var_q) = ((mean.double(), std.double().square()) for mean, std in (p, q))
+    centre = mu_p.mean(0)
+    mu_p, mu_q = mu_p - centre, mu_q - centre
+    own = torch.cat([var_p + mu_p.square(), -2 * mu_p], 1)
+    other = torch.cat([1 / var_q, mu_q / var_q], 1)
+    fixed = (mu_q.square() / var_q + var_q.log() - 1).sum(1)
+    return (other @ own.T).add_(fixed[:, None]).sub_(var_p.log().sum(1)).mul_(0.5)
 
 
 def cld(p1: Tensor, p2: Tensor, weight: float = 1.0, other: float = 1.0) -> Tensor:
@@ -54,14 +67,15 @@ def _share(
     compare: Callable[[Tensor, Tensor], Tensor], div: Tensor, code: Code, pool: Tensor, real: Code, real_pool: Tensor
 ) -> Tensor:
     """Per row [N] the share of real images of the row's pool whose divergence compares with ``div``; NaN: no pool."""
-    share = torch.full_like(div, torch.nan)
+    share, many = torch.full_like(div, torch.nan), len(div) * len(real_pool) > PAIRS
     for number in pool.unique():
         members = real_pool == number
         if not members.any():
             continue
         reference = (real[0][members], real[1][members])  # [P, Z]
         for rows in (pool == number).nonzero()[:, 0].split(CHUNK):
-            spread = kl(reference, (code[0][rows, None], code[1][rows, None]))  # [R, P]
+            own = (code[0][rows], code[1][rows])
+            spread = _product(reference, own) if many else kl(reference, (own[0][:, None], own[1][:, None]))  # [R, P]
             share[rows] = compare(spread, div[rows, None]).double().mean(1)
     return share.masked_fill(div.isnan(), torch.nan)
 

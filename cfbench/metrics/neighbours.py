@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["coverage", "density", "inside", "radii", "spaced"]
+__all__ = ["MANY", "NEAREST", "PART", "Balls", "coverage", "density", "inside", "pack", "radii", "spaced"]
 
 NEAREST = 5
+MANY = 10_000
+"""Answers up to which all are looked at together, as many as Naeem et al. had."""
+PART = 4096
+"""Answers in a part, and real images beside it, where there are more."""
+ROWS = 512
+"""Rows of distances in memory at once."""
+Balls = tuple[Tensor, Tensor, Tensor]
+"""Of each point the balls that hold it, a bit each, uint8 [N, M / 8]; how many these are [N]; how many all are [N]."""
 
 
 def spaced(features: Tensor, n: int) -> Tensor:
@@ -25,7 +34,7 @@ def radii(real: Tensor, k: int = NEAREST) -> Tensor:
     """Distance [M] of each real point [M, F] to its k-th nearest other; NaN for all where M <= k."""
     if len(real) <= k:
         return torch.full((len(real),), torch.nan, dtype=torch.float64)
-    return _distances(real, real).kthvalue(k + 1, dim=1).values
+    return torch.cat([_distances(some, real).kthvalue(k + 1, dim=1).values for some in real.split(ROWS)])
 
 
 def inside(features: Tensor, real: Tensor, radius: Tensor) -> Tensor:
@@ -33,11 +42,28 @@ def inside(features: Tensor, real: Tensor, radius: Tensor) -> Tensor:
     return _distances(features, real) < radius
 
 
-def density(within: Tensor, k: int = NEAREST) -> Tensor:
+def pack(features: Tensor, real: Tensor, radius: Tensor) -> Balls:
+    """The balls around real points [M, F] that hold each point [N, F]."""
+    bits, hits = [], []
+    for some in features.split(ROWS):
+        within = inside(some, real, radius)
+        bits.append(torch.from_numpy(np.packbits(within.numpy(), axis=1)))
+        hits.append(within.sum(1))
+    count = torch.cat(hits)
+    return torch.cat(bits), count, torch.full_like(count, len(real))
+
+
+def density(balls: Balls, k: int = NEAREST) -> Tensor:
     """Mean number of balls around a point, over k: 0-d, about 1 for points of the same law, unbounded above."""
-    return within.sum().double() / (k * len(within))
+    return balls[1].sum().double() / (k * len(balls[1]))
 
 
-def coverage(within: Tensor) -> Tensor:
-    """Share of balls that hold a point: 0-d in [0, 1], about 1 - 2⁻ᵏ for as many points of the same law."""
-    return within.to(torch.uint8).amax(0).double().mean()
+def coverage(balls: Balls, part: int | None = None) -> Tensor:
+    """Share of balls that hold a point: 0-d in [0, 1], about 1 - 2⁻ᵏ for as many points of the same law.
+
+    With ``part`` the mean of that share over interleaved parts of no more points than that.
+    """
+    bits, count, every = balls
+    parts = 1 if part is None else -(-len(count) // part)
+    held = [np.unpackbits(np.bitwise_or.reduce(bits.numpy()[i::parts], axis=0)).sum() for i in range(parts)]
+    return torch.tensor(np.mean(held) / int(every[0]), dtype=torch.float64)

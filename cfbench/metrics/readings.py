@@ -30,8 +30,8 @@ def measured(evidence: Evidence, images: str) -> Mapping[str, Tensor]:
     """The variables measured from ``evidence.images`` (x, answer) without a learned judge; empty where none can be."""
     assert evidence.measure is not None
     instrument = evidence.measure
-    readings: Mapping[str, Tensor] = evidence.once(
-        f"measure:{images}", lambda: dict(instrument(getattr(evidence, images)) or {})
+    readings: Mapping[str, Tensor] = evidence.each(
+        f"measure:{images}", lambda block: dict(instrument(getattr(block, images)) or {})
     )
     return readings
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..contract import Column, Metric
 from ..evidence import Evidence
 from .frechet import Moments, frechet, reference
-from .kernel import kernel, paired_mmd, within
-from .neighbours import NEAREST, coverage, density, inside, radii, spaced
+from .kernel import mean_kernel, paired_mmd, within
+from .neighbours import MANY, NEAREST, PART, Balls, coverage, density, pack, radii, spaced
 
 __all__ = ["Neighbours", "Realism", "TrueRealism"]
 
@@ -56,7 +56,7 @@ class Realism(Metric):
         moments: Moments = evidence.of_real("frechet", lambda: reference(real))
         own = within(made, _row(evidence))
         among = evidence.of_real("kernel", lambda: within(real))
-        cross = evidence.once("kernel:real", lambda: kernel(made, real).mean(1))  # [N]
+        cross = evidence.once("kernel:real", lambda: mean_kernel(made, real))  # [N]
         return {"fid_real": frechet(made, moments), "kid_real": own + among - 2 * cross.mean()}
 
 
@@ -92,12 +92,25 @@ class Neighbours(Metric):
     """Density and coverage with k = 5 on the judge's features, against as many real images as there are answers.
 
     ``density`` is about 1 for real images and has no upper bound, ``coverage_real`` about .97 (Naeem et al. 2020,
-    arXiv 2002.09797). Where there are more real images than answers, evenly spaced ones are the reference. 0-d.
+    arXiv 2002.09797). Where there are more real images than answers, evenly spaced ones are the reference. More than
+    10,000 answers are looked at in interleaved parts of at most 4,096 beside 4,096 real images, and the mean over the
+    parts is the score. 0-d.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "density": Column("answers among real images, crowded regions count more", "higher", "", 0.0),
-        "coverage_real": Column("real images with an answer nearby", "higher", "share of real images", 0.0, 1.0),
+        "density": Column(
+            "answers among real images, crowded regions count more (4,096 real ones for over 10,000 answers)",
+            "higher",
+            "",
+            0.0,
+        ),
+        "coverage_real": Column(
+            "real images with an answer nearby (mean over parts of 4,096 for over 10,000 answers)",
+            "higher",
+            "share of real images",
+            0.0,
+            1.0,
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -112,11 +125,12 @@ class Neighbours(Metric):
             raise ValueError(f"density and coverage need at least 2 answers, found {len(made)}")
         if _unusable(made) or min(len(made), len(real)) <= NEAREST:
             return dict.fromkeys(self.columns, _NAN.clone())
-        balls = evidence.once("balls", lambda: self._balls(evidence, made, real))
-        return {"density": density(balls), "coverage_real": coverage(balls)}
+        # A resample of many answers is looked at as they are, in parts, however few it draws.
+        kind = "balls:parts" if len(made) > MANY or "balls:parts" in evidence.memo else "balls"
+        part = PART if kind == "balls:parts" else None
+        balls = evidence.once(kind, lambda: self._balls(evidence, made, spaced(real, part or len(made))))
+        return {"density": density(balls), "coverage_real": coverage(balls, part)}
 
     @staticmethod
-    def _balls(evidence: Evidence, made: Tensor, real: Tensor) -> Tensor:
-        centres = spaced(real, len(made))
-        radius = evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres))
-        return inside(made, centres, radius)
+    def _balls(evidence: Evidence, made: Tensor, centres: Tensor) -> Balls:
+        return pack(made, centres, evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres)))
