@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -45,9 +45,11 @@ def _plain(value: Any) -> Any:
 def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
-    Syntax trees without docstrings are hashed: an edit of a comment, a docstring or of white space changes nothing.
-    What is loaded keeps the digest that it was first asked for, whatever happens to its file. What is defined in a
-    session, in a script or inside a function is told by its compiled code, as that is now.
+    Followed are siblings in a package, the modules in a plugin file's own folder, the built-in methods and data sets
+    wherever they are imported, and the classes that a class extends. Syntax trees without docstrings are hashed: an
+    edit of a comment, a docstring or of white space changes nothing. What is loaded keeps the digest that it was first
+    asked for, whatever happens to its file. What is defined in a session, in a script or inside a function is told by
+    its compiled code, as that is now.
     """
     if at_home(thing):
         return _loaded(cast(Hashable, thing))
@@ -61,11 +63,12 @@ def _loaded(thing: Any) -> str:
 
 def _sources(thing: Any) -> list[str]:
     """Digests of the file that defines a class or function, and of those that it imports."""
-    file = _file(thing)
-    package = getattr(sys.modules.get(thing.__module__), "__package__", None) or ""
     seen: dict[str, str] = {}
-    if file:
-        _walk(file, package, seen)
+    for each in (thing, *(getattr(thing, "__mro__", ())[1:] if at_home(thing) else ())):
+        file = None if each is not thing and _plain_base(each) else _file(each)
+        if file:
+            package = getattr(sys.modules.get(each.__module__), "__package__", None) or ""
+            _walk(file, package, seen, Path() if package else file.resolve().parent)
     return sorted(seen.values())
 
 
@@ -80,38 +83,93 @@ def _file(thing: Any) -> Path | None:
 
 def _base(cls: type[Any]) -> str:
     """A digest of a base class: of those that every plugin of a kind has, the name."""
-    plain = cls.__module__.split(".")[0] in ("builtins", "cfbench", "torch")
-    return f"{cls.__module__}.{cls.__qualname__}" if plain else source_digest(cls)
+    return f"{cls.__module__}.{cls.__qualname__}" if _plain_base(cls) else source_digest(cls)
+
+
+def _plain_base(cls: type[Any]) -> bool:
+    return _common(cls.__module__)
+
+
+def _common(name: str) -> bool:
+    """Whether a module is none that a plugin brings along."""
+    return name.split(".")[0] in (*sys.stdlib_module_names, "cfbench", "torch")
 
 
 @cache
-def module_digest(name: str) -> str:
-    """The digest of a module, as `source_digest` gives it for what the module defines, without importing it."""
+def module_digest(name: str, *tops: str) -> str:
+    """The digest of a module, as `source_digest` gives it for what the module defines, without importing it.
+
+    Args:
+        name: of the module.
+        tops: its functions and classes; only they count then, and what they name in the module.
+    """
     spec, seen = importlib.util.find_spec(name), dict[str, str]()
     if spec is None or spec.origin is None:
         return "unknown"
+    if tops:
+        return key_of(_reached(_tree(Path(spec.origin)), tops))
     _walk(Path(spec.origin), name.rpartition(".")[0], seen)
     return key_of(sorted(seen.values()))
 
 
-def _walk(file: Path, package: str, seen: dict[str, str]) -> None:
-    """Add the digest of a file and of its siblings' files to ``seen``."""
+def _reached(tree: ast.Module, tops: Iterable[str]) -> list[str]:
+    """Digests of the statements of a module that define names, and of those that define what they name."""
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        stores = (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        named = isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        defined |= dict.fromkeys([str(vars(node)["name"])] if named else stores, node)
+    found = list(tops)
+    for name in found:
+        inner = ast.walk(defined[name]) if name in defined else ()
+        found += {n.id for n in inner if isinstance(n, ast.Name) and n.id in defined} - set(found)
+    return sorted(_hashed(defined[name]) for name in found)
+
+
+def _walk(file: Path, package: str, seen: dict[str, str], home: Path = Path()) -> None:
+    """Add the digest of a file and of the files that it imports to ``seen``; ``home`` is a plugin file's folder."""
     if str(file) in seen or not file.is_file():
         return
     seen[str(file)], imports = _bare(file, file.stat().st_mtime_ns)
-    for node in imports if package else ():
-        base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-        names = [f"{base}.{node.module}"] if node.module else [f"{base}.{a.name}" for a in node.names]
-        for name in names:
-            spec = _spec(name) if _belongs(name, package) else None
-            if spec and spec.origin:
-                _walk(Path(spec.origin), name.rpartition(".")[0], seen)
+    for name, members in _imported(imports, package):
+        spec = _spec(name) if _belongs(name, package) or _beside(name, home) else None
+        if spec is None:
+            continue
+        inside = spec.submodule_search_locations is not None
+        for each in (spec, *(_spec(f"{name}.{member}") for member in (members if inside else ()))):
+            if each and each.origin and each.origin.endswith(".py"):
+                _walk(Path(each.origin), each.parent or "", seen, home)
+
+
+def _imported(nodes: Iterable[ast.Import | ast.ImportFrom], package: str) -> Iterator[tuple[str, list[str]]]:
+    """The modules that statements import, and what they take from each, which may be modules too."""
+    for node in nodes:
+        members = [a.name for a in node.names]
+        if isinstance(node, ast.Import):
+            yield from ((name, []) for name in members)
+        elif not node.level:
+            yield node.module or "", members
+        elif package:
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            yield f"{base}.{node.module}" if node.module else base, members
 
 
 def _belongs(name: str, package: str) -> bool:
-    """Whether a module's code is a plugin's own: of its distribution, and for the built-in ones of their folder."""
-    own = package if package.split(".")[0] == "cfbench" else package.split(".")[0]
-    return own != "cfbench" and name.startswith(f"{own}.")
+    """Whether a module's code is a plugin's own: of its distribution, and for those of cfbench of their folder.
+
+    What comes with cfbench beside its core is everybody's own.
+    """
+    root = package.split(".")[0]
+    own = package if root == "cfbench" else root
+    return name.startswith("cfbench_") or (own not in ("", "cfbench") and f"{name}.".startswith(f"{own}."))
+
+
+def _beside(name: str, home: Path) -> bool:
+    """Whether a module lies in a plugin file's folder, and is nothing that is installed there."""
+    if home == Path() or _common(name):
+        return False
+    path = home.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
 
 
 def _spec(name: str) -> Any:
@@ -122,8 +180,14 @@ def _spec(name: str) -> Any:
 
 
 @cache
-def _bare(file: Path, mtime: int) -> tuple[str, list[ast.ImportFrom]]:
-    """The digest of a file without comments and docstrings, and its relative imports."""
+def _bare(file: Path, mtime: int) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """The digest of a file without comments and docstrings, and its imports."""
+    tree = _tree(file)
+    return _hashed(tree), [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+def _tree(file: Path) -> ast.Module:
+    """The syntax tree of a file without docstrings."""
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -134,5 +198,24 @@ def _bare(file: Path, mtime: int) -> tuple[str, list[ast.ImportFrom]]:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:] or [ast.Pass()]
-    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports
+    return tree
+
+
+def _hashed(tree: ast.AST) -> str:
+    return hashlib.sha256(_dumped(tree).encode()).hexdigest()
+
+
+def _dumped(node: Any) -> str:
+    """A syntax tree in words that are the same in each version of Python, as those of `ast.dump` are not."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_dumped, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    given = [(name, getattr(node, name, None)) for name in node._fields]
+    shown = [f"{n}={_dumped(v)}" for n, v in given if not _absent(type(node), n, v)]
+    return f"{type(node).__name__}({', '.join(shown)})"
+
+
+def _absent(cls: type[ast.AST], name: str, value: Any) -> bool:
+    """Whether a field says nothing: an option that is not taken, or one that older versions do not have."""
+    return (value is None and getattr(cls, name, ...) is None) or (name == "type_params" and not value)

@@ -19,6 +19,7 @@ from .cells import Cell, Job
 from .contract import Control, Dataset, Derived, Method, Metric
 from .digest import key_of, module_digest, object_digest, source_digest
 from .errors import PluginError, UserError
+from .evidence import Evidence
 from .plan import Plan
 from .registry import SESSION, Kind, Registry
 from .scoring import score
@@ -27,6 +28,7 @@ from .weights import Given
 
 __all__ = ["Workshop"]
 
+FITTING, GROUND = "cfbench.fitting", "cfbench.groundwork"
 STAGES = ("train", "tune", "images", "plan", "judges")
 
 
@@ -132,7 +134,8 @@ class Workshop:
     def data_key(self, spec: Spec) -> str:
         """What the images and parents of a data set depend on."""
         dataset = self.dataset(spec)
-        return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root))
+        drawing = module_digest("cfbench.rng"), module_digest("cfbench.graph")
+        return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root), *drawing)
 
     def bundle(self, spec: Spec) -> Bundle | None:
         """The bundle that a data set's questions and judges come from; None where the run makes its own."""
@@ -157,7 +160,7 @@ class Workshop:
 
         if bundle := self.bundle(spec):
             return bundle.key("mechanisms")
-        return key_of(self.data_key(spec), source_digest(Mechanisms))
+        return key_of(self.data_key(spec), source_digest(Mechanisms), module_digest(GROUND, "mechanisms"))
 
     def plan_key(self, spec: Spec) -> str:
         """What the questions depend on."""
@@ -165,7 +168,8 @@ class Workshop:
             return bundle.key("plan")
         job = self.job
         learned = [self.mechanisms_key(spec)] if self.action(spec) == "learned" else []
-        return key_of(self.data_key(spec), source_digest(Plan), job.plan, job.split, job.budget.factuals, *learned)
+        sources = source_digest(Plan), module_digest(GROUND, "prepare")
+        return key_of(self.data_key(spec), *sources, job.plan, job.split, job.budget.factuals, *learned)
 
     def judge_key(self, spec: Spec) -> str:
         """What the judges depend on."""
@@ -173,7 +177,7 @@ class Workshop:
 
         if bundle := self.bundle(spec):
             return bundle.key("judges")
-        sources = source_digest(train_judges), source_digest(card)
+        sources = source_digest(train_judges), source_digest(card), module_digest(GROUND, "judges")
         return key_of(self.data_key(spec), *sources, self.job.budget.judge)
 
     def weights(self, spec: Spec) -> Given | None:
@@ -196,14 +200,14 @@ class Workshop:
         base = of or method
         fit, answer = self.method_params(base)
         own = {k: v for k, v in base.params.items() if k in fit}
-        fitted = self.data_key(dataset), seed, self.job.budget.images, module_digest("cfbench.fitting")
+        fitted = self.data_key(dataset), seed, self.job.budget.images, module_digest(FITTING, "train"), _contract()
         precision = () if self.job.precision == "fp32" else (self.job.precision,)
         fit_spec = Spec(base.name, self.fit_preset(base), own)
         given = self.weights(fit_spec)
         train = self._of("method", base, fit, *fitted, *precision, *((given.digest,) if given else ()))
-        tune = key_of(train, answer)
+        tune = key_of(train, answer, module_digest(FITTING, "tune"))
         derived = [self._of("method", method, _without_base(method).params)] if of else []
-        asking = source_digest(answer_plan), source_digest(Caller)
+        asking = source_digest(answer_plan), source_digest(Caller), module_digest(FITTING, "images")
         images = key_of(tune, self.plan_key(dataset), self.job.budget.rounds, *asking, *derived)
         keys = {"train": train, "tune": tune, "images": images, **self.shared_keys(dataset)}
         scores = self.score_keys(dataset, images, metrics)
@@ -215,8 +219,10 @@ class Workshop:
 
     def score_keys(self, dataset: Spec, images: str, metrics: list[str]) -> dict[str, str]:
         """The keys of the scores of answers under a key."""
-        shared = self.judge_key(dataset), source_digest(score)
-        return {m: key_of(images, source_digest(self.registry.load("metric", m)), *shared) for m in metrics}
+        reading = module_digest("cfbench.scores"), module_digest("cfbench.rows")
+        scoring = source_digest(score), source_digest(Evidence), *reading
+        shared = self.judge_key(dataset), *scoring, module_digest("cfbench.stats", "resample_rows")
+        return {m: self._of("metric", Spec(m), images, *shared) for m in metrics}
 
     def fit_preset(self, spec: Spec) -> str:
         """The preset that a fit needs: none where it sets answer parameters only, so that such rows share the fit."""
@@ -238,6 +244,11 @@ class Workshop:
         given = self._given(kind, spec)
         state = () if given is None else (object_digest(given),)
         return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *state, *parts)
+
+
+def _contract() -> str:
+    """A digest of what a fit is given, and of what every method does that does not say otherwise."""
+    return module_digest("cfbench.contract", "Fit", "Split", "Method", "Control", "Derived")
 
 
 def _without_base(spec: Spec) -> Spec:
