@@ -1,0 +1,412 @@
+"""What a run says while it goes on, here and in another terminal: rates, times left, and nothing that is not so."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from cfbench import progress, screen
+from cfbench.bench import Bench
+from cfbench.cells import Cell
+from cfbench.cli import _main
+from cfbench.conformance.toy import BARS, ROOT
+from cfbench.contract import Dataset, Fit
+from cfbench.events import note
+from cfbench.following import told, view
+from cfbench.groundwork import prepare
+from cfbench.outlook import Outlook, Row, steps
+from cfbench.progress import Doing, Reporter, at_work, going, running
+from cfbench.request import Request
+from cfbench.screen import drawn, head, lines, working
+from cfbench.spec import Spec
+from cfbench.tensorboard import scalars, write_scalars
+
+TOYS = str(Path(__file__).with_name("toys.py"))
+CFBENCH = [sys.executable, "-c", "from cfbench.cli import main; main()"]
+KEYS = {"train": "a" * 12, "tune": "b" * 12, "images": "c" * 12}
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "time", lambda: self.now)
+
+    def __call__(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def cell(method, seed=0, dataset="bars", fit=None):
+    spec = Spec(method) if isinstance(method, str) else method
+    return Cell(Spec(dataset), spec, seed, fit or spec, KEYS, {"truth": "d" * 12})
+
+
+def ended(folder, task, seconds, status="done"):
+    note(folder, "end", task=task, status=status, seconds=seconds)
+
+
+def doing(folder, task, clock, *, stage="fit", done=0, total=100, first=0, spent=10.0):
+    said = Doing(task, stage, done, total, None, clock.now - spent, clock.now - spent, first, clock.now)
+    path = folder / ".progress" / f"{len(list(folder.glob('.progress/*.json')))}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(asdict(said)))
+
+
+def outlook(folder, *cells, controls=()):
+    found = Outlook(folder, cells, controls)
+    found.update()
+    return found
+
+
+def test_a_rate_counts_from_where_a_stage_began(tmp_path, clock):
+    with Reporter(tmp_path, "train a") as report:
+        report("fit", 500, 1000)
+        clock(10)
+        report("fit", 520, 1000, 0.25)
+        (state,) = running(tmp_path)
+        assert state.rate == pytest.approx(2.0)
+        assert state.left(clock.now) == pytest.approx(240)
+        assert state.left(clock.now + 40) == pytest.approx(200)
+        assert str(state) == "fit 520/1000, 2.0/s, 4:00 left, loss 0.25"
+        report("fit", 0, 1000)
+        (state,) = running(tmp_path)
+        assert (state.first, state.rate) == (0, None)
+        clock(2)
+        report("second", 7, 9)
+        clock(2)
+        report("second", 8, 9)
+        assert str(running(tmp_path)[0]) == "second 8/9, 0.5/s, 0:02 left"
+    assert running(tmp_path) == []
+
+
+def test_a_fit_that_goes_on_from_a_checkpoint_has_the_rate_of_what_it_does_itself(tmp_path, clock):
+    class Kept:
+        def begin(self, run, stage, steps, size, keep):
+            run.seen = 500 * size
+            return 500, torch.empty(0, dtype=torch.long)
+
+        def step(self, run, done, steps, queue, keep):
+            clock(1.0)
+
+    train = BARS.split(ROOT, "train")
+    with Reporter(tmp_path, "train a") as report:
+        fit = Fit(train, train, 1000, torch.device("cpu"), torch.Generator(), progress=report, keeper=Kept())
+        batches = fit.batches(1000, 1, keep={"x": []})
+        for _ in range(11):
+            next(batches)
+        (state,) = running(tmp_path)
+        assert state.done == 510
+        assert state.rate == pytest.approx(1.0)
+
+
+def test_a_full_disk_ends_no_work(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with Reporter(tmp_path, "train a", interval=0) as report:
+        report("fit", 1, 2)
+    assert running(tmp_path) == []
+
+
+def test_notes_of_strangers_are_read_with_care(tmp_path, clock):
+    doing(tmp_path, "train \x1b[2J", clock, stage="\x07" * 500)
+    notes = tmp_path / ".progress"
+    (tmp_path / "elsewhere.json").write_text((notes / "0.json").read_text())
+    (notes / "link.json").symlink_to(tmp_path / "elsewhere.json")
+    (notes / "large.json").write_text("[" * 10**6)
+    (notes / "list.json").write_text("[1]")
+    (notes / "text.json").write_text((notes / "0.json").read_text().replace("1000.0", '"x"'))
+    (state,) = running(tmp_path)
+    assert str(state).isprintable()
+    assert state.task.isprintable()
+    assert len(state.stage) <= 60
+
+
+def test_a_run_is_going_as_long_as_its_process_lives(tmp_path):
+    assert not going(tmp_path)
+    code = "import sys, time; from pathlib import Path; from cfbench.progress import *\n"
+    code += (
+        "with at_work(Path(sys.argv[1])), Reporter(Path(sys.argv[1]), 'train a'): print(flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert going(tmp_path)
+    with at_work(tmp_path):
+        assert [d.task for d in running(tmp_path)] == ["train a"], "another driver's notes must stay"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert not going(tmp_path)
+    assert running(tmp_path), "a kill leaves the note"
+    with at_work(tmp_path):
+        assert going(tmp_path)
+        assert running(tmp_path) == []
+    assert not going(tmp_path)
+
+
+def test_what_has_not_begun_takes_what_the_same_stage_of_other_cells_took(tmp_path, clock):
+    cells = [cell("mine"), cell("mine", 1), cell("mine", 2), cell("other"), cell("identity")]
+    ended(tmp_path, "train bars mine seed 0", 100)
+    ended(tmp_path, "train bars identity seed 0", 0.5)
+    found = outlook(tmp_path, *cells, controls=["identity"])
+    train = {c.label: steps(c)[0] for c in cells}
+    assert found.usual(train["bars mine seed 1"]) == 100
+    assert found.usual(train["bars other seed 0"]) == 100, "of another method, and of no control"
+    assert found.usual(steps(cells[0])[2]) is None, "no images were made yet"
+    ended(tmp_path, "train bars mine seed 1", 300)
+    ended(tmp_path, "train bars other seed 0", 7)
+    ended(tmp_path, "train bars mine seed 1", 9999, "failed")
+    assert found.update()
+    assert not found.update()
+    assert found.usual(train["bars mine seed 2"]) == 200, "the median of the same method"
+    assert found.usual(steps(cell("other", 1))[0]) == 7
+
+
+def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
+    cells = [cell("mine"), cell("mine", 1), cell("mine", 2)]
+    for stage, seconds in (("train", 100), ("tune", 1), ("images", 20), ("scores", 9)):
+        ended(tmp_path, f"{stage} bars mine seed 0", seconds)
+    doing(tmp_path, "train bars mine seed 1", clock, done=30, first=10, spent=10)
+    found = outlook(tmp_path, *cells)
+    found.done |= {t.id for t in (*steps(cells[0]), *found.shared)}
+    first, second, third = found.rows()
+    assert (first.status, first.left, first.seconds) == ("ok", None, 130)
+    assert (second.status, second.sure) == ("running", True)
+    assert second.left == pytest.approx(90 + 1 + 20 + 9), "what the whole fit took, where the stage says 35"
+    assert second.about == "train fit 30/100, 2.0/s, 0:35 left"
+    assert (third.status, third.left) == ("pending", 130)
+    assert found.total() == (pytest.approx(250), True)
+    found.slots = 2
+    assert found.total() == (pytest.approx(125), True)
+
+
+def test_a_time_that_is_not_known_in_full_is_not_told_as_if_it_were(tmp_path, clock):
+    doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
+    found = outlook(tmp_path, cell("mine"), cell("mine", 1))
+    running_, pending = found.rows()
+    assert (running_.left, running_.sure, running_.remaining) == (10, False, "0:10+")
+    assert (pending.left, pending.remaining) == (None, "")
+    assert head(found).endswith("about 0:10 or more left")
+
+
+def test_rows_that_share_a_fit_both_show_it(tmp_path, clock):
+    fit = Spec("mine")
+    cells = [cell(Spec("mine", params={"scale": s}), fit=fit) for s in (1, 2)]
+    doing(tmp_path, "train bars mine seed 0", clock)
+    found = outlook(tmp_path, *cells)
+    assert [r.status for r in found.rows()] == ["running", "running"]
+    found.end("train bars mine seed 0", "failed", "raises")
+    found.update()
+    assert [(r.status, r.about) for r in found.rows()] == [("failed", "raises")] * 2
+
+
+def test_the_log_of_an_earlier_command_counts_for_times_and_not_as_done(tmp_path, clock):
+    note(tmp_path, "begin", tasks=3, jobs=2)
+    ended(tmp_path, "train bars mine seed 0", 5)
+    note(tmp_path, "begin", tasks=8, jobs=1)
+    (tmp_path / "events.jsonl").open("a").write('{"event": "end", "task": "train bars mine se')
+    found = outlook(tmp_path, cell("mine"))
+    assert (found.asked, found.slots, found.over, found.done) == (8, 1, set(), set())
+    assert found.rows()[0].status == "pending"
+    assert found.rows()[0].left == 5
+
+
+def printed(renderable, width=120):
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+def test_every_cell_has_a_row_and_of_many_those_that_matter(tmp_path, clock):
+    cells = [cell(Spec("mine", params={"scale": 2}), seed) for seed in range(30)]
+    doing(tmp_path, "images bars mine[scale=2] seed 20", clock)
+    found = outlook(tmp_path, *cells)
+    found.done |= {t.id for c in cells[:10] for t in steps(c)}
+    found.bad["train bars mine[scale=2] seed 12"] = ("failed", "raises")
+    wide = printed(drawn(found, "head", 100))
+    assert all(c.label in wide for c in cells)
+    text = printed(drawn(found, "head", 14))
+    assert len(text.splitlines()) <= 13
+    for row in ("running  bars mine[scale=2] seed 20", "failed   bars mine[scale=2] seed 12"):
+        assert row in text
+    assert "and 10 ok, 11 pending" in text
+    assert max(map(len, printed(drawn(found, "head", 14), 60).splitlines())) <= 60
+
+
+def test_without_a_terminal_a_task_is_told_of_now_and_then(tmp_path, clock, monkeypatch, capsys):
+    doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
+    found = outlook(tmp_path, cell("mine"))
+    assert lines(found)[0] == "  train bars mine seed 0: fit 50/100, 5.0/s, 0:10 left"
+    assert len(lines(found)) == 2
+    monkeypatch.setattr(screen, "EVERY", 0.02)
+    with screen.display(found) as say:
+        doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
+        said = ""
+        while "5.0/s" not in said:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        say("train [bold]")
+    assert "train [bold]\n" in capsys.readouterr().err
+
+
+def run(folder, *args):
+    words = ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--jobs", "1", "--no-plots"]
+    return [*words, "--no-controls", "--metrics", "truth", "--run-root", str(folder), "--data-root", str(folder), *args]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    assert _main(run(folder, "--methods", "patient,raises,loud")) == 2
+    return folder
+
+
+def test_status_tells_status_seconds_and_reason(finished, capsys):
+    assert _main(["status", "tiny", "--run-root", str(finished)]) == 0
+    top, *rows = capsys.readouterr().out.splitlines()
+    assert top.split()[:3] == ["status", "cell", "seconds"]
+    assert [r.split()[0] for r in rows] == ["ok", "failed", "invalid"]
+    assert "train: ArithmeticError: this method cannot be fitted" in rows[1]
+    assert float(rows[0].split()[-1]) > 0
+
+
+def test_following_a_run_that_is_not_going_says_so(finished, capsys):
+    assert _main(["status", "tiny", "--follow", "--run-root", str(finished)]) == 0
+    out, err = capsys.readouterr()
+    assert "ok       bars patient seed 0" in out
+    assert "no process is at work" in err
+
+
+def test_a_note_that_a_kill_left_is_nothing_under_way(finished, clock):
+    doing(finished / "tiny", "train bars patient seed 0", clock)
+    assert [r.status for r in view(finished / "tiny").rows()] == ["ok", "failed", "invalid"]
+
+
+def hears_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    env = {**os.environ, "PATIENCE": "0.02"}
+    driver = subprocess.Popen([*CFBENCH, *run(tmp_path, "--methods", "patient,knows")], env=env, **quiet)
+    try:
+        deadline = time.monotonic() + 120
+        while not any(d.stage == "fit" for d in running(tmp_path / "tiny")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGSTOP)  # it is going, and gets nowhere until both have looked
+        follow = [*CFBENCH, "status", "tiny", "--follow", "--run-root", str(tmp_path)]
+        pipes = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": hears_interrupts}
+        leaver, stayer = subprocess.Popen(follow, **pipes), subprocess.Popen(follow, **pipes)
+        firsts = [f.stdout.readline() for f in (leaver, stayer)]
+        assert all(f.startswith("running  bars patient seed 0") for f in firsts), firsts
+        leaver.send_signal(signal.SIGINT)
+        assert leaver.wait() in (0, 130)
+        leaver.stdout.close()
+        driver.send_signal(signal.SIGCONT)
+        assert driver.wait() == 0
+        said = stayer.communicate()[0].splitlines()
+        assert stayer.returncode == 0
+    finally:
+        driver.kill()
+        driver.wait()
+    assert any("train bars patient seed 0: fit" in line for line in said)
+    assert [line.split()[:3] for line in said[-2:]] == [["ok", "bars", "patient"], ["ok", "bars", "knows"]]
+
+
+def test_lines_are_as_wide_as_their_cells():
+    text = told([Row("a", "ok", "", 1.5), Row("longer", "running", "fit", 0.0, 61.0, False)])
+    assert text[1] == "ok       a           1.5"
+    assert text[2] == "running  longer           fit; 1:01+ left"
+
+
+def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
+    places = {"run_root": tmp_path / "runs", "data_root": tmp_path, "plugins": (Path(TOYS),)}
+    shop, said = Request(methods="", controls=False, datasets="bars", preset="tiny", **places).shop, []
+    dataset = shop.dataset(Spec("bars"))
+    usual = type(dataset).oracle
+
+    def oracle(root, split, index, cf_pa):
+        dataset.progress("drawing", 0, len(index))
+        return usual(dataset, root, split, index, cf_pa)
+
+    dataset.oracle = oracle
+    prepare(Bench(shop, lambda *report, **_: said.append(report)), Spec("bars"))
+    assert ("drawing", 0, 12) in said
+    assert dataset.progress is Dataset.progress
+    assert dataset.progress("drawing", 0, 1) is None
+
+
+def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
+    from cfbench_datasets import morphofiles, studio
+
+    if not morphofiles.has_sources(data_root):
+        pytest.skip("no raw MNIST under the data root")
+    monkeypatch.setattr(studio, "CHUNK", 3)
+    said, made = [], studio.Studio(data_root, False)
+    parents = torch.tensor([[0.0, 3.0, 200.0]]).repeat(7, 1)
+    images = made.draw(torch.arange(7), parents, lambda done, total: said.append((done, total)))
+    assert said == [(0, 7), (3, 7), (6, 7), (7, 7)]
+    monkeypatch.setattr(studio, "CHUNK", 100)
+    assert torch.equal(images, made.draw(torch.arange(7), parents))
+
+
+def test_long_work_is_told_and_short_work_is_not(capsys):
+    with working("preparing a", patience=30):
+        pass
+    assert capsys.readouterr().err == ""
+    said = ""
+    with working("preparing [a]", patience=0.01, every=0.01) as report:
+        report("drawing", 1000, 70_000)
+        while "drawing 1,000/70,000" not in said:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+    assert said.startswith("preparing [a]")
+
+
+def test_numbers_of_a_log_become_scalars():
+    rows = [
+        {"stage": "flow", "step": 10, "loss": 0.5, "note": "x", "good": True},
+        {"loss": 0.25, "images": 64},
+    ]
+    assert list(scalars(rows)) == [("flow/loss", 0.5, 10), ("loss", 0.25, 1), ("images", 64.0, 1)]
+
+
+def test_tensorboard_that_is_missing_is_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert _main(run(tmp_path, "--methods", "knows", "--tensorboard")) == 1
+    err = capfd.readouterr().err
+    assert "pip install 'cfbench-scm[tensorboard]'" in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_shows_the_training_log(finished):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cells = [Cell.from_dict(c) for c in json.loads((finished / "tiny/run.json").read_text())["cells"]]
+    (out,) = write_scalars(finished / "tiny", cells)
+    assert write_scalars(finished / "tiny", cells) == []
+    log = next((finished / "tiny/cells/bars/patient").rglob("log.jsonl")).read_text().splitlines()
+    found = EventAccumulator(str(out)).Reload().Scalars("loss")
+    assert [s.value for s in found] == pytest.approx([json.loads(row)["loss"] for row in log])
