@@ -127,11 +127,9 @@ def tasks_of(run: Run) -> list[Task]:
         judges = Task("judges", dataset, needs=(prepare.id,))
         tasks.append(prepare)
         cells = [c for c in run.cells if c.dataset.label == dataset.label]
-        chains = [_chain(cell, prepare.id, judges.id) for cell in cells]
-        asked = [
-            t for cell, chain in zip(cells, chains, strict=True) if cell.method.label not in run.controls for t in chain
-        ]
-        tasks += [*asked, judges, *(t for chain in chains for t in chain if t not in asked)]
+        chains = [(cell.method.label in run.controls, _chain(cell, prepare.id, judges.id)) for cell in cells]
+        asked, controls = ([t for of, chain in chains if of == control for t in chain] for control in (False, True))
+        tasks += [*asked, judges, *controls]
     return list({t.id: t for t in tasks}.values())
 
 
