@@ -55,6 +55,7 @@ def score_command(
     folder = find_run(run_name, run_root)
     shop = Workshop(reopen(folder, data_root=data_root, device=device, plugins=plugins))
     dataset = _dataset(folder, datasets)
+    _check_loaded(shop, folder, dataset)
     cell = _cell(shop, folder, dataset, _checked_name(shop, folder, name), file, metrics)
     _take_in(shop, cell, file)
     run = Run(shop.job, (cell,), shop, (), (dataset,))
@@ -73,6 +74,14 @@ def _dataset(folder: Path, asked: str | None) -> Spec:
     if label not in known:
         raise UserError(f"{folder} does not ask about {label!r}, only about {', '.join(known)}")
     return parse_specs(label)[0]
+
+
+def _check_loaded(shop: Workshop, folder: Path, dataset: Spec) -> None:
+    files = read_about(folder).get("plugins", [])
+    if files and dataset.name not in shop.registry.names("dataset"):
+        raise UserError(
+            f"{dataset.name} is not installed; the run was declared with --plugin {' --plugin '.join(files)}"
+        )
 
 
 def _checked_name(shop: Workshop, folder: Path, name: str) -> str:

@@ -65,7 +65,7 @@ def declare(run: Run, argv: list[str]) -> None:
     mine = {c.label for c in run.cells}
     kept = [c for c in old["cells"] if Cell.from_dict(c).label not in mine]
     about = {
-        "format": FORMAT, "cfbench": __version__, **git_state(), **shared,
+        **old, "format": FORMAT, "cfbench": __version__, **git_state(), **shared,
         "commands": [*[c for c in old["commands"] if c != argv], argv],
         "controls": sorted({*old["controls"], *run.controls}),
         "plugins": sorted({*old.get("plugins", []), *map(str, job.plugins)}),

@@ -91,7 +91,7 @@ def _check_method(shop: Workshop, cell: Cell) -> None:
     if cell.external:
         raise UserError(f"the answers of {name} were made elsewhere: there is no method to load")
     if name not in shop.registry.names("method"):
-        raise UserError(f"{name} is not installed and in no plugin file of the run; give plugins=[its file or class]")
+        raise UserError(f"{name} is not installed; give plugins=[its file or class]")
     if issubclass(shop.registry.load("method", name), Control):
         raise UserError(f"{name} is a control, which learns nothing: there is no method to load")
 

@@ -138,5 +138,4 @@ def _numbered(folder: Path) -> Path:
     """The folder; of one that records a failure the next number that is free."""
     if not folder.name.startswith("failed-"):
         return folder
-    kind = folder.name.rpartition("-")[0]
-    return folder.with_name(f"{kind}-{len(list(folder.parent.glob(f'{kind}-*'))) + 1}")
+    return store.numbered(folder.parent, folder.name.rpartition("-")[0])

@@ -29,18 +29,17 @@ def reopen(
     Args:
         folder: of the run.
         data_root: where the data lie here.
-        plugins: files beside those that the run was declared with, of which only those that are still there count.
+        plugins: files to load. Those that the run names are not: whoever hands over a run decides not what is executed.
 
     Raises:
         UserError: there is no run, or one of another format; the device is absent.
     """
     about = read_about(folder)
     budget = Budget(**{**about["budget"], "seeds": tuple(about["budget"]["seeds"])})
-    known = [path for path in map(Path, about.get("plugins", [])) if path.is_file()]
-    files = dict.fromkeys([*known, *(p.resolve() for p in plugins)])
+    files = tuple(dict.fromkeys(p.resolve() for p in plugins))
     return Job(
         folder.resolve(), data_root.resolve(), budget, about["split"], about["plan"], about.get("action"),
-        str(pick_device(device)), threads, about.get("precision", "fp32"), tuple(files), timeout=timeout,
+        str(pick_device(device)), threads, about.get("precision", "fp32"), files, timeout=timeout,
         bundles=_bundles(about["datasets"]),
     )  # fmt: skip
 

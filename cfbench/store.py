@@ -25,6 +25,7 @@ __all__ = [
     "copy_stage",
     "discard_broken",
     "mismatches",
+    "numbered",
     "read_json",
     "read_sealed",
     "read_tensors",
@@ -262,6 +263,12 @@ def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} is no safetensors file ({one_line(error, 120)}); {REMOVE}") from None
+
+
+def numbered(folder: Path, name: str) -> Path:
+    """The first free one of ``name-1``, ``name-2`` ... after all that are there."""
+    taken = (p.name.removeprefix(f"{name}-") for p in folder.glob(f"{name}-*"))
+    return folder / f"{name}-{max((int(n) for n in taken if n.isdecimal()), default=0) + 1}"
 
 
 def sha256(path: Path) -> str:

@@ -105,8 +105,7 @@ def record_failure(job: Job, task: Task, status: str, reason: str, log: str = ""
     reason, base = _line(reason), job.folder / _place(task)
     about = {"stage": task.stage, "status": status, "reason": reason, "key": _key(task)}
     try:
-        number = len(list(base.glob(f"failed-{task.stage}-*"))) + 1
-        with store.writing(base / f"failed-{task.stage}-{number}", **about) as draft:
+        with store.writing(store.numbered(base, f"failed-{task.stage}"), **about) as draft:
             (draft / "log.txt").write_text(log or reason)
     except OSError as error:
         reason = _line(f"{reason}; this could not be recorded: {error}")

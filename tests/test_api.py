@@ -341,7 +341,7 @@ def test_what_cannot_be_loaded_is_told(handed, row, options, says):
 
 
 def test_a_row_whose_class_is_not_at_hand_is_told(handed):
-    with pytest.raises(cfbench.UserError, match="half is not installed and in no plugin file of the run"):
+    with pytest.raises(cfbench.UserError, match="half is not installed"):
         cfbench.load_method(handed.folder, "half")
 
 

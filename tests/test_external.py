@@ -45,7 +45,13 @@ def where(tmp_path_factory):
 
 
 def score(root, file, name="mine"):
-    return cfbench(["score", str(file), "--name", name, "--run", "tiny", "--run-root", str(root), "--no-plots"])
+    where = ["--run", "tiny", "--run-root", str(root), "--plugin", TOYS]
+    return cfbench(["score", str(file), "--name", name, *where, "--no-plots"])
+
+
+def test_plugin_files_that_a_run_names_are_not_executed(where, capsys):
+    assert cfbench(["score", str(where / "a.npz"), "--name", "mine", "--run", "tiny", "--run-root", str(where)]) == 1
+    assert "the run was declared with --plugin" in capsys.readouterr().err
 
 
 def test_identity_made_without_torch_gives_exactly_the_identity_row(where):
