@@ -11,10 +11,10 @@ from typing import Any
 from .environment import cores
 from .errors import UserError, did_you_mean
 from .grid import Run, check_writable, declare, execute, finished, missing, tasks_of
+from .progress import reported
 from .publish import publish
 from .reading import read_about, states
 from .request import Request
-from .screen import working
 from .spec import parse_specs
 from .tensorboard import check_installed, write_scalars
 from .work import Outcome
@@ -105,7 +105,7 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     for spec, (cls, params) in loaded:
         dataset = cls(**params)
         dataset.open(data_root.resolve())
-        with working(f"preparing {spec.label}") as dataset.progress:
+        with reported(dataset, f"preparing {spec.label}"):
             dataset.prepare(data_root.resolve())
         print(f"{spec.label} is ready under {data_root}")
     return 0

@@ -12,9 +12,9 @@ from . import store
 from .cells import Cell
 from .commands import find_run
 from .outlook import Outlook, Row, steps
-from .progress import going
+from .progress import EVERY, going
 from .reading import read_about, states
-from .screen import EVERY, drawn, head, lines
+from .screen import drawn, head, lines
 
 __all__ = ["status_command", "view"]
 

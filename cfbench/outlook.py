@@ -74,8 +74,12 @@ class Outlook:
         self.folder, self.cells, self.controls = folder, list(cells), frozenset(controls)
         datasets = {c.dataset.label: c.dataset for c in self.cells}
         self.shared = [Task(stage, d) for d in datasets.values() for stage in ("prepare", "judges")]
-        self.chains = {c.label: steps(c) for c in self.cells}
-        self.tasks = {t.id: t for t in (*self.shared, *(t for chain in self.chains.values() for t in chain))}
+        chains = {c.label: {t.id: t for t in steps(c)} for c in self.cells}
+        self.chains = {label: list(chain) for label, chain in chains.items()}
+        self.tasks = {t.id: t for t in self.shared} | {
+            name: t for chain in chains.values() for name, t in chain.items()
+        }
+        self.kinds = {name: self._kinds(t) for name, t in self.tasks.items()}
         self.done: set[str] = set()
         self.bad: dict[str, tuple[str, str]] = {}
         self.status: dict[str, tuple[str, str]] = {}
@@ -106,17 +110,17 @@ class Outlook:
 
     def _note(self, event: Mapping[str, Any]) -> bool:
         """Take note of an event; whether it is the end of a task."""
-        seconds, task = _number(event.get("seconds")), self.tasks.get(event.get("task", ""))
+        seconds, task = _number(event.get("seconds")), event.get("task", "")
         if event.get("event") == "begin":
             self.begun, self.asked = _number(event.get("time")) or self.now, int(_number(event.get("tasks")) or 0)
             self.slots, self.over = int(_number(event.get("jobs")) or 1), set()
-        if event.get("event") != "end" or task is None:
+        if event.get("event") != "end" or task not in self.tasks:
             return False
-        self.over.add(task.id)
+        self.over.add(task)
         if seconds is not None:
-            self.seconds[task.id] = seconds
+            self.seconds[task] = seconds
         if event.get("status") == "done" and seconds is not None:
-            for kind in self._kinds(task):
+            for kind in self.kinds[task]:
                 self.took.setdefault(kind, []).append(seconds)
         return True
 
@@ -140,14 +144,14 @@ class Outlook:
 
     def rows(self) -> list[Row]:
         """What data sets share while it is under way, and every cell."""
-        shared = [self._row(t.id, [t]) for t in self.shared if t.id in self.doing or t.id in self.bad]
+        shared = [self._row(t.id, [t.id]) for t in self.shared if t.id in self.doing or t.id in self.bad]
         return [*shared, *(self._row(label, chain) for label, chain in self.chains.items())]
 
-    def _row(self, label: str, chain: list[Task]) -> Row:
-        at = [self.doing[t.id] for t in chain if t.id in self.doing]
-        spent = sum(self.seconds.get(t.id, 0.0) for t in chain) + sum(max(self.now - d.begun, 0.0) for d in at)
+    def _row(self, label: str, chain: list[str]) -> Row:
+        at = [self.doing[t] for t in chain if t in self.doing]
+        spent = sum(self.seconds.get(t, 0.0) for t in chain) + sum(max(self.now - d.begun, 0.0) for d in at)
         status, reason = self.status.get(label, ("", ""))
-        bad = next((self.bad[t.id] for t in chain if t.id in self.bad), None)
+        bad = next((self.bad[t] for t in chain if t in self.bad), None)
         if at:
             about = ", ".join(f"{d.task.partition(' ')[0]} {d}".strip() for d in at)
             return Row(label, "running", about, spent, *self.left(chain))
@@ -155,31 +159,33 @@ class Outlook:
             return Row(label, status, reason, spent)
         if bad:
             return Row(label, *bad, spent)
-        if all(t.id in self.done for t in chain):
+        if self.done.issuperset(chain):
             return Row(label, "ok", "", spent)
         return Row(label, "pending", reason, spent, *self.left(chain))
 
-    def left(self, chain: Iterable[Task]) -> tuple[float | None, bool]:
+    def left(self, chain: Iterable[str]) -> tuple[float | None, bool]:
         """Seconds that tasks still take, one after another, and whether something is known of each."""
-        known = [self._left(t) for t in chain if t.id not in self.done and t.id not in self.bad]
+        known = [self._left(t) for t in chain if t not in self.done and t not in self.bad]
         sums = [k for k in known if k is not None]
         return (sum(sums) if sums else None), len(sums) == len(known)
 
     def total(self) -> tuple[float | None, bool]:
         """Seconds until all is done with so many tasks at once, and whether something is known of each task."""
-        left, sure = self.left(self.tasks.values())
+        left, sure = self.left(self.tasks)
         return (None if left is None else left / max(self.slots, len(self.doing), 1)), sure
 
-    def _left(self, task: Task) -> float | None:
-        usual, doing = self.usual(task), self.doing.get(task.id)
+    def _left(self, task: str) -> float | None:
+        usual, doing = self.usual(task), self.doing.get(task)
         if doing is None:
             return usual
-        known = [doing.left(self.now), None if usual is None else max(usual - (self.now - doing.begun), 0.0)]
-        return max((k for k in known if k is not None), default=None)
+        measured, rest = doing.left(self.now), None if usual is None else max(usual - (self.now - doing.begun), 0.0)
+        if measured is not None and doing.first > 0:  # it went on from a checkpoint and will take less than usual
+            return measured
+        return max((s for s in (measured, rest) if s is not None), default=None)
 
-    def usual(self, task: Task) -> float | None:
+    def usual(self, task: str) -> float | None:
         """Seconds that the same stage took for the cells that are most alike; None where it has taken none yet."""
-        found = next((self.took[kind] for kind in self._kinds(task) if kind in self.took), None)
+        found = next((self.took[kind] for kind in self.kinds[task] if kind in self.took), None)
         return median(found[-LATEST:]) if found else None
 
     def _kinds(self, task: Task) -> list[Kind]:

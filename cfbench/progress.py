@@ -6,18 +6,23 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .digest import key_of
 from .wellformed import mapping, printable
 
-__all__ = ["Doing", "Reporter", "at_work", "clock", "forget", "going", "running"]
+__all__ = ["EVERY", "Doing", "Reporter", "at_work", "clock", "forget", "going", "reported", "running", "working"]
 
+EVERY = 15.0
+"""Seconds between two lines about a task that is under way, where there is no terminal."""
 FOLDER, LOCK = ".progress", ".lock"
 LARGEST = 2**16
 """Bytes of a note that is read at all."""
@@ -178,3 +183,51 @@ def clock(seconds: float) -> str:
     """Minutes and seconds, or hours too."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextmanager
+def working(what: str, *, patience: float = 2.0, every: float | None = None) -> Iterator[Callable[..., None]]:
+    """A block that says on standard error what it is at when it takes longer; yields what it reports to.
+
+    Args:
+        what: the block does.
+        patience: seconds before anything is said.
+        every: seconds between two lines, where there is no terminal; by default `EVERY`.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console, stop, said = Console(stderr=True, highlight=False), threading.Event(), [what]
+
+    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        said[0] = f"{what}: {stage} {done:,}/{total:,}" if total else f"{what}: {stage}"
+
+    def watch() -> None:
+        if stop.wait(patience):
+            return
+        if not console.is_terminal:
+            print(said[0], file=sys.stderr, flush=True)
+            while not stop.wait(every or EVERY):
+                print(said[0], file=sys.stderr, flush=True)
+            return
+        with console.status(Text(said[0])) as status:
+            while not stop.wait(0.5):
+                status.update(Text(said[0]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def reported(dataset: Any, what: str) -> Iterator[None]:
+    """A block in which a data set may make or read its data, which says so on standard error when it takes longer."""
+    with working(what) as dataset.progress:
+        try:
+            yield
+        finally:
+            del dataset.progress

@@ -18,6 +18,7 @@ from .errors import PluginError, UserError
 from .furnishing import check_bundle
 from .grid import Run
 from .plan import check_plan
+from .progress import reported
 from .spec import Spec, parse_settings, parse_specs
 from .weights import parse_weights
 from .workshop import Workshop
@@ -126,10 +127,11 @@ class Request:
         dataset = self.shop.dataset(spec)
         check_plan(dataset, spec.label, self.plan)
         self.shop.action(spec)
-        if bundle := self.shop.bundle(spec):
-            check_bundle(bundle, dataset, self.job)
-        if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
-            dataset.split(self.job.data_root, "train"), dataset.split(self.job.data_root, self.split)
+        with reported(dataset, f"reading {spec.label}"):
+            if bundle := self.shop.bundle(spec):
+                check_bundle(bundle, dataset, self.job)
+            if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
+                dataset.split(self.job.data_root, "train"), dataset.split(self.job.data_root, self.split)
 
     def _check_row(self, spec: Spec) -> None:
         try:

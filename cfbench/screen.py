@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import progress
 from .outlook import Outlook, Row
 from .progress import at_work, clock
 
-__all__ = ["EVERY", "display", "drawn", "head", "lines", "table", "working"]
+__all__ = ["display", "drawn", "head", "lines", "table"]
 
-EVERY = 15.0
-"""Seconds between two lines about a task that is under way, where there is no terminal."""
 COLOURS = {"running": "cyan", "pending": "dim", "ok": "green"}
 
 
@@ -43,7 +42,7 @@ def _live(console: Any, outlook: Outlook) -> Iterator[Say]:
         outlook.update()
         return drawn(outlook, head(outlook), console.size.height)
 
-    with Live(get_renderable=draw, console=console, refresh_per_second=2, transient=True) as live:
+    with Live(get_renderable=draw, console=console, refresh_per_second=1, transient=True) as live:
         yield lambda text: live.console.print(Text(text))
 
 
@@ -54,7 +53,7 @@ def _plain(outlook: Outlook) -> Iterator[Say]:
         print(text, file=sys.stderr, flush=True)
 
     def watch() -> None:
-        while not stop.wait(EVERY):
+        while not stop.wait(progress.EVERY):
             outlook.update()
             for line in lines(outlook):
                 say(line)
@@ -103,51 +102,15 @@ def _foremost(rows: list[Row], room: int) -> list[Row]:
 
 def table(rows: list[Row]) -> Any:
     """Rows side by side, each in one line."""
-    from rich.table import Table
     from rich.text import Text
 
-    found = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
-    for name in ("status", "cell", "seconds", "left", "under way"):
-        found.add_column(name, no_wrap=True, justify="right" if name in ("seconds", "left") else "left")
-    for row in rows:
-        cells = (row.label, f"{row.seconds:.1f}" if row.seconds else "", row.remaining, row.about)
-        found.add_row(Text(row.status, style=COLOURS.get(row.status, "red")), *map(Text, cells))
+    head = ("status", "cell", "seconds", "left", "under way")
+    words = [head, *((r.status, r.label, f"{r.seconds:.1f}" * (r.seconds > 0), r.remaining, r.about) for r in rows)]
+    widths = [max(map(len, column)) for column in zip(*words, strict=True)]
+    found = Text(no_wrap=True, overflow="ellipsis")
+    for line, style in zip(words, ["bold", *(COLOURS.get(r.status, "red") for r in rows)], strict=True):
+        status, label, seconds, left, about = (word.ljust(width) for word, width in zip(line, widths, strict=True))
+        found.append(status, style)
+        found.append(f"  {label}  {seconds.strip():>{widths[2]}}  {left.strip():>{widths[3]}}  {about.rstrip()}\n")
+    found.rstrip()
     return found
-
-
-@contextmanager
-def working(what: str, *, patience: float = 2.0, every: float = EVERY) -> Iterator[Callable[..., None]]:
-    """A block that says on standard error what it is at when it takes longer; yields what it reports to.
-
-    Args:
-        what: the block does.
-        patience: seconds before anything is said.
-        every: seconds between two lines, where there is no terminal.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    console, stop, said = Console(stderr=True, highlight=False), threading.Event(), [what]
-
-    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
-        said[0] = f"{what}: {stage} {done:,}/{total:,}" if total else f"{what}: {stage}"
-
-    def watch() -> None:
-        if stop.wait(patience):
-            return
-        if not console.is_terminal:
-            print(said[0], file=sys.stderr, flush=True)
-            while not stop.wait(every):
-                print(said[0], file=sys.stderr, flush=True)
-            return
-        with console.status(Text(said[0])) as status:
-            while not stop.wait(0.5):
-                status.update(Text(said[0]))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield report
-    finally:
-        stop.set()
-        thread.join()

@@ -26,9 +26,9 @@ from cfbench.events import note
 from cfbench.following import told, view
 from cfbench.groundwork import prepare
 from cfbench.outlook import Outlook, Row, steps
-from cfbench.progress import Doing, Reporter, at_work, going, running
+from cfbench.progress import Doing, Reporter, at_work, going, running, working
 from cfbench.request import Request
-from cfbench.screen import drawn, head, lines, working
+from cfbench.screen import drawn, head, lines
 from cfbench.spec import Spec
 from cfbench.tensorboard import scalars, write_scalars
 
@@ -167,35 +167,38 @@ def test_what_has_not_begun_takes_what_the_same_stage_of_other_cells_took(tmp_pa
     ended(tmp_path, "train bars mine seed 0", 100)
     ended(tmp_path, "train bars identity seed 0", 0.5)
     found = outlook(tmp_path, *cells, controls=["identity"])
-    train = {c.label: steps(c)[0] for c in cells}
-    assert found.usual(train["bars mine seed 1"]) == 100
-    assert found.usual(train["bars other seed 0"]) == 100, "of another method, and of no control"
-    assert found.usual(steps(cells[0])[2]) is None, "no images were made yet"
+    assert found.usual("train bars mine seed 1") == 100
+    assert found.usual("train bars other seed 0") == 100, "of another method, and of no control"
+    assert found.usual("images bars mine seed 0") is None, "no images were made yet"
     ended(tmp_path, "train bars mine seed 1", 300)
     ended(tmp_path, "train bars other seed 0", 7)
     ended(tmp_path, "train bars mine seed 1", 9999, "failed")
     assert found.update()
     assert not found.update()
-    assert found.usual(train["bars mine seed 2"]) == 200, "the median of the same method"
-    assert found.usual(steps(cell("other", 1))[0]) == 7
+    assert found.usual("train bars mine seed 2") == 200, "the median of the same method"
+    assert found.usual("train bars other seed 0") == 7
 
 
 def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
     cells = [cell("mine"), cell("mine", 1), cell("mine", 2)]
     for stage, seconds in (("train", 100), ("tune", 1), ("images", 20), ("scores", 9)):
         ended(tmp_path, f"{stage} bars mine seed 0", seconds)
-    doing(tmp_path, "train bars mine seed 1", clock, done=30, first=10, spent=10)
+    doing(tmp_path, "train bars mine seed 1", clock, done=20, spent=10)
     found = outlook(tmp_path, *cells)
     found.done |= {t.id for t in (*steps(cells[0]), *found.shared)}
     first, second, third = found.rows()
     assert (first.status, first.left, first.seconds) == ("ok", None, 130)
     assert (second.status, second.sure) == ("running", True)
-    assert second.left == pytest.approx(90 + 1 + 20 + 9), "what the whole fit took, where the stage says 35"
-    assert second.about == "train fit 30/100, 2.0/s, 0:35 left"
+    assert second.left == pytest.approx(90 + 1 + 20 + 9), "what the whole fit took, where the stage says 40"
+    assert second.about == "train fit 20/100, 2.0/s, 0:40 left"
     assert (third.status, third.left) == ("pending", 130)
     assert found.total() == (pytest.approx(250), True)
     found.slots = 2
     assert found.total() == (pytest.approx(125), True)
+    (tmp_path / ".progress/0.json").unlink()
+    doing(tmp_path, "train bars mine seed 1", clock, done=90, first=70, spent=10)
+    found.update()
+    assert found.rows()[1].left == pytest.approx(5 + 1 + 20 + 9), "it went on from a checkpoint"
 
 
 def test_a_time_that_is_not_known_in_full_is_not_told_as_if_it_were(tmp_path, clock):
@@ -256,7 +259,7 @@ def test_without_a_terminal_a_task_is_told_of_now_and_then(tmp_path, clock, monk
     found = outlook(tmp_path, cell("mine"))
     assert lines(found)[0] == "  train bars mine seed 0: fit 50/100, 5.0/s, 0:10 left"
     assert len(lines(found)) == 2
-    monkeypatch.setattr(screen, "EVERY", 0.02)
+    monkeypatch.setattr(progress, "EVERY", 0.02)
     with screen.display(found) as say:
         doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
         said = ""
