@@ -6,10 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .contract import Fit
@@ -66,7 +68,11 @@ class Checkpoints:
         return about["step"], state["queue"]
 
     def step(self, run: Fit, done: int, steps: int, queue: Tensor, keep: Mapping[str, Any]) -> None:
-        """Keep the state after ``done`` steps, if it is time to, or the last step."""
+        """Keep the state after ``done`` steps, if it is time to, or the last step.
+
+        One that cannot be written is done without: the disk is full, or another process is at the same fit, as when a
+        driver was killed and its worker goes on.
+        """
         if done < steps and time.perf_counter() - self.saved < self.interval:
             return
         kept = {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in keep.items()}
@@ -74,15 +80,21 @@ class Checkpoints:
         state |= {"rng": run.rng.get_state(), "global_rng": torch.get_rng_state()}
         if run.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
-        file = self.folder / f"{self.number}-{done}.safetensors"
+        with suppress(OSError, SafetensorError):
+            self._keep(state, {"what": self.what, "step": done, "seen": run.seen, "seconds": self.seconds})
+        self.saved = time.perf_counter()
+
+    def _keep(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        file = self.folder / f"{self.number}-{about['step']}.safetensors"
         with replacing(file) as draft:
             pack(state, draft)
-        about = {"what": self.what, "step": done, "seen": run.seen, "seconds": self.seconds, "rows": self.rows}
-        write_json(self.folder / f"{self.number}.json", {**about, "file": file.name, "sha256": sha256(file)})
+            digest = sha256(draft)
+        write_json(
+            self.folder / f"{self.number}.json", {**about, "rows": self.rows, "file": file.name, "sha256": digest}
+        )
         for old in self.folder.glob(f"{self.number}-*.safetensors"):
             if old != file:
-                old.unlink()
-        self.saved = time.perf_counter()
+                old.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """A checkpoint of the stage that has begun; None where there is none, or it is spoilt or another's."""
