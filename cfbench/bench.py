@@ -49,10 +49,12 @@ class Bench:
 
     @contextmanager
     def writing(self, folder: Path, **about: Any) -> Iterator[Path]:
-        """A stage's folder in the making, as `store.writing`, noted in the run's log when it is there."""
+        """A stage's folder in the making, as `store.writing`, noted in the run's log by whoever made it first."""
         with store.writing(folder, **about) as draft:
             yield draft
-        note(self.shop.job.folder, "wrote", stage=str(folder.relative_to(self.shop.job.folder)))
+            made = draft.stat().st_ino
+        if folder.stat().st_ino == made:
+            note(self.shop.job.folder, "wrote", stage=str(folder.relative_to(self.shop.job.folder)))
 
     def quiet(self, stage: str, seed: int = 0) -> AbstractContextManager[None]:
         """A block with the global random state and the threads of a stage, both put back afterwards."""
