@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .batches import estimates
 from .contract import Column
 from .results import CellState, Results, Score
-from .stats import Comparison, Estimate, Resamples, Sample, compare, draw, estimate, ranks, surely_better
+from .samples import Estimate, Resamples, Sample
+from .stats import Comparison, compare, draw, ranks, surely_better
 
 __all__ = ["TIDY", "Board", "Key", "Section", "tidy", "wide"]
 
@@ -98,6 +100,9 @@ class Board:
         for s in results.scores:
             self.scores.setdefault(_key(s), {})[s.method, s.seed] = s
         self.cells = {(c.method, c.seed): c for c in results.cells}
+        self._controls = frozenset(results.controls)
+        self._placed: dict[Key, dict[str, tuple[int, int]]] = {}
+        self._short: dict[tuple[str, int, str], str] = {}
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
@@ -125,12 +130,19 @@ class Board:
         return self.columns[key].about
 
     def is_control(self, method: str) -> bool:
-        return method in self.results.controls
+        return method in self._controls
 
     def seeds(self, method: str) -> tuple[int, ...]:
         """The seeds of a method's cells: one for what is not trained, else those of the run."""
-        own = tuple(sorted({c.seed for c in self.results.cells if c.method == method}))
-        return own if len(own) == 1 else tuple(self.results.seeds)
+        own = self._own.get(method, frozenset())
+        return tuple(own) if len(own) == 1 else tuple(self.results.seeds)
+
+    @cached_property
+    def _own(self) -> dict[str, frozenset[int]]:
+        own: dict[str, set[int]] = {}
+        for c in self.results.cells:
+            own.setdefault(c.method, set()).add(c.seed)
+        return {method: frozenset(seeds) for method, seeds in own.items()}
 
     def sample(self, method: str, key: Key, seeds: tuple[int, ...], rows: np.ndarray | None = None) -> Sample:
         """A method's scores in a column; ``rows`` [Q] picks questions.
@@ -161,13 +173,22 @@ class Board:
                 line[:] = s.values
         if rows is None:
             return replace(sample, values=values, factual=factual)
-        values, asked = values[:, rows], int((self._mask(key) & rows).sum()) * len(scores)
+        values, asked = values[:, rows], self._asked_among(key, rows) * len(scores)
         finite = int(np.isfinite(values).sum())
         return Sample(sample.kind, sample.points, values, factual[rows], finite, asked)
 
     @cached_property
     def _asked(self) -> dict[Key, int]:
         return {key: max(s.asked for s in scores.values()) for key, scores in self.scores.items()}
+
+    def _asked_among(self, key: Key, rows: np.ndarray) -> int:
+        if key not in self._masks:
+            self._masks[key] = self._mask(key)
+        return int((self._masks[key] & rows).sum())
+
+    @cached_property
+    def _masks(self) -> dict[Key, np.ndarray]:
+        return {}
 
     def _mask(self, key: Key) -> np.ndarray:
         """The questions that a metric was asked about: all, or for a subset those that anybody has a score for."""
@@ -177,7 +198,12 @@ class Board:
         return np.any([np.isfinite(s.values) for s in self.scores[key].values()], axis=0)
 
     def _factual(self, key: Key) -> np.ndarray:
-        return np.asarray(self.results.factual.get(self.columns[key].do, np.arange(self.results.factuals)), np.int64)
+        return self._factuals[self.columns[key].do]
+
+    @cached_property
+    def _factuals(self) -> dict[str, np.ndarray]:
+        every, known = np.arange(self.results.factuals), self.results.factual
+        return {s.do: np.asarray(known.get(s.do, every), np.int64) for s in self.columns.values()}
 
     def samples(self, key: Key, rows: np.ndarray | None = None, controls: bool = True) -> dict[str, Sample]:
         """Every method's scores in a column, all seeds."""
@@ -222,47 +248,61 @@ class Board:
         return f"{ok} of {len(told)} seeds ok; {bad}"
 
     def _keys(self, method: str, seeds: tuple[int, ...], metric: str) -> str:
-        def short(cell: CellState | None) -> str:
+        """The keys of answers and scores of some seeds, cut short."""
+        return "; ".join(text for seed in seeds if (text := self._keys_of(method, seed, metric)))
+
+    def _keys_of(self, method: str, seed: int, metric: str) -> str:
+        name = method, seed, metric
+        if name not in self._short:
+            cell = self.cells.get((method, seed))
             keys = {} if cell is None else cell.keys
             score = keys.get(f"score-{metric}", keys.get(metric, keys.get("score", "")))
             named = {"images": keys.get("images", ""), "score": score}
-            return " ".join(f"{k}={v[:8]}" for k, v in named.items() if v)
+            self._short[name] = " ".join(f"{k}={v[:8]}" for k, v in named.items() if v)
+        return self._short[name]
 
-        return "; ".join(text for seed in seeds if (text := short(self.cells.get((method, seed)))))
-
-    def _row(self, method: str, seeds: tuple[int, ...], key: Key, questions: str, sample: Sample) -> dict[str, Any]:
-        about = self.about(key)
-        told = estimate(sample, self.resamples, about)
+    def _row(self, method: str, seeds: tuple[int, ...], key: Key, sample: Sample, told: Estimate) -> dict[str, Any]:
         one = len(seeds) == 1 < len(self.seeds(method))
         return {
-            "dataset": self.results.dataset,
             "method": method,
             "seed": str(seeds[0]) if one else "all",
-            "metric": key.path,
-            "variable": key.variable,
-            "do": key.do,
-            "questions": questions,
             "value": told.value,
             "low": told.low,
             "high": told.high,
             "n": sample.finite,
             "coverage": sample.coverage,
-            "direction": about.direction if about.target is None else f"target {about.target:g}",
-            "unit": about.unit,
             "status": self.status(method, seeds[0], key) if one else self.pooled_status(method, key),
             "keys": self._keys(method, seeds, key.metric),
-            "rank_low": np.nan,
-            "rank_high": np.nan,
         }
 
     def _rows(self, key: Key, questions: str, rows: np.ndarray | None) -> Iterable[dict[str, Any]]:
-        own = self.samples(key, rows, controls=False)
-        place = self.places[key] if rows is None else ranks(own, self.resamples, self.about(key))
-        for m, sample in self.samples(key, rows).items():
-            low, high = place.get(m, (np.nan, np.nan))
-            yield self._row(m, self.seeds(m), key, questions, sample) | {"rank_low": low, "rank_high": high}
-            for seed in self.seeds(m) if len(self.seeds(m)) > 1 else ():
-                yield self._row(m, (seed,), key, questions, self.sample(m, key, (seed,), rows))
+        about, pooled = self.about(key), self.samples(key, rows)
+        place = self._place(key, rows, pooled)
+        common = {"dataset": self.results.dataset, "metric": key.path, "variable": key.variable, "do": key.do}
+        common |= {"questions": questions, "unit": about.unit}
+        common["direction"] = about.direction if about.target is None else f"target {about.target:g}"
+        asked: list[tuple[str, tuple[int, ...], Sample]] = []
+        for m, sample in pooled.items():
+            seeds = self.seeds(m)
+            asked.append((m, seeds, sample))
+            asked += [(m, (s,), self.sample(m, key, (s,), rows)) for s in seeds] if len(seeds) > 1 else []
+        told = estimates([sample for *_, sample in asked], self.resamples, about)
+        for (m, seeds, sample), e in zip(asked, told, strict=True):
+            low, high = place.get(m, (np.nan, np.nan)) if seeds == self.seeds(m) else (np.nan, np.nan)
+            yield common | self._row(m, seeds, key, sample, e) | {"rank_low": low, "rank_high": high}
+
+    def _place(
+        self, key: Key, rows: np.ndarray | None = None, samples: Mapping[str, Sample] | None = None
+    ) -> dict[str, tuple[int, int]]:
+        """First and last rank of each method in a column, on all questions or on some."""
+        if rows is None and key in self._placed:
+            return self._placed[key]
+        samples = self.samples(key, rows) if samples is None else samples
+        own = {m: s for m, s in samples.items() if not self.is_control(m)}
+        found = ranks(own, self.resamples, self.about(key))
+        if rows is None:
+            self._placed[key] = found
+        return found
 
     @cached_property
     def tidy(self) -> pd.DataFrame:
@@ -281,11 +321,12 @@ class Board:
     @cached_property
     def estimates(self) -> dict[tuple[str, Key], Estimate]:
         """The pooled score of each method in each column, on all questions."""
-        return {
-            (m, key): estimate(s, self.resamples, score.about)
-            for key, score in self.columns.items()
-            for m, s in self.samples(key).items()
-        }
+        found: dict[tuple[str, Key], Estimate] = {}
+        for key, score in self.columns.items():
+            samples = self.samples(key)
+            told = estimates(list(samples.values()), self.resamples, score.about)
+            found |= {(m, key): e for m, e in zip(samples, told, strict=True)}
+        return found
 
     @cached_property
     def coverage(self) -> dict[tuple[str, Key], tuple[int, int]]:
@@ -295,7 +336,7 @@ class Board:
     @cached_property
     def places(self) -> dict[Key, dict[str, tuple[int, int]]]:
         """First and last rank of each method (controls are not ranked) in each column."""
-        return {k: ranks(self.samples(k, controls=False), self.resamples, s.about) for k, s in self.columns.items()}
+        return {key: self._place(key) for key in self.columns}
 
     @cached_property
     def best(self) -> dict[Key, frozenset[str]]:

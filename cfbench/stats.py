@@ -8,8 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
+from .batches import estimate, estimates, sure
 from .contract import Column
 from .rng import derive
+from .samples import LEVEL, Estimate, Resamples, Sample, interval, mean, points
 
 __all__ = [
     "REPLICATES",
@@ -28,7 +30,6 @@ __all__ = [
 ]
 
 REPLICATES = 1000
-LEVEL = 0.95
 DETECTABLE = 1.95996 + 0.84162
 """Standard errors in the smallest difference that a two-sided 5 % test finds with 80 % power."""
 
@@ -45,14 +46,6 @@ def _counts(plan_key: str, factuals: int, r: int, size: int | None = None) -> np
 def drawn(factuals: int) -> int:
     """How many factuals a resample for a set score draws: all, of more than 10,000 only 4,096."""
     return factuals if factuals <= MANY else FEWER
-
-
-@dataclass(frozen=True)
-class Resamples:
-    """How often each factual is drawn in each replicate, counts [R, N], and which seeds are, [R, S]."""
-
-    counts: np.ndarray
-    seeds: np.ndarray
 
 
 def draw(plan_key: str, factuals: int, seeds: int, replicates: int = REPLICATES) -> Resamples:
@@ -72,102 +65,6 @@ def resample_rows(plan_key: str, factual_ids: np.ndarray, r: int, *, factuals: i
     """
     ids = np.asarray(factual_ids, dtype=np.int64)
     return np.repeat(np.arange(len(ids)), _counts(plan_key, factuals, r, drawn(factuals))[ids])
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One method's scores in one column, seed by seed; NaN where there is none.
-
-    points [S] are the scores of all questions; values are one score a question [S, Q] ("image"), replicates
-    [S, R] on the shared resamples ("set") or absent ("cell"). A method that has only one seed by nature has S = 1.
-    """
-
-    kind: str
-    points: np.ndarray
-    values: np.ndarray | None = None
-    factual: np.ndarray | None = None
-    finite: int = 0
-    asked: int = 0
-
-    @property
-    def coverage(self) -> float:
-        return self.finite / self.asked if self.asked else 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score with its 95 % percentile interval (NaN where none can be given) and its replicates [R].
-
-    ``training`` says whether the interval holds the variance between trainings: false with one seed.
-    """
-
-    value: float
-    low: float
-    high: float
-    replicates: np.ndarray
-    training: bool
-
-
-def _mean(x: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Mean of the finite entries, NaN where there is none."""
-    ok = np.isfinite(x)
-    count = ok.sum(axis)
-    total = np.where(ok, x, 0.0).sum(axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    ok = replicates[np.isfinite(replicates)]
-    if len(ok) < 2 or 2 * len(ok) < len(replicates):
-        return np.nan, np.nan
-    low, high = np.percentile(ok, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
-
-
-def _by_seed(s: Sample, resamples: Resamples) -> np.ndarray:
-    """Replicates of each seed [R, S], training held fixed."""
-    if s.kind == "image" and s.values is not None and s.factual is not None:
-        ok = np.isfinite(s.values)
-        cells = np.zeros((2 * len(s.values), resamples.counts.shape[1]))
-        for row, x in zip(cells, np.concatenate([np.where(ok, s.values, 0.0), ok]), strict=True):
-            row += np.bincount(s.factual, x, minlength=len(row))
-        total, weight = np.split(resamples.counts @ cells.T, 2, axis=1)
-        return np.where(weight > 0, total / np.maximum(weight, 1), np.nan)
-    if s.kind == "set" and s.values is not None and s.values.shape[1] > 1:
-        # Rows that occur twice shrink a resample's spread, so FID and KID of a resample are too high by about
-        # the same amount in each: the replicates tell how far the score varies, not where it lies.
-        return (s.values - _mean(s.values, 1)[:, None] + s.points[:, None]).T
-    return np.broadcast_to(s.points, (len(resamples.seeds), len(s.points)))
-
-
-def _points(s: Sample) -> np.ndarray:
-    return _mean(s.values, 1) if s.kind == "image" and s.values is not None else s.points
-
-
-def _varies(s: Sample) -> bool:
-    return len(s.points) > 1 or (s.kind != "cell" and s.values is not None and s.values.shape[1] > 1)
-
-
-def estimate(s: Sample, resamples: Resamples, about: Column | None = None) -> Estimate:
-    """The mean over seeds with an interval from factuals and seeds, both resampled.
-
-    Per-image scores are weighted by how often their factual was drawn (all questions about a factual together);
-    what is NaN leaves with its weight. With S seeds the spread between trainings is understated by about
-    sqrt((S - 1) / S), as with every bootstrap of few units. The interval is cut to the column's range.
-    """
-    training = len(s.points) > 1
-    value = float(_mean(_points(s)))
-    if not _varies(s):
-        return Estimate(value, np.nan, np.nan, np.full(len(resamples.seeds), np.nan), training)
-    by_seed = _by_seed(s, resamples)
-    seeds = resamples.seeds[: len(by_seed)] if training else np.zeros((len(by_seed), 1), dtype=np.int64)
-    replicates = _mean(np.take_along_axis(by_seed, seeds, axis=1), 1)
-    low, high = _interval(replicates)
-    if about is not None and about.low is not None:
-        low = max(low, min(about.low, value))
-    if about is not None and about.high is not None:
-        high = min(high, max(about.high, value))
-    return Estimate(value, low, high, replicates, training)
 
 
 def _loss(x: np.ndarray, about: Column) -> np.ndarray:
@@ -228,7 +125,7 @@ def _pair(first: str, second: str, samples: Mapping[str, Sample], resamples: Res
     value = sign * float(_loss(np.array(a.value), about) - _loss(np.array(b.value), about))
     spread = sign * (_loss(a.replicates[:rows], about) - _loss(b.replicates[:rows], about))
     spread = spread[np.isfinite(spread)]
-    low, high = _interval(spread)
+    low, high = interval(spread)
     tail = min((spread <= 0).sum(), (spread >= 0).sum())
     p = min(1.0, 2 * float(tail + 1) / (len(spread) + 1)) if len(spread) else np.nan
     ahead = "" if not (low > 0 or high < 0) or about.direction == "none" else (first if sign * value < 0 else second)
@@ -265,13 +162,14 @@ def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
     top, bottom = float(np.nanmax(everything)), float(np.nanmin(everything))
 
     def charge(s: Sample) -> Sample:
-        if s.values is None or not np.isfinite(s.values).any():
+        missing = None if s.values is None else ~np.isfinite(s.values)
+        if s.values is None or missing is None or missing.all() or not (missing & scored).any():
             return s
         worst = top if about.direction == "lower" else bottom
         if about.direction == "target":
             target = about.target or 0.0
-            worst = max(top, target) if float(_mean(_points(s))) >= target else min(bottom, target)
-        return replace(s, values=np.where(~np.isfinite(s.values) & scored, worst, s.values))
+            worst = max(top, target) if float(mean(points(s))) >= target else min(bottom, target)
+        return replace(s, values=np.where(missing & scored, worst, s.values))
 
     return {name: charge(s) for name, s in samples.items()}
 
@@ -284,22 +182,28 @@ def surely_better(
     Unanswered questions count as the worst score seen; where only the set has a score, a method that answered
     less is never surely better. Differences below a millionth of the column's scale are none.
     """
-    told = {k: estimate(s, resamples) for k, s in _charged(samples, about).items()}
+    names, better = _better(samples, resamples, about, level)
+    return {(names[i], names[j]) for i, j in zip(*better.nonzero(), strict=True)}
+
+
+def _better(
+    samples: Mapping[str, Sample], resamples: Resamples, about: Column, level: float = LEVEL
+) -> tuple[list[str], np.ndarray]:
+    """The methods that have an interval, and whether each is surely better than each: [K, K]."""
+    charged = _charged(samples, about)
+    told = dict(zip(charged, estimates(list(charged.values()), resamples), strict=True))
     told = {k: e for k, e in told.items() if np.isfinite(e.value) and np.isfinite(e.low)}
+    names = list(told)
     if about.direction == "none" or not told:
-        return set()
+        return names, np.zeros((len(told), len(told)), dtype=bool)
     negligible = 1e-6 * max(abs(e.value) for e in told.values())
     if about.low is not None and about.high is not None:
         negligible = max(negligible, 1e-6 * (about.high - about.low))
     rows = min(len(e.replicates) for e in told.values())
-    losses = {k: _loss(e.replicates[:rows], about) for k, e in told.items()}
-    found = set()
-    for a, b in combinations(told, 2):
-        low, high = _interval(losses[a] - losses[b], level)
-        ahead = (a, b) if high < -negligible else (b, a) if low > negligible else None
-        if ahead and (samples[a].kind != "set" or samples[ahead[0]].coverage >= samples[ahead[1]].coverage):
-            found.add(ahead)
-    return found
+    better = sure(_loss(np.stack([e.replicates[:rows] for e in told.values()]), about), negligible, level)
+    coverage = np.array([samples[k].coverage for k in names])
+    sets = np.array([samples[k].kind == "set" for k in names])
+    return names, better & (~(sets[:, None] | sets) | np.greater_equal.outer(coverage, coverage))
 
 
 def ranks(samples: Mapping[str, Sample], resamples: Resamples, about: Column) -> dict[str, tuple[int, int]]:
@@ -307,11 +211,10 @@ def ranks(samples: Mapping[str, Sample], resamples: Resamples, about: Column) ->
 
     Methods without an interval have no rank; a column without a direction ranks nobody.
     """
-    better = surely_better(samples, resamples, about)
     if about.direction == "none":
         return {}
-    told = [k for k, s in samples.items() if np.isfinite(estimate(s, resamples).low)]
-    return {
-        k: (1 + sum(worse == k for _, worse in better), len(told) - sum(ahead == k for ahead, _ in better))
-        for k in told
-    }
+    names, better = _better(samples, resamples, about)
+    ahead, behind = (dict(zip(names, better.sum(axis).tolist(), strict=True)) for axis in (0, 1))
+    own = estimates(list(samples.values()), resamples)
+    told = [k for k, e in zip(samples, own, strict=True) if np.isfinite(e.low)]
+    return {k: (1 + ahead.get(k, 0), len(told) - behind.get(k, 0)) for k in told}
