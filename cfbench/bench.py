@@ -15,6 +15,7 @@ from .cells import Cell
 from .digest import key_of
 from .environment import describe, pick_device, quiet
 from .events import note
+from .progress import heard
 from .rng import derive
 from .spec import Spec
 from .workshop import Workshop
@@ -33,15 +34,9 @@ class Bench:
     def device(self) -> torch.device:
         return pick_device(self.shop.job.device)
 
-    @contextmanager
-    def reporting(self, spec: Spec) -> Iterator[None]:
+    def reporting(self, spec: Spec) -> AbstractContextManager[None]:
         """A block in which a data set says in the live display what it makes."""
-        dataset = self.shop.dataset(spec)
-        dataset.progress = self.progress
-        try:
-            yield
-        finally:
-            del dataset.progress
+        return heard(self.shop.dataset(spec), self.progress)
 
     def folder(self, cell: Cell, stage: str) -> Path:
         """Where a stage of a cell lies."""

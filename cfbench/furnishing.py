@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from . import store
 from .bench import Bench
-from .bundles import Bundle, read_bundle
+from .bundles import PARTS, Bundle, read_bundle
 from .cells import Job
 from .contract import Dataset
 from .digest import key_of
@@ -117,8 +117,13 @@ def _factuals(folder: Path) -> torch.Tensor:
     return store.read_tensors(folder / "factuals.safetensors")["x"]
 
 
-def furnish(bench: Bench, spec: Spec) -> bool:
+def furnish(bench: Bench, spec: Spec, parts: Sequence[str] = PARTS) -> bool:
     """Put the plan, the mechanisms and the judges of a data set's bundle into the run; False where it has none.
+
+    Args:
+        bench: in the run.
+        spec: of the data set.
+        parts: those that are needed now.
 
     Raises:
         UserError: the bundle is spoilt; or they are missing in a run that was taken up without its bundle.
@@ -130,7 +135,7 @@ def furnish(bench: Bench, spec: Spec) -> bool:
     places = {"plan": shop.plan_folder(spec), "judges": shop.judge_folder(spec)}
     if bundle.action == "learned":
         places["mechanisms"] = shop.mechanisms_folder(spec)
-    missing = {part: place for part, place in places.items() if not store.whole(place)}
+    missing = {part: place for part, place in places.items() if part in parts and not store.whole(place)}
     if missing and bundle.folder is None:
         raise UserError(f"{next(iter(missing.values()))} is missing; run the same `cfbench run --bundle` again")
     for part, place in missing.items():

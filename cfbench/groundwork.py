@@ -37,7 +37,7 @@ def _prepare(bench: Bench, spec: Spec) -> None:
     if not dataset.network:
         dataset.prepare(job.data_root)
     folder = bench.shop.plan_folder(spec)
-    if furnish(bench, spec) or store.whole(folder):
+    if furnish(bench, spec, ["plan"]) or store.whole(folder):
         return
     act: Act | None = mechanisms(bench, spec).act if bench.shop.action(spec) == "learned" else None
     bench.progress("plan", 0, 1)
@@ -94,7 +94,7 @@ def _judges(bench: Bench, spec: Spec) -> None:
     from .judges import JudgeBudget, card, train_judges
 
     folder = bench.shop.judge_folder(spec)
-    if furnish(bench, spec) or store.whole(folder):
+    if furnish(bench, spec, ["judges"]) or store.whole(folder):
         return
     job, dataset = bench.shop.job, bench.shop.dataset(spec)
     start = time.perf_counter()

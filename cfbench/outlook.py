@@ -23,6 +23,8 @@ from .work import Task
 __all__ = ["Outlook", "Row", "steps"]
 
 Kind = tuple[str, ...]
+MOST = 2**26
+"""Bytes of a log that are read at a look: those of a hundred thousand tasks."""
 LATEST = 20
 """Times of a kind that count: the machine may have become another."""
 
@@ -126,10 +128,13 @@ class Outlook:
 
     def _news(self) -> Iterable[dict[str, Any]]:
         """The events that were written since the last look, but for a line that is half written."""
+        path = self.folder / EVENTS
         try:
-            with (self.folder / EVENTS).open("rb") as file:
+            if not path.is_file():
+                return
+            with path.open("rb") as file:
                 file.seek(self._read)
-                text = file.read()
+                text = file.read(MOST)
         except OSError:
             return
         whole = text[: text.rfind(b"\n") + 1]

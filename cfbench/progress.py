@@ -19,7 +19,19 @@ from typing import Any
 from .digest import key_of
 from .wellformed import mapping, printable
 
-__all__ = ["EVERY", "Doing", "Reporter", "at_work", "clock", "forget", "going", "reported", "running", "working"]
+__all__ = [
+    "EVERY",
+    "Doing",
+    "Reporter",
+    "at_work",
+    "clock",
+    "forget",
+    "going",
+    "heard",
+    "reported",
+    "running",
+    "working",
+]
 
 EVERY = 15.0
 """Seconds between two lines about a task that is under way, where there is no terminal."""
@@ -118,9 +130,9 @@ def forget(folder: Path, task: str) -> None:
 
 
 def _read(path: Path) -> Doing | None:
-    """A note; None where it is gone, a link, or not as it should be."""
+    """A note; None where it is gone, no plain file, or not as it should be."""
     try:
-        if path.is_symlink() or path.stat().st_size > LARGEST:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
             return None
         said = mapping(json.loads(path.read_text()))
         loss = None if said["loss"] is None else float(said["loss"])
@@ -139,7 +151,7 @@ def at_work(folder: Path) -> Iterator[None]:
         return
     try:
         if _held(lock) is False:
-            for old in (folder / FOLDER).glob("*.json"):
+            for old in (*(folder / FOLDER).glob("*.json"), *(folder / FOLDER).glob("*.tmp")):
                 old.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -151,7 +163,7 @@ def at_work(folder: Path) -> Iterator[None]:
 def going(folder: Path) -> bool:
     """Whether a process is at work on a run: it holds a lock that ends with it, however it ends."""
     try:
-        lock = os.open(folder / FOLDER / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        lock = os.open(folder / FOLDER / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -226,8 +238,17 @@ def working(what: str, *, patience: float = 2.0, every: float | None = None) -> 
 @contextmanager
 def reported(dataset: Any, what: str) -> Iterator[None]:
     """A block in which a data set may make or read its data, which says so on standard error when it takes longer."""
-    with working(what) as dataset.progress:
-        try:
-            yield
-        finally:
+    with working(what) as report, heard(dataset, report):
+        yield
+
+
+@contextmanager
+def heard(dataset: Any, report: Callable[..., None]) -> Iterator[None]:
+    """A block in which a data set reports what it makes; one that lets nobody set an attribute stays silent."""
+    with contextlib.suppress(AttributeError):
+        dataset.progress = report
+    try:
+        yield
+    finally:
+        with contextlib.suppress(AttributeError):
             del dataset.progress

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from cfbench.bundles import digest_of, read_bundle
+from cfbench.bundles import assigned, digest_of, read_bundle
 from cfbench.cli import _main
+from cfbench.errors import UserError
 from cfbench.reopening import reopen
 from cfbench.request import Request
 from cfbench.spec import Spec
@@ -144,6 +145,8 @@ def test_learned_mechanisms_come_along(tmp_path):
     assert described["action"] == "learned"
     made, given = tmp_path / "runs/used" / described["mechanisms"], tmp_path / "learned/mechanisms"
     assert (made / "weights.safetensors").read_bytes() == (given / "weights.safetensors").read_bytes()
+    words = ["verify", "used", "--run-root", str(tmp_path / "runs"), "--data-root", str(tmp_path), "--plugin", TOYS]
+    assert _main([*words, "--cells", "1"]) == 0
 
 
 def test_the_budget_of_questions_and_judges_is_the_bundles(labs):
@@ -172,6 +175,17 @@ def refused(folder, capfd, *args, says, plugin=TOYS):
     assert err.count("\n") == 1, err
     assert re.search(says, err), err
     assert not (folder / "runs").exists()
+
+
+def test_a_bundle_is_for_the_data_set_of_its_label_or_else_of_its_name(copied):
+    say(copied, dataset={"name": "folder", "preset": "", "params": {"path": "there"}})
+    one, other = (Spec("folder", params={"path": p}) for p in ("here", "there"))
+    assert assigned([copied], [Spec("bars"), one, other])[0].dataset == "folder[path=there]"
+    assert assigned([copied], [Spec("bars"), one])[0].dataset == "folder[path=here]"
+    with pytest.raises(
+        UserError, match=r"is for folder\[path=there\], the run asks about folder\[path=here\], folder\[path=no"
+    ):
+        assigned([copied], [one, Spec("folder", params={"path": "nowhere"})])
 
 
 @pytest.mark.parametrize(

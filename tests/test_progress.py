@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from cfbench.events import note
 from cfbench.following import told, view
 from cfbench.groundwork import prepare
 from cfbench.outlook import Outlook, Row, steps
-from cfbench.progress import Doing, Reporter, at_work, going, running, working
+from cfbench.progress import Doing, Reporter, at_work, going, heard, running, working
 from cfbench.request import Request
 from cfbench.screen import drawn, head, lines
 from cfbench.spec import Spec
@@ -133,6 +133,9 @@ def test_notes_of_strangers_are_read_with_care(tmp_path, clock):
     (notes / "link.json").symlink_to(tmp_path / "elsewhere.json")
     (notes / "large.json").write_text("[" * 10**6)
     (notes / "list.json").write_text("[1]")
+    os.mkfifo(notes / "pipe.json")
+    os.mkfifo(tmp_path / "events.jsonl")
+    assert outlook(tmp_path, cell("mine")).seconds == {}
     (notes / "text.json").write_text((notes / "0.json").read_text().replace("1000.0", '"x"'))
     (state,) = running(tmp_path)
     assert str(state).isprintable()
@@ -357,6 +360,16 @@ def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
     assert ("drawing", 0, 12) in said
     assert dataset.progress is Dataset.progress
     assert dataset.progress("drawing", 0, 1) is None
+
+
+def test_a_data_set_that_lets_nobody_set_an_attribute_stays_silent():
+    @dataclass(frozen=True)
+    class Frozen(Dataset):
+        size: int = 3
+
+    frozen = Frozen()
+    with heard(frozen, print):
+        assert frozen.progress is Dataset.progress
 
 
 def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
