@@ -23,15 +23,20 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
     """The mean over the rows of b [M, F] of k(a_i, b_j), for each row of a [N, F]: float64 [N]."""
+    means = a.new_empty(len(a), dtype=torch.float64)
     if not _by_moments(b):
-        return torch.cat([kernel(some, b).mean(1) for some in a.split(max(PAIRS // max(len(b), 1), 1))])
+        size = max(PAIRS // max(len(b), 1), 1)
+        for start in range(0, len(a), size):
+            means[start : start + size] = kernel(a[start : start + size], b).mean(1)
+        return means
     ones = b.new_ones(len(b), 1, dtype=torch.float64)
     sums = _third(_products(b, ones), ones)
-    means = []
-    for some in _products(a, a.new_ones(len(a), 1, dtype=torch.float64)).split(BLOCK):
+    products = _products(a, a.new_ones(len(a), 1, dtype=torch.float64))
+    for start in range(0, len(a), BLOCK):
+        some = products[start : start + BLOCK]
         pairs, twice = _pair_products(some)
-        means.append(((pairs * twice) @ sums * some).sum(1) / len(b))
-    return torch.cat(means)
+        means[start : start + BLOCK] = ((pairs * twice) @ sums * some).sum(1) / len(b)
+    return means
 
 
 def _by_moments(features: Tensor) -> bool:

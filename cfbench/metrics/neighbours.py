@@ -34,7 +34,10 @@ def radii(real: Tensor, k: int = NEAREST) -> Tensor:
     """Distance [M] of each real point [M, F] to its k-th nearest other; NaN for all where M <= k."""
     if len(real) <= k:
         return torch.full((len(real),), torch.nan, dtype=torch.float64)
-    return torch.cat([_distances(some, real).kthvalue(k + 1, dim=1).values for some in real.split(ROWS)])
+    found = torch.empty(len(real), dtype=torch.float64)
+    for start in range(0, len(real), ROWS):
+        found[start : start + ROWS] = _distances(real[start : start + ROWS], real).kthvalue(k + 1, dim=1).values
+    return found
 
 
 def inside(features: Tensor, real: Tensor, radius: Tensor) -> Tensor:
@@ -44,13 +47,15 @@ def inside(features: Tensor, real: Tensor, radius: Tensor) -> Tensor:
 
 def pack(features: Tensor, real: Tensor, radius: Tensor) -> Balls:
     """The balls around real points [M, F] that hold each point [N, F]."""
-    bits, hits = [], []
-    for some in features.split(ROWS):
-        within = inside(some, real, radius)
-        bits.append(torch.from_numpy(np.packbits(within.numpy(), axis=1)))
-        hits.append(within.sum(1))
-    count = torch.cat(hits)
-    return torch.cat(bits), count, torch.full_like(count, len(real))
+    n, m = len(features), len(real)
+    # Made beforehand: what is kept between large buffers would keep their memory from being used again.
+    bits = torch.empty(n, -(-m // 8), dtype=torch.uint8)
+    count = torch.empty(n, dtype=torch.long)
+    for start in range(0, n, ROWS):
+        within = inside(features[start : start + ROWS], real, radius)
+        bits[start : start + ROWS] = torch.from_numpy(np.packbits(within.numpy(), axis=1))
+        count[start : start + ROWS] = within.sum(1)
+    return bits, count, torch.full_like(count, m)
 
 
 def density(balls: Balls, k: int = NEAREST) -> Tensor:
