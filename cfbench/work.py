@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,11 @@ STAGES: Mapping[str, Callable[[Bench, Any], None]] = {
     "tune": fitting.tune,
     "images": fitting.images,
     "scores": scores,
+}
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "tune": ("train",),
+    "images": ("train", "tune"),
+    "scores": ("train", "tune", "images"),
 }
 
 
@@ -70,6 +75,8 @@ def perform(job: Job, task: Task, shop: Workshop | None = None) -> Outcome:
 
 def _attempt(job: Job, task: Task, shop: Workshop) -> Outcome:
     try:
+        if spoilt := next(_spoilt(shop, task), None):
+            return Outcome(task.id, "failed", _line(f"{spoilt}; the same command computes it again"))
         with Reporter(job.folder, task.id) as report, time_limit(job.timeout if task.cell else None):
             STAGES[task.stage](Bench(shop, report), task.cell or task.dataset)
     except (Exception, SystemExit, TimedOut) as error:
@@ -78,6 +85,24 @@ def _attempt(job: Job, task: Task, shop: Workshop) -> Outcome:
             return Outcome(task.id, "failed", _line(f"{said}; make room, then the same command tries again"))
         return record_failure(job, task, status_of(error), said, traceback.format_exc())
     return Outcome(task.id, "done")
+
+
+def _spoilt(shop: Workshop, task: Task) -> Iterator[str]:
+    """What a task reads that is not as it was written, whoever did that since the run began."""
+    for folder in inputs(shop, task):
+        if broken := store.mismatches(folder):
+            yield f"{folder}: {', '.join(broken[:3])} is missing or does not match its manifest"
+
+
+def inputs(shop: Workshop, task: Task) -> Iterator[Path]:
+    """The stages that a task reads."""
+    if task.stage in ("images", "scores"):
+        yield shop.plan_folder(task.dataset)
+    if task.stage == "scores":
+        yield shop.judge_folder(task.dataset)
+    for stage in INPUTS.get(task.stage, ()):
+        if task.cell and task.cell.keys.get(stage):
+            yield shop.job.folder / task.cell.stage(stage)
 
 
 def _file(task: Task, shop: Workshop) -> Path | None:

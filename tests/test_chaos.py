@@ -8,6 +8,9 @@ import sys
 import chaos
 import pytest
 
+from cfbench import fitting, work
+from cfbench.cli import _main as cfbench
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
@@ -24,7 +27,7 @@ def expected(folder):
 
 
 @linux
-@pytest.mark.parametrize(("seed", "how"), [(5, "alone"), (3, "alone"), (1, "two workers")])
+@pytest.mark.parametrize(("seed", "how"), [(6, "alone"), (27, "alone"), (22, "two workers")])
 def test_a_run_survives_what_its_seed_does_to_it(folder, expected, seed, how):
     chaos.survive(folder, seed, how, expected)
 
@@ -59,3 +62,21 @@ def test_the_watch_notices_a_stage_that_is_made_again_lost_or_spoilt(folder, exp
     log.write_text(log.read_text() * 2)
     with pytest.raises(AssertionError, match="too often"):
         chaos.counted(copy)
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
+def test_a_stage_that_is_spoilt_while_the_run_goes_on_is_not_used(tmp_path, monkeypatch, capsys, spoil):
+    def spoilt(bench, cell):
+        fitting.train(bench, cell)
+        spoil(bench.folder(cell, "train") / "weights.safetensors")
+
+    toys = str(chaos.HERE.with_name("toys.py"))
+    line = ["run", "--plugin", toys, "--datasets", "bars", "--methods", "learns", "--preset", "tiny", "--no-plots"]
+    line += ["--no-controls", "--metrics", "truth", "--jobs", "1", "--run-root", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setitem(work.STAGES, "train", spoilt)
+        assert cfbench(line) == 2
+    assert "weights.safetensors is missing or does not match its manifest" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("tune-*"))
+    assert not list(tmp_path.rglob("failed-*"))
+    assert cfbench(line) == 0
