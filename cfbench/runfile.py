@@ -47,6 +47,8 @@ _old_key = matching(re.compile(r"(?:[0-9a-f]{8,64})?"), "key")
 _seed = whole_number(0, 2**63)
 _size = whole_number(1, 2**16)
 _texts = each(text)
+_words = each(partial(text, longest=100_000))
+"""Of a command, one of which may list a thousand seeds."""
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _run(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         "plan": _within("plan", text, about["plan"]),
         "action": _within("action", one_of(None, "exact", "learned"), about.get("action")),
         "precision": _within("precision", one_of("fp32", "bf16"), about.get("precision", "fp32")),
-        "commands": _within("commands", each(_texts), about.get("commands", [])),
+        "commands": _within("commands", each(_words), about.get("commands", [])),
         "controls": _within("controls", _texts, about.get("controls", [])),
         "plugins": _plugins(folder, _within("plugins", _texts, about.get("plugins", []))),
         "datasets": _within("datasets", partial(mapping, check=_dataset), about["datasets"]),

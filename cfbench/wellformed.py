@@ -22,9 +22,9 @@ class Wrong(ValueError):
     """A value is not what it should be."""
 
 
-def text(value: Any) -> str:
+def text(value: Any, longest: int = LONGEST) -> str:
     """Text of one line that a terminal shows as it is."""
-    if not isinstance(value, str) or len(value) > LONGEST or not value.isprintable():
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
         raise Wrong(f"{_told(value)} is no line of text")
     return value
 
