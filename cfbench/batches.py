@@ -11,8 +11,8 @@ from .samples import LEVEL, Estimate, Resamples, Sample, interval, mean, varies
 
 __all__ = ["estimate", "estimates", "sure"]
 
-NUMBERS = 2**22
-"""Numbers of replicates in memory at once."""
+NUMBERS = 2**17
+"""Numbers of replicates that are worked on at once: what caches hold."""
 
 
 def estimate(s: Sample, resamples: Resamples, about: Column | None = None) -> Estimate:
@@ -112,12 +112,12 @@ def _replicates(by_seed: np.ndarray, resamples: Resamples, training: bool) -> np
 
 def _intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
     """`interval` of each row of [K, R]."""
-    whole = np.isfinite(replicates).all(1) & (replicates.shape[1] > 1)
-    ends = np.full((2, len(replicates)), np.nan)
-    if whole.any():
-        ends[:, whole] = np.percentile(replicates[whole], [50 * (1 - level), 50 * (1 + level)], axis=1)
-    for i in (~whole).nonzero()[0]:
-        ends[:, i] = interval(replicates[i], level)
+    ok = np.isfinite(replicates)
+    count, ends = ok.sum(1), np.full((2, len(replicates)), np.nan)
+    for number in np.unique(count[(count > 1) & (2 * count >= replicates.shape[1])]):
+        rows = (count == number).nonzero()[0]
+        known = replicates[rows][ok[rows]].reshape(len(rows), number)
+        ends[:, rows] = np.percentile(known, [50 * (1 - level), 50 * (1 + level)], axis=1)
     return list(zip(*ends.tolist(), strict=True))
 
 
@@ -131,13 +131,18 @@ def _cut(low: float, high: float, value: float, about: Column | None) -> tuple[f
 
 def sure(losses: np.ndarray, negligible: float, level: float) -> np.ndarray:
     """Whether the interval of the difference of losses [K, R] lies below -negligible, for each pair of rows: [K, K]."""
+    ok = np.isfinite(losses)
+    if ok.all():
+        return _sure(losses, losses, negligible, level)
     better = np.zeros((len(losses), len(losses)), dtype=bool)
-    whole = np.isfinite(losses).all(1)
-    for i, row in enumerate(losses):
-        for j in range(len(losses)) if not whole[i] else (~whole).nonzero()[0]:
-            better[i, j] = i != j and _below(row - losses[j], negligible, level)
-    rows = whole.nonzero()[0]
-    better[np.ix_(rows, rows)] = _sure(losses[rows], negligible, level)
+    # Where resamples leave both without a score, the rest is told as a whole.
+    kinds, kind = np.unique(ok, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    for first, a in enumerate(kinds):
+        for second, b in enumerate(kinds):
+            rows, others, both = (kind == first).nonzero()[0], (kind == second).nonzero()[0], a & b
+            if both.sum() > 1 and 2 * both.sum() >= len(both):
+                better[np.ix_(rows, others)] = _sure(losses[rows][:, both], losses[others][:, both], negligible, level)
     return better
 
 
@@ -145,23 +150,22 @@ def _below(difference: np.ndarray, negligible: float, level: float) -> bool:
     return interval(difference, level)[1] < -negligible
 
 
-def _sure(losses: np.ndarray, negligible: float, level: float) -> np.ndarray:
-    """`sure` of losses that are all finite; most pairs are told by their order statistics."""
-    count, width = losses.shape
-    better = np.zeros((count, count), dtype=bool)
-    if width < 2 or not count:
-        return better
+def _sure(losses: np.ndarray, others: np.ndarray, negligible: float, level: float) -> np.ndarray:
+    """`sure` of losses [K, R] against others [L, R], all finite; most pairs are told by their order statistics."""
+    width = losses.shape[1]
+    if width < 2:
+        return np.zeros((len(losses), len(others)), dtype=bool)
     # The upper end lies at or above the order statistic k, so k + 1 replicates or more must lie below; k + 2 suffice.
     k = int((width - 1) * (50 * (1 + level) / 100))
-    slack, ranked = width - k - 1, np.sort(losses, axis=1)
-    better = np.subtract.outer(ranked[:, -1], ranked[:, 0]) < -negligible
-    open_ = ~better
-    for place in np.linspace(slack, width - 1, 9).astype(int):
-        open_ &= np.subtract.outer(ranked[:, place - slack], ranked[:, place]) < -negligible
-    for i in open_.any(1).nonzero()[0]:
-        rivals = open_[i].nonzero()[0]
-        below = np.count_nonzero(losses[i] - losses[rivals] < -negligible, axis=1)
-        better[i, rivals] = below >= k + 2
-        for j in rivals[below == k + 1]:
-            better[i, j] = _below(losses[i] - losses[j], negligible, level)
+    slack, ranked, rivals = width - k - 1, np.sort(losses, axis=1), np.sort(others, axis=1)
+    better = np.subtract.outer(ranked[:, -1], rivals[:, 0]) < -negligible
+    unknown = ~better
+    for place in np.linspace(slack, width - 1, 33).astype(int):
+        unknown &= np.subtract.outer(ranked[:, place - slack], rivals[:, place]) < -negligible
+    for i in unknown.any(1).nonzero()[0]:
+        against = unknown[i].nonzero()[0]
+        below = np.count_nonzero(losses[i] - others[against] < -negligible, axis=1)
+        better[i, against] = below >= k + 2
+        for j in against[below == k + 1]:
+            better[i, j] = _below(losses[i] - others[j], negligible, level)
     return better

@@ -175,11 +175,22 @@ class Board:
             return replace(sample, values=values, factual=factual)
         values, asked = values[:, rows], self._asked_among(key, rows) * len(scores)
         finite = int(np.isfinite(values).sum())
-        return Sample(sample.kind, sample.points, values, factual[rows], finite, asked)
+        return Sample(sample.kind, sample.points, values, self._among(key, rows), finite, asked)
 
     @cached_property
     def _asked(self) -> dict[Key, int]:
         return {key: max(s.asked for s in scores.values()) for key, scores in self.scores.items()}
+
+    def _among(self, key: Key, rows: np.ndarray) -> np.ndarray:
+        """The factuals behind some questions: the same array for all methods, so that they are worked on together."""
+        name = self.columns[key].do, rows.tobytes()
+        if name not in self._chosen:
+            self._chosen[name] = self._factual(key)[rows]
+        return self._chosen[name]
+
+    @cached_property
+    def _chosen(self) -> dict[tuple[str, bytes], np.ndarray]:
+        return {}
 
     def _asked_among(self, key: Key, rows: np.ndarray) -> int:
         if key not in self._masks:
