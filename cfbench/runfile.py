@@ -129,7 +129,7 @@ def _within(where: str, check: Any, value: Any) -> Any:
 
 def _budget(value: Any) -> dict[str, Any]:
     said = mapping(value)
-    checks = {"name": text, "text": text, "judge": number, "seeds": each(_seed)}
+    checks: dict[str, Any] = {"name": text, "text": text, "judge": number, "seeds": each(_seed)}
     return {f.name: checks.get(f.name, whole_number(0, 2**53))(said[f.name]) for f in fields(Budget)}
 
 
