@@ -106,6 +106,7 @@ def main(argv: list[str], plugin: str, ray: bool) -> None:
 
     if ray:
         commands.execute = timed
+    sys.argv = ["cfbench", *argv]
     loaded = time.process_time()
     code = cli._main(argv)
     assert code == 0, code
