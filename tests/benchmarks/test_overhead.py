@@ -29,7 +29,7 @@ class Steady(Method):
 
     def fit(self, run):
         for _ in range(self.products):
-            self.state = self.state @ self.state.T / 2 + 1
+            self.state = torch.nn.functional.normalize(self.state @ self.state.T + 1)
 
     def abduct(self, x, pa, rng):
         return x
