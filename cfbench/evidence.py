@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -88,16 +88,45 @@ def _pick(value: Any, rows: Tensor) -> Any:
     return {k: _pick(v, rows) for k, v in value.items()}
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Row-wise results of consecutive blocks as one."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, tuple):
-        return tuple(map(_joined, map(list, zip(*parts, strict=True))))
-    return {k: _joined([p[k] for p in parts]) for k in first}
+def _joined(parts: Iterable[Any], total: int) -> Any:
+    """Row-wise results of consecutive blocks as one of ``total`` rows.
+
+    Memory for all is set aside at the first: what is kept between large buffers keeps theirs from being used again.
+    """
+    whole, start = None, 0
+    for part in parts:
+        rows = _length(part)
+        if whole is None and rows == total:
+            return part
+        whole = _blank(part, total) if whole is None else whole
+        _put(whole, part, slice(start, start + rows))
+        start += rows
+    return whole
+
+
+def _leaves(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    else:
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+
+
+def _length(value: Any) -> int:
+    return next((len(leaf) for leaf in _leaves(value)), 0)
+
+
+def _blank(value: Any, total: int) -> Any:
+    if isinstance(value, Tensor):
+        return value.new_empty(total, *value.shape[1:])
+    if isinstance(value, tuple):
+        return tuple(_blank(v, total) for v in value)
+    return {k: _blank(v, total) for k, v in value.items()}
+
+
+def _put(whole: Any, part: Any, rows: slice) -> None:
+    for into, leaf in zip(_leaves(whole), _leaves(part), strict=True):
+        into[rows] = leaf
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -168,7 +197,7 @@ class Evidence:
     def each(self, name: str, compute: Callable[[Evidence], Any]) -> Any:
         """As `once`, of what belongs to a row alone: ``compute`` gets evidence of some rows at a time."""
         if self.block_of is None:
-            return self.once(name, lambda: _joined([compute(block) for block in self.blocks()]))
+            return self.once(name, lambda: _joined(map(compute, self.blocks()), len(self)))
         whole, rows = self.block_of
         return self.once(name, lambda: _pick(whole.each(name, compute), rows))
 
@@ -186,9 +215,9 @@ class Evidence:
     def judge_real(self, how: str) -> Any:
         """``judges.how`` of the real images, computed once."""
         size = block_rows(self.graph.shape)
-        starts = range(0, max(len(self.real), 1), size)
+        starts, total = range(0, max(len(self.real), 1), size), len(self.real)
         judge = getattr(self._panel, how)
-        return self.of_real(how, lambda: _joined([judge(self.real[i : i + size].x) for i in starts]))
+        return self.of_real(how, lambda: _joined((judge(self.real[i : i + size].x) for i in starts), total))
 
     @property
     def _panel(self) -> JudgePanel:

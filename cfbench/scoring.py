@@ -155,23 +155,20 @@ def _finite(images: str, evidence: Evidence) -> Tensor:
 
 def _scores(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
     """What a metric gives; where there are many rows and all of it is per image, block by block."""
-    blocks = evidence.blocks()
-    first = next(blocks)
-    parts = [_call(metric, first)]
-    if len(first) == len(evidence):
-        return parts[0]
-    if _sets(parts[0]):
-        return _call(metric, evidence)
-    sizes = [len(first)]
-    for block in blocks:
-        parts.append(_call(metric, block))
-        sizes.append(len(block))
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.cat([p.get(name, _blank(n)) for p, n in zip(parts, sizes, strict=True)]) for name in names}
-
-
-def _blank(n: int) -> Tensor:
-    return torch.full((n,), torch.nan, dtype=torch.float64)
+    found: dict[str, Tensor] = {}
+    start = 0
+    for block in evidence.blocks():
+        results = _call(metric, block)
+        if len(block) == len(evidence):
+            return results
+        if _sets(results):
+            return _call(metric, evidence)
+        for name, values in results.items():
+            if name not in found:
+                found[name] = torch.full((len(evidence),), torch.nan, dtype=torch.float64)
+            found[name][start : start + len(block)] = values
+        start += len(block)
+    return found
 
 
 def _call(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:

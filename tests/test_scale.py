@@ -1,0 +1,296 @@
+"""Plans of any size: images pass through memory some at a time, and the numbers stay the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from crowd import Crowd, Nearly
+from safetensors.torch import load_file, save_file
+
+from cfbench import rows as rows_module
+from cfbench import scoring, stats
+from cfbench.answer import answer_plan, mechanism
+from cfbench.batches import estimate, estimates, sure
+from cfbench.conformance.judged import evidence
+from cfbench.contract import Column, Metric
+from cfbench.errors import UserError
+from cfbench.imagefile import ImageFile, stored
+from cfbench.metrics import kernel, minimality, neighbours
+from cfbench.metrics.interpretability import IM
+from cfbench.metrics.realism import Neighbours, Realism
+from cfbench.metrics.truth import TEA, TrueError
+from cfbench.plan import make_plan
+from cfbench.rows import Rows
+from cfbench.samples import Resamples, Sample, interval
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 16 rows, whatever the images."""
+    monkeypatch.setattr(rows_module, "BLOCK", 1)
+    monkeypatch.setattr(rows_module, "MULTIPLE", 16)
+    monkeypatch.setattr(rows_module, "KEPT", 0)
+
+
+class Counted:
+    """Images that count how many of them were read at once, and in all."""
+
+    def __init__(self, images):
+        self.images, self.shape = images, images.shape
+        self.most = self.total = 0
+
+    def __getitem__(self, rows):
+        found = self.images[rows]
+        self.most, self.total = max(self.most, len(found)), self.total + len(found)
+        return found
+
+
+def lazily(do="kind"):
+    given = evidence(do)
+    sources = {name: Counted(getattr(given, name)) for name in ("x", "answer", "truth", "reverse")}
+    return type(given)(**{**vars(given), **{name: Rows(s) for name, s in sources.items()}}), sources
+
+
+def test_a_file_filled_by_rows_has_the_bytes_that_safetensors_writes(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    arrays = {name: torch.rand(n, 1, 3, 5, generator=rng) for name, n in (("null", 7), ("do/ä", 11), ("cycle", 2))}
+    save_file(arrays, tmp_path / "whole")
+    with ImageFile(tmp_path / "rows", {k: tuple(v.shape) for k, v in arrays.items()}) as file:
+        for name, images in arrays.items():
+            for some in torch.randperm(len(images), generator=rng).split(3):
+                file.put(name, some, images[some])
+        assert torch.equal(file.get("do/ä", torch.tensor([5, 6, 1])), arrays["do/ä"][[5, 6, 1]])
+    assert (tmp_path / "rows").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [[3, 4, 5], [90, 2, 2, 51], [], [7]])
+def test_rows_of_a_file_are_those_of_the_array(tmp_path, rows):
+    x = torch.rand(100, 1, 2, 2)
+    save_file({"x": x}, tmp_path / "file")
+    found = stored(tmp_path / "file")["x"]
+    assert torch.equal(found[torch.tensor(rows, dtype=torch.long)], x[rows])
+    assert torch.equal(found[:4], x[:4])
+    mask = torch.zeros(100, dtype=torch.bool)
+    mask[rows] = True
+    assert torch.equal(Rows(found, mask.nonzero()[:, 0]).load(), x[mask])
+
+
+def test_a_file_that_is_none_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"\xff" * 40)
+    for name, said in (("file", "is no safetensors file"), ("nothing", "is missing")):
+        with pytest.raises(UserError, match=said):
+            stored(tmp_path / name)
+
+
+def test_answers_written_as_they_come_are_those_in_memory(tmp_path):
+    data = Crowd(60)
+    plan = make_plan(data, tmp_path, name="marginal", split="test", factuals=30)
+    x = data.split(tmp_path, "test").x[plan.rows]
+    asked = {"seed": 0, "device": torch.device("cpu"), "batch": 8, "rounds": 11}
+    mech = mechanism(Nearly(data.graph), data, tmp_path, "test")
+    held = answer_plan(mech, plan, x, **asked).images
+    assert answer_plan(mech, plan, x, into=tmp_path / "answers", **asked).images == {}
+    found = load_file(tmp_path / "answers")
+    assert found.keys() == held.keys()
+    assert all(torch.equal(found[name], held[name]) for name in held)
+
+
+@pytest.mark.parametrize("metric", [TrueError, TEA, IM])
+def test_scores_of_images_do_not_depend_on_the_blocks(small_blocks, metric):
+    whole = metric()(evidence("kind"))
+    given, sources = lazily()
+    found = scoring._scores(metric(), given)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], value.double()) for name, value in whole.items())
+    assert max(s.most for s in sources.values()) == 16
+
+
+def test_set_scores_read_each_image_once_and_resamples_none(small_blocks):
+    given, sources = lazily()
+    whole = Realism()(evidence("kind"))
+    found = scoring._scores(Realism(), given)
+    assert all(found[name].item() == pytest.approx(value.item(), rel=1e-9) for name, value in whole.items())
+    read = sources["answer"].total
+    assert read == len(given)
+    for r in range(5):
+        Realism()(given.take(torch.randint(48, (48,), generator=torch.Generator().manual_seed(r))))
+    assert sources["answer"].total == read
+    assert sources["x"].total == 0
+
+
+def test_taking_rows_of_rows_reads_nothing():
+    given, sources = lazily()
+    some = given.take(torch.arange(10, 30)).take(torch.arange(20) % 2 == 0)
+    assert sources["x"].total == 0
+    assert torch.equal(some.x, evidence("kind").x[10:30:2])
+    assert sources["x"].total == 10
+
+
+def test_kernels_from_third_moments_equal_those_of_pairs(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.rand(900, 6, generator=rng), torch.rand(700, 6, generator=rng)
+    row = torch.randint(900, (900,), generator=rng)
+    pairs = kernel.within(a[row], row), kernel.paired_mmd(a[:700], b, row[:700] % 700), kernel.mean_kernel(a, b)
+    monkeypatch.setattr(kernel, "MANY", 10)
+    assert kernel._by_moments(b)
+    moments = kernel.within(a[row], row), kernel.paired_mmd(a[:700], b, row[:700] % 700), kernel.mean_kernel(a, b)
+    for one, other in zip(pairs, moments, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert kernel.paired_mmd(b, b) == 0
+
+
+def test_divergences_from_products_equal_those_of_pairs():
+    rng = torch.Generator().manual_seed(0)
+    p, q = ((5 * torch.randn(n, 16, generator=rng), torch.rand(n, 16, generator=rng) + 0.01) for n in (40, 30))
+    pairs = minimality.kl(p, (q[0][:, None], q[1][:, None]))
+    torch.testing.assert_close(minimality._product(p, q), pairs, rtol=1e-9, atol=1e-9)
+
+
+def test_many_answers_are_looked_at_in_parts(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    made, real = torch.randn(1200, 3, generator=rng), torch.randn(400, 3, generator=rng)
+    balls = neighbours.pack(made, real, neighbours.radii(real))
+    parts = [neighbours.coverage(neighbours.pack(made[i::3], real, neighbours.radii(real))) for i in range(3)]
+    assert neighbours.coverage(balls, 400).item() == pytest.approx(np.mean(parts))
+    assert neighbours.coverage(balls) > neighbours.coverage(balls, 400)
+    # As many real images as answers in a part: the score is what theory says of one law.
+    assert neighbours.coverage(balls, 400).item() == pytest.approx(1 - 2**-5, abs=0.02)
+    monkeypatch.setattr("cfbench.metrics.realism.MANY", 20)
+    monkeypatch.setattr("cfbench.metrics.realism.PART", 16)
+    given = evidence("kind")
+    Neighbours()(given)
+    assert "balls:parts" in given.memo
+    assert (given.memo["balls:parts"][2] == 16).all()
+    assert "balls" not in Neighbours()(given.take(torch.arange(12)))
+
+
+class Mean(Metric):
+    columns = {"mean": Column("mean of a number", "lower")}
+
+    def __call__(self, evidence):
+        return {"mean": evidence.once("z", lambda: evidence.cf_pa[:, 1].double()).mean()}
+
+
+def test_fewer_draws_of_many_factuals_tell_the_same_spread(monkeypatch):
+    data = Crowd(800)
+    plan = make_plan(data, Path(), name="marginal", split="test", factuals=400)
+    asked, given = plan.asked["level"], evidence("kind")
+    images = torch.zeros(len(asked), 1, 8, 8)
+    changed = {"pa": asked.cf_pa, "cf_pa": asked.cf_pa, "x": images, "answer": images}
+    changed |= {"truth": None, "reverse": None, "cycles": {}}
+    many = type(given)(**{**vars(given), **changed})
+    spread = {}
+    for most in (10_000, 100):
+        monkeypatch.setattr(stats, "MANY", most)
+        monkeypatch.setattr(stats, "FEWER", 50)
+        (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, "plan", 8)
+        spread[most] = row.values.std()
+    expected = float(asked.cf_pa[:, 1].double().std()) / 20
+    assert spread[10_000] == pytest.approx(expected, rel=0.2)
+    assert spread[100] == pytest.approx(expected, rel=0.2)
+
+
+def samples(seeds, questions, holes):
+    rng = np.random.default_rng(seeds)
+    factual = np.arange(questions)
+    for k in range(7):
+        values = rng.normal(k / 4, size=(seeds, questions))
+        if k in holes:
+            values[:, rng.integers(questions, size=questions - 2)] = np.nan
+        yield Sample("image", values.mean(1), values, factual)
+
+
+@pytest.mark.parametrize(("seeds", "holes"), [(1, ()), (3, ()), (9, (2,)), (1, (0, 4))])
+def test_samples_estimated_together_are_as_each_alone(seeds, holes):
+    some = list(samples(seeds, 12, holes))
+    rng = np.random.default_rng(0)
+    counts = np.stack([np.bincount(rng.integers(12, size=12), minlength=12) for _ in range(300)]).astype(float)
+    resamples = Resamples(counts, rng.integers(seeds, size=(300, seeds)))
+    for s, e in zip(some, estimates(some, resamples), strict=True):
+        alone = estimate(s, resamples)
+        np.testing.assert_allclose(e.replicates, alone.replicates, rtol=1e-12)
+        assert (e.value, e.low, e.high) == pytest.approx(
+            (alone.value, alone.low, alone.high), rel=0, abs=0, nan_ok=True
+        )
+        if seeds == 1:
+            ok = np.isfinite(s.values[0])
+            with np.errstate(invalid="ignore"):
+                plain = (counts[:, ok] @ s.values[0, ok]) / counts[:, ok].sum(1)
+            np.testing.assert_allclose(e.replicates, plain, rtol=1e-12)
+        assert (e.low, e.high) == pytest.approx(interval(e.replicates), nan_ok=True)
+
+
+@pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 7])
+@pytest.mark.parametrize("width", [2, 40, 200, 1000])
+def test_pairs_told_apart_by_order_statistics_are_those_of_their_intervals(level, width):
+    rng = np.random.default_rng(width)
+    common = rng.normal(size=width)
+    losses = np.stack([common + k / 12 + 0.3 * rng.normal(size=width) for k in range(24)] + [common, common])
+    losses[3, :: max(width // 5, 2)] = np.nan
+    losses[4, : width // 2 + 2] = np.nan
+    found = sure(losses, 1e-3, level)
+    for i, a in enumerate(losses):
+        for j, b in enumerate(losses):
+            assert found[i, j] == (i != j and interval(a - b, level)[1] < -1e-3), (i, j)
+    assert found.any() or width == 2
+
+
+SCORE = """
+import sys
+from pathlib import Path
+import torch
+from crowd import Crowd, Nearly
+from cfbench import rows
+from cfbench.answer import answer_plan, mechanism
+from cfbench.imagefile import stored
+from cfbench.judges import Judges
+from cfbench.metrics.minimality import FactualDistance
+from cfbench.metrics.realism import TrueRealism
+from cfbench.metrics.truth import TEA, TrueError
+from cfbench.plan import make_plan
+from cfbench import groundwork, scoring
+
+torch.set_num_threads(1)
+rows.BLOCK = rows.KEPT = 2**19
+scoring.REPLICATES = 2
+groundwork.ROWS = 500
+number, place = int(sys.argv[1]), Path(sys.argv[2])
+data = Crowd(2 * number)
+pool = data.split(place, "test")
+plan = make_plan(data, place, name="marginal", split="test", factuals=number)
+memory = lambda: next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+open("/proc/self/clear_refs", "w").write("5")
+before = memory()
+groundwork._write_truth(place / "truth", plan, lambda *of: data.oracle(place, "test", *of))
+x = rows.Rows(rows.Pixels(pool.images), plan.rows)
+mech = mechanism(Nearly(data.graph), data, place, "test")
+answer_plan(mech, plan, x, into=place / "answers", seed=0, device=torch.device("cpu"), rounds=4)
+found = stored(place / "answers"), stored(place / "truth")
+for given in scoring.evidences(data, plan, pool, *found, Judges(data.graph, width=2), 4, {}):
+    for metric in (TrueError(), TEA(), FactualDistance(), TrueRealism()) if given.do == "kind" else ():
+        scoring.score(metric, given, plan.asked[given.do].factual.numpy(), plan, "plan", 4)
+print(memory() - before)
+"""
+
+
+def peak(number: int, place: Path) -> float:
+    """MiB that answering and scoring so many questions about each variable take beyond the data, in a fresh process."""
+    place.mkdir()
+    command = [sys.executable, "-c", SCORE, str(number), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_plan(tmp_path):
+    few, many = peak(2000, tmp_path / "few"), peak(8000, tmp_path / "many")
+    images = 6000 * 28 * 28 * 4 / 2**20
+    assert many - few < 3 * images, f"{few:.0f} MiB for 2,000 questions, {many:.0f} MiB for 8,000"
