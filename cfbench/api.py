@@ -81,7 +81,7 @@ def run(
     )  # fmt: skip
     with nullcontext() if progress else redirect_stderr(StringIO()):
         done = _carry_out(request, jobs, only)
-    return Result(done.job.folder, handed.classes, done.job.data_root)
+    return Result(done.job.folder, handed.classes, done.job.data_root, handed.files)
 
 
 def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "all"]) -> Run:
@@ -194,7 +194,8 @@ def load_method(
         run: its name or folder, or the `Result` of `run`, which knows the classes at hand.
         method: the row as the table names it: ``"diffscm"``, ``"diffscm[steps=50]"``.
         dataset: may be left out where the row has been fitted to one.
-        plugins: files, classes or instances, or a mapping of names to those, beside those that the run knows.
+        plugins: files, classes or instances, or a mapping of names to those, beside those of the `Result`; files
+            that ``run.json`` names are not executed.
 
     Raises:
         UserError: there is no such row, or it is not fitted, or is no method that could be loaded.
@@ -203,6 +204,7 @@ def load_method(
 
     result = run if isinstance(run, Result) else load(run, run_root)
     handed = Handed(plugins, result.classes)
+    handed.files = tuple(dict.fromkeys((*result.files, *handed.files)))
     root = _data_root(data_root) if data_root or not result.data_root else result.data_root
     return fitted(result.folder, method, seed, dataset, data_root=root, device=device, handed=handed)
 

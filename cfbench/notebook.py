@@ -66,14 +66,21 @@ class Result:
     Args:
         folder: of the run.
         classes: plugins at hand that the run was asked for with, by name.
+        files: plugin files that it was asked for with.
         data_root: where its data lie.
 
     Raises:
         UserError: there is no run in the folder.
     """
 
-    def __init__(self, folder: Path, classes: Mapping[str, Any] | None = None, data_root: Path | None = None) -> None:
-        self.folder, self.classes, self.data_root = folder, dict(classes or {}), data_root
+    def __init__(
+        self,
+        folder: Path,
+        classes: Mapping[str, Any] | None = None,
+        data_root: Path | None = None,
+        files: tuple[Path, ...] = (),
+    ) -> None:
+        self.folder, self.classes, self.data_root, self.files = folder, dict(classes or {}), data_root, files
         self.about = read_about(folder)
         self._boards: dict[str, Board | None] = {}
 

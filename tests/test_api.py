@@ -285,7 +285,7 @@ def test_a_run_without_a_plan_has_no_tables(handed, tmp_path):
 @pytest.mark.parametrize("row", ["learns", "knows[dim=0.5]", "tunes"])
 @pytest.mark.parametrize("do", ["kind", "level"])
 def test_a_method_that_is_loaded_answers_what_the_run_stored(typed, row, do, recwarn):
-    method = cfbench.load_method(typed, row, data_root="nowhere")
+    method = cfbench.load_method(typed, row, data_root="nowhere", plugins=[TOYS])
     asked = asked_about(typed, row, do)
     answer = cfbench.counterfactual(
         method, asked.x, asked.pa, {do: asked.value}, dataset=toys.Bars(), index=asked.index
