@@ -1,0 +1,71 @@
+"""The tidy CSV of a thousand cells, from their folders and from their scores."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cfbench import store
+from cfbench.cli import _main
+from cfbench.leaderboard import Board
+from cfbench.reading import read_results
+from cfbench.tables import csv
+
+TOYS = str(Path(__file__).parents[1] / "toys.py")
+METHODS, SEEDS = 200, 5
+METRICS = "truth,effectiveness,cld,change,realism,runtime"
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """A run of 200 methods with 5 seeds each: the stages of one cell, with noise on its scores."""
+    root = tmp_path_factory.mktemp("crowded")
+    asked = ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--methods", "learns", "--jobs", "1"]
+    asked += ["--metrics", METRICS, "--no-controls", "--no-plots", "--run-root", str(root), "--data-root", str(root)]
+    assert _main(asked) == 0
+    folder = root / "tiny"
+    about = json.loads((folder / "run.json").read_text())
+    (cell,) = about["cells"]
+    source = folder / "cells/bars/learns/seed-0"
+    rng, cells = np.random.default_rng(0), []
+    for m in range(METHODS):
+        for seed in range(SEEDS):
+            mine = copy.deepcopy(cell) | {"seed": seed}
+            mine["method"]["name"] = mine["fit"]["name"] = f"learns{m:03d}"
+            cells.append(mine)
+            for stage in source.iterdir():
+                _copy(stage, folder / f"cells/bars/learns{m:03d}/seed-{seed}" / stage.name, rng, m)
+    store.write_json(folder / "run.json", about | {"cells": cells})
+    return folder
+
+
+def _copy(stage: Path, target: Path, rng: np.random.Generator, m: int) -> None:
+    """A stage; one of scores a little worse for each method after the first, and a little noisy."""
+    if not stage.name.startswith("score-"):
+        store.copy_stage(stage, target)
+        return
+    said, arrays = store.read_json(stage / "scores.json"), store.read_tensors(stage / "scores.safetensors")
+    for name, values in arrays.items():
+        noise = torch.from_numpy(rng.normal(m / 100, 0.2, size=values.shape))
+        arrays[name] = values * (1 + noise)
+    with store.writing(target, **{k: v for k, v in store.read_json(stage / "stage.json").items() if k != "files"}) as d:
+        store.write_json(d / "scores.json", said)
+        store.write_tensors(d / "scores.safetensors", arrays)
+
+
+@pytest.mark.benchmark(group="tidy CSV of 1,000 cells")
+@pytest.mark.parametrize("start", ["from their folders", "from their scores"])
+def test_tidy(benchmark, crowded, start):
+    results = read_results(crowded, "bars")
+    assert len({(s.method, s.seed) for s in results.scores}) == METHODS * SEEDS
+
+    def derive():
+        return csv(Board(results if start == "from their scores" else read_results(crowded, "bars")).tidy)
+
+    text = benchmark.pedantic(derive, rounds=1)
+    assert text.count("\n") > METHODS * (SEEDS + 1) * 10
