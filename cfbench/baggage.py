@@ -30,8 +30,8 @@ def pack_baggage(folder: Path, plugins: Iterable[Path]) -> Path:
     about = distribution("cfbench-scm")
     info = folder / f"cfbench_scm-{about.version}.dist-info"
     info.mkdir()
-    for name in ("METADATA", "entry_points.txt"):
-        (info / name).write_text(about.read_text(name) or "")
+    (info / "METADATA").write_text(about.read_text("METADATA") or about.read_text("PKG-INFO") or "")
+    (info / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
     (folder / PLUGINS).mkdir()
     for number, file in enumerate(plugins):
         (folder / PLUGINS / str(number)).mkdir()

@@ -37,8 +37,12 @@ def cell(label, seed=0, dataset="strokes", fit=None, keys=True):
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Makes a run of cells, with what each left in its stages: {(method, seed, stage): {file name: content}}."""
+def run(tmp_path, monkeypatch):
+    """Makes a run of cells, with what each left in its stages: {(method, seed, stage): {file name: content}}.
+
+    Of run.json it has what curves look at, which is less than what makes it whole.
+    """
+    monkeypatch.setattr("cfbench.curves.read_about", lambda folder: store.read_json(folder / "run.json"))
 
     def make(cells, left):
         store.write_json(tmp_path / "run.json", {"format": 1, "cells": cells})
