@@ -294,3 +294,38 @@ def test_memory_does_not_grow_with_the_plan(tmp_path):
     few, many = peak(2000, tmp_path / "few"), peak(8000, tmp_path / "many")
     images = 6000 * 28 * 28 * 4 / 2**20
     assert many - few < 3 * images, f"{few:.0f} MiB for 2,000 questions, {many:.0f} MiB for 8,000"
+
+
+ALL = """
+import sys
+from pathlib import Path
+from cfbench import budget
+
+number, place = 50_000, Path(sys.argv[1])
+tiny = budget.presets()["tiny"]
+budget.presets = lambda: {"tiny": {**tiny, "factuals": number, "rounds": 32}}
+from cfbench.grid import declare
+from cfbench.request import Request
+from cfbench.work import Task, perform
+
+asked = {"datasets": f"crowd[n={2 * number}]", "methods": "nearly", "controls": False, "preset": "tiny", "name": "many"}
+run = Request(**asked, run_root=place, data_root=place, plugins=(Path("crowd.py"),)).run()
+declare(run, ["many"])
+(cell,) = run.cells
+for stage in sys.argv[2].split(","):
+    done = perform(run.job, Task(stage, cell.dataset, None if stage in ("prepare", "judges") else cell), run.shop)
+    assert done.status == "done", done
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_hundred_thousand_counterfactuals_are_scored_within_four_gibibytes(tmp_path):
+    for stages in ("prepare,judges,train,tune,images", "scores"):
+        command = [sys.executable, "-c", ALL, str(tmp_path), stages]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
+        assert done.returncode == 0, done.stderr
+        peak = float(done.stdout.split()[-1])
+        print(f"{stages}: {peak:.0f} MiB")
+        assert peak < 4096
