@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from .commands import find_run, verdict
 from .digest import key_of
 from .errors import UserError
 from .external import read_answers, write_questions
-from .grid import Run, check_writable, declare, execute, finished, missing
+from .grid import Run, declare, execute, finished, missing
 from .plan import Plan
 from .publish import publish
 from .reading import read_about
 from .reopening import reopen
 from .request import Request
+from .sources import NAME
 from .spec import Spec, parse_specs
 from .work import Task
 from .workshop import Workshop
@@ -31,7 +32,6 @@ def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any
     run = Request(methods="", controls=False, datasets=datasets, **options).run()
     if len(run.datasets) != 1:
         raise UserError(f"--datasets {datasets!r}: a file holds the questions of one data set; export each alone")
-    check_writable(run.job.folder)
     declare(run, argv)
     (dataset,) = run.datasets
     done = finished(run)
@@ -53,11 +53,11 @@ def score_command(
 ) -> int:  # fmt: skip
     """Check answers, add their row to a run, score it and write the run's tables again."""
     folder = find_run(run_name, run_root)
-    shop = Workshop(reopen(folder, data_root=data_root, device=device, plugins=plugins))
-    dataset = _dataset(folder, datasets)
-    _check_loaded(shop, folder, dataset)
-    cell = _cell(shop, folder, dataset, _checked_name(shop, folder, name), file, metrics)
-    _take_in(shop, cell, file)
+    shop, about = Workshop(reopen(folder, data_root=data_root, device=device, plugins=plugins)), read_about(folder)
+    dataset = _dataset(folder, about, datasets)
+    _check_loaded(shop, about, dataset)
+    cell = _cell(shop, about, dataset, _checked_name(shop, about, name), file, metrics)
+    _take_in(shop, about, cell, file)
     run = Run(shop.job, (cell,), shop, (), (dataset,))
     declare(run, argv)
     done = finished(run)
@@ -66,8 +66,8 @@ def score_command(
     return verdict(folder, {cell.label})
 
 
-def _dataset(folder: Path, asked: str | None) -> Spec:
-    known = list(read_about(folder)["datasets"])
+def _dataset(folder: Path, about: Mapping[str, Any], asked: str | None) -> Spec:
+    known = list(about["datasets"])
     if asked is None and len(known) != 1:
         raise UserError(f"{folder} asks about {', '.join(known)}; say which with --datasets")
     label = parse_specs(asked)[0].label if asked else known[0]
@@ -76,36 +76,36 @@ def _dataset(folder: Path, asked: str | None) -> Spec:
     return parse_specs(label)[0]
 
 
-def _check_loaded(shop: Workshop, folder: Path, dataset: Spec) -> None:
-    files = read_about(folder).get("plugins", [])
+def _check_loaded(shop: Workshop, about: Mapping[str, Any], dataset: Spec) -> None:
+    files = about["plugins"]
     if files and dataset.name not in shop.registry.names("dataset"):
         raise UserError(
             f"{dataset.name} is not installed; the run was declared with --plugin {' --plugin '.join(files)}"
         )
 
 
-def _checked_name(shop: Workshop, folder: Path, name: str) -> str:
+def _checked_name(shop: Workshop, about: Mapping[str, Any], name: str) -> str:
     """A name that no plugin and no other row has."""
-    if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+    if not NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
-    rows = {c["method"]["name"] for c in read_about(folder)["cells"] if not c.get("external")}
+    rows = {c["method"]["name"] for c in about["cells"] if not c.get("external")}
     if name in rows or name in shop.registry.names("method"):
         raise UserError(f"--name {name!r} is the name of a method; give the answers another one")
     return name
 
 
-def _cell(shop: Workshop, folder: Path, dataset: Spec, name: str, file: Path, metrics: str | None) -> Cell:
+def _cell(shop: Workshop, about: Mapping[str, Any], dataset: Spec, name: str, file: Path, metrics: str | None) -> Cell:
     """The row of the answers, whose key is that of the images and of what was asked."""
-    asked = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(folder) or shop.loadable("metric")
+    asked = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(about) or shop.loadable("metric")
     images = key_of("external", _digest(file), shop.plan_key(dataset))
     keys = {"train": "", "tune": "", "images": images, **shop.shared_keys(dataset)}
     row = Spec(name)
     return Cell(dataset, row, 0, row, keys, shop.score_keys(dataset, images, asked), external=True)
 
 
-def _metrics_of(folder: Path) -> list[str]:
+def _metrics_of(about: Mapping[str, Any]) -> list[str]:
     """The metrics that a run's other rows have."""
-    return sorted({m for cell in read_about(folder)["cells"] for m in cell["scores"]})
+    return sorted({m for cell in about["cells"] for m in cell["scores"]})
 
 
 def _digest(file: Path) -> str:
@@ -114,9 +114,9 @@ def _digest(file: Path) -> str:
     return store.sha256(file)
 
 
-def _take_in(shop: Workshop, cell: Cell, file: Path) -> None:
+def _take_in(shop: Workshop, run: Mapping[str, Any], cell: Cell, file: Path) -> None:
     """Put the images into the cell's folder, as a method's answers would lie there."""
-    bench, described = Bench(shop), read_about(shop.job.folder)["datasets"][cell.dataset.label]
+    bench, described = Bench(shop), run["datasets"][cell.dataset.label]
     key = shop.plan_key(cell.dataset)
     if described["plan_key"] != key:
         raise UserError(

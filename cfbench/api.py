@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .commands import default_jobs, find_run
 from .errors import UserError
-from .grid import Run, check_writable, declare, execute, finished, missing, tasks_of
+from .grid import Run, declare, execute, finished, missing, tasks_of
 from .handed import Handed
 from .notebook import Result
 from .options import DATA_ROOT
@@ -87,7 +87,6 @@ def run(
 def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "all"]) -> Run:
     run = request.run()
     _check_graphs(request)
-    check_writable(run.job.folder)
     declare(run, _told(request))
     done = finished(run)
     todo = missing(run, done, only)

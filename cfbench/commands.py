@@ -10,7 +10,7 @@ from typing import Any
 
 from .environment import cores
 from .errors import UserError, did_you_mean
-from .grid import Run, check_writable, declare, execute, finished, missing, tasks_of
+from .grid import Run, declare, execute, finished, missing, tasks_of
 from .progress import reported
 from .publish import publish
 from .reading import read_about, states
@@ -38,7 +38,6 @@ def run_command(
         check_installed()
     run = Request(**options).run()
     if not dry_run:
-        check_writable(run.job.folder)
         declare(run, argv)
     done = finished(run)
     todo = missing(run, done, only)

@@ -50,6 +50,7 @@ def declare(run: Run, argv: list[str]) -> None:
     Raises:
         UserError: the folder holds a run under another budget, split, plan or format, or cannot be written.
     """
+    check_writable(run.job.folder)
     path = run.job.folder / "run.json"
     job = run.job
     budget = job.budget.as_dict() | {"seeds": list(job.budget.seeds)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["data_root", "examples", "plugin", "run_root"]
+__all__ = ["DATA_ROOT", "data_root", "examples", "plugin", "run_root"]
 
 DATA_ROOT = "CFBENCH_DATA_ROOT"
 

@@ -16,8 +16,9 @@ from .baggage import unpacked
 from .cells import Job
 from .errors import UserError
 from .events import note
-from .work import Outcome, Task, perform
-from .workshop import Workshop
+from .options import DATA_ROOT
+from .work import Outcome, Task, inputs, perform
+from .workshop import Workshop, shop_of
 
 __all__ = ["Parcel", "Sender", "perform_elsewhere"]
 
@@ -51,36 +52,35 @@ class Sender:
     """Hands the stages that tasks need to Ray, each once, and lets workers find out whether the folder is shared."""
 
     def __init__(self, ray: Any, job: Job) -> None:
-        self.ray, self.job, self.sent = ray, job, dict[str, Any]()
+        self.ray, self.job, self.shop, self.sent = ray, job, Workshop(job), dict[str, Any]()
         self.token = secrets.token_hex(16)
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / TOKEN).write_text(self.token)
 
     def needed(self, task: Task) -> dict[str, Any]:
         """References to the stages that a task looks at, as far as they are there, by their place in the run."""
-        for folder in _needs(Workshop(self.job), task):
+        needed = {}
+        for folder in _needs(self.shop, task):
             place = folder.relative_to(self.job.folder).as_posix()
             if place not in self.sent and store.complete(folder):
                 self.sent[place] = self.ray.put(_read(folder))
-        places = (f.relative_to(self.job.folder).as_posix() for f in _needs(Workshop(self.job), task))
-        return {place: self.sent[place] for place in places if place in self.sent}
+            if place in self.sent:
+                needed[place] = self.sent[place]
+        return needed
 
 
 def _needs(shop: Workshop, task: Task) -> Iterator[Path]:
-    yield shop.plan_folder(task.dataset)
-    if shop.action(task.dataset) == "learned":
+    """What a task reads, and what one that makes the plan need not make again."""
+    yield from inputs(shop, task)
+    if task.stage == "prepare" and shop.action(task.dataset) == "learned":
         yield shop.mechanisms_folder(task.dataset)
-    if task.stage in ("judges", "scores"):
-        yield shop.judge_folder(task.dataset)
-    if task.cell:
-        yield from (shop.job.folder / task.cell.stage(stage) for stage in ("train", "tune", "images"))
 
 
 def perform_elsewhere(job: Job, task: Task, token: str, needed: Mapping[str, Any]) -> Outcome | Parcel:
     """Do a task in a worker of a cluster; where the run's folder is not shared, in one of this node's own."""
-    job = replace(unpacked(job), data_root=Path(os.environ.get("CFBENCH_DATA_ROOT", job.data_root)))
+    job = replace(unpacked(job), data_root=Path(os.environ.get(DATA_ROOT, job.data_root)))
     if _shared(job.folder, token):
-        return perform(job, task)
+        return perform(job, task, shop_of(job))
     import ray
 
     here = replace(job, folder=Path(tempfile.gettempdir()) / f"cfbench-{token}")
@@ -88,7 +88,7 @@ def perform_elsewhere(job: Job, task: Task, token: str, needed: Mapping[str, Any
         if not store.complete(here.folder / place):
             _put(here.folder, place, ray.get(reference))
     before = set(_stages(here.folder))
-    outcome = perform(here, task)
+    outcome = perform(here, task, shop_of(here))
     made = sorted(set(_stages(here.folder)) - before)
     return Parcel(outcome, {place: _read(here.folder / place) for place in made}, _read(here.folder / "env"))
 

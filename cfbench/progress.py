@@ -24,6 +24,7 @@ __all__ = [
     "Doing",
     "Reporter",
     "at_work",
+    "beside",
     "clock",
     "forget",
     "going",
@@ -226,10 +227,17 @@ def working(what: str, *, patience: float = 2.0, every: float | None = None) -> 
             while not stop.wait(0.5):
                 status.update(Text(said[0]))
 
+    with beside(watch, stop):
+        yield report
+
+
+@contextmanager
+def beside(watch: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    """A block beside which ``watch`` runs in a thread, until ``stop`` is set at the block's end."""
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield report
+        yield
     finally:
         stop.set()
         thread.join()

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import progress
 from .outlook import Outlook, Row
-from .progress import at_work, clock
+from .progress import at_work, beside, clock
 
 __all__ = ["display", "drawn", "head", "lines", "table"]
 
@@ -58,13 +58,8 @@ def _plain(outlook: Outlook) -> Iterator[Say]:
             for line in lines(outlook):
                 say(line)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with beside(watch, stop):
         yield say
-    finally:
-        stop.set()
-        thread.join()
 
 
 def head(outlook: Outlook) -> str:

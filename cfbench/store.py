@@ -49,20 +49,32 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
 
     Whoever comes second with the same folder finds it complete and drops its own work.
     """
+    with _drafted(folder) as draft:
+        yield draft
+        files = {str(p.relative_to(draft)): sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
+        write_json(draft / MANIFEST, {**about, "files": files})
+        _settle(draft, folder)
+
+
+@contextmanager
+def _drafted(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, gone after the block unless it was given that name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield draft
-        files = {str(p.relative_to(draft)): sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
-        write_json(draft / MANIFEST, {**about, "files": files})
-        draft.chmod(0o755)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not complete(folder):
-                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _settle(draft: Path, folder: Path) -> None:
+    """Give a draft its name, unless someone else's stands there complete."""
+    draft.chmod(0o755)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not complete(folder):
+            raise
 
 
 def complete(folder: Path) -> bool:
@@ -132,9 +144,7 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
     Returns:
         what does not match; nothing is left behind then.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _drafted(folder) as draft:
         if broken := mismatches(source):
             return broken
         for name in (MANIFEST, *read_json(source / MANIFEST)["files"]):
@@ -142,15 +152,8 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
             shutil.copyfile(source / name, draft / name, follow_symlinks=False)
         if broken := mismatches(draft):
             return broken
-        draft.chmod(0o755)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not complete(folder):
-                raise
+        _settle(draft, folder)
         return []
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .scores import MetricFailed, scores
 from .spec import Spec
 from .workshop import Workshop
 
-__all__ = ["Outcome", "Task", "failure_of", "perform", "record_failure"]
+__all__ = ["Outcome", "Task", "failure_of", "inputs", "perform", "record_failure"]
 
 Stage = Literal["prepare", "judges", "train", "tune", "images", "scores"]
 STAGES: Mapping[str, Callable[[Bench, Any], None]] = {

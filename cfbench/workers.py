@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from .events import note
 from .parcels import Parcel, Sender, perform_elsewhere
 from .sharing import gpu_share
 from .work import Outcome, Task, perform, record_failure
-from .workshop import Workshop
+from .workshop import shop_of
 
 __all__ = ["ray_workers"]
 
@@ -121,13 +120,8 @@ class Workers:
         return not flight.again
 
 
-@lru_cache(maxsize=4)
-def _shop(job: Job) -> Workshop:
-    return Workshop(job)
-
-
 def _in_worker(job: Job, task: Task) -> Outcome:
-    return perform(job, task, _shop(job))
+    return perform(job, task, shop_of(job))
 
 
 @contextmanager

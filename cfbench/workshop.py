@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from .scoring import score
 from .spec import Spec, parse_specs
 from .weights import Given
 
-__all__ = ["Workshop"]
+__all__ = ["Workshop", "shop_of"]
 
 FITTING, GROUND = "cfbench.fitting", "cfbench.groundwork"
 STAGES = ("train", "tune", "images", "plan", "judges")
@@ -244,6 +244,12 @@ class Workshop:
         given = self._given(kind, spec)
         state = () if given is None else (object_digest(given),)
         return key_of(spec.name, origin, source_digest(self.registry.load(kind, spec.name)), *state, *parts)
+
+
+@lru_cache(maxsize=4)
+def shop_of(job: Job) -> Workshop:
+    """The job's plugins, loaded once a process."""
+    return Workshop(job)
 
 
 def _contract() -> str:

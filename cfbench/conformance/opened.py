@@ -14,13 +14,13 @@ from torch import Tensor
 from ..contract import Dataset, Split
 from ..errors import UserError
 from ..graph import CausalGraph
+from ..options import DATA_ROOT
 from .check import Skipped, Violation
 from .subject import Subject
 
 __all__ = ["NAMES", "DatasetSubject"]
 
 NAMES = ("train", "valid", "test")
-DATA_ROOT = "CFBENCH_DATA_ROOT"
 
 
 class DatasetSubject(Subject):
