@@ -25,10 +25,15 @@ __all__ = ["Bench"]
 
 @dataclass(frozen=True)
 class Bench:
-    """A place to work on one run; ``progress(stage, done, total, loss)`` moves the live display."""
+    """A place to work on one run.
+
+    ``progress(stage, done, total, loss)`` moves the live display; ``others()`` is how many other tasks were seen to
+    compute on the device since this one began.
+    """
 
     shop: Workshop
     progress: Callable[..., None] = field(default=lambda stage, done, total, loss=None: None)
+    others: Callable[[], int] = field(default=lambda: 0)
 
     @property
     def device(self) -> torch.device:

@@ -83,11 +83,13 @@ def train(bench: Bench, cell: Cell) -> None:
             costs["bits_per_dim"] = _bits(diary)
             costs["parameters"] = _size(method)
             _check_finite(method)
+        others = float(bench.others())
     about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
     with bench.writing(folder, stage="train", key=cell.keys["train"], env=bench.env(), **about) as draft:
         if isinstance(method, Method):
             store.write_tensors(draft / "weights.safetensors", method.state_dict())
-        store.write_json(draft / "costs.json", costs | {"train_peak_mb": peak["peak_mb"]})
+        costs |= {"train_peak_mb": peak["peak_mb"], "fit_others": others}
+        store.write_json(draft / "costs.json", costs)
         diary.write(draft)
     kept.discard()
 
@@ -153,7 +155,8 @@ def images(bench: Bench, cell: Cell) -> None:
                     rounds=job.budget.rounds, progress=lambda done, total: bench.progress("images", done, total),
                 ),
             )  # fmt: skip
-        costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"]}
+            others = float(bench.others())
+        costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"], "answer_others": others}
         about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
         about |= {"batch": batch, "env": bench.env()}
         with bench.writing(folder, stage="images", key=cell.keys["images"], **about) as draft:

@@ -18,6 +18,7 @@ from .faults import passing, status_of
 from .limits import TimedOut, time_limit
 from .progress import Reporter
 from .scores import MetricFailed, scores
+from .seats import Seat, seat
 from .spec import Spec
 from .workshop import Workshop
 
@@ -77,14 +78,28 @@ def _attempt(job: Job, task: Task, shop: Workshop) -> Outcome:
     try:
         if spoilt := next(_spoilt(shop, task), None):
             return Outcome(task.id, "failed", _line(f"{spoilt}; the same command computes it again"))
-        with Reporter(job.folder, task.id) as report, time_limit(job.timeout if task.cell else None):
-            STAGES[task.stage](Bench(shop, report), task.cell or task.dataset)
+        with (
+            Reporter(job.folder, task.id) as report,
+            seat(Bench(shop).device) as place,
+            time_limit(job.timeout if task.cell else None),
+        ):
+            STAGES[task.stage](Bench(shop, _both(report, place), place.look), task.cell or task.dataset)
     except (Exception, SystemExit, TimedOut) as error:
         said = _said(error, _file(task, shop))
         if passing(error):
             return Outcome(task.id, "failed", _line(f"{said}; make room, then the same command tries again"))
         return record_failure(job, task, status_of(error), said, traceback.format_exc())
     return Outcome(task.id, "done")
+
+
+def _both(report: Reporter, place: Seat) -> Callable[..., None]:
+    """Progress that is reported, and at which is looked who else computes."""
+
+    def progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        place.look()
+        report(stage, done, total, loss)
+
+    return progress
 
 
 def _spoilt(shop: Workshop, task: Task) -> Iterator[str]:

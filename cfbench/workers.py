@@ -41,7 +41,8 @@ class Flight:
 class Workers:
     """Ray workers; a task whose process dies, or has no memory, is tried once more, alone, before that is its end.
 
-    Tasks share a GPU as far as the memory allows that their methods were seen to take.
+    Fits share a GPU as far as the memory allows that their methods were seen to take; answers, which are timed, have
+    it to themselves.
     """
 
     def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: Sender | None = None) -> None:
@@ -124,6 +125,10 @@ def _in_worker(job: Job, task: Task) -> Outcome:
     return perform(job, task, shop_of(job))
 
 
+def _loaded() -> None:
+    """Nothing more than what finding this function takes."""
+
+
 @contextmanager
 def ray_workers(job: Job, slots: int, address: str | None = None) -> Iterator[Workers]:
     """Workers for so many tasks at once (0: as many as a cluster has cores): a Ray of their own, or one at an address.
@@ -154,6 +159,8 @@ def ray_workers(job: Job, slots: int, address: str | None = None) -> Iterator[Wo
             gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
         try:
             slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
+            if address is None:  # all load their libraries while the first task, which the others wait for, is done
+                _ = [ray.remote(max_retries=0)(_loaded).remote() for _ in range(slots)]
             yield Workers(ray, job, slots, gpus, Sender(ray, job) if address else None)
         finally:
             ray.shutdown()

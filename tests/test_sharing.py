@@ -38,12 +38,15 @@ def test_a_share_is_equal_or_what_memory_asks_for(tmp_path, peak, slots, share):
     assert gpu_share(tmp_path, task("big", seed=1), slots, 80_000) == pytest.approx(share)
 
 
-def test_a_peak_is_the_largest_of_all_seeds_in_the_same_stage(tmp_path):
+def test_answers_have_a_gpu_alone_so_that_their_times_are_their_own(tmp_path):
+    assert gpu_share(tmp_path, task("m", stage="images"), 4, 80_000) == 1.0
+    assert gpu_share(tmp_path, task("m", stage="scores"), 4, 80_000) == 0.25
+
+
+def test_a_peak_is_the_largest_of_all_seeds(tmp_path):
     for seed, peak in enumerate((10.0, 30.0, 20.0)):
         seen(tmp_path, "m", seed, "train", train_peak_mb=peak)
-        seen(tmp_path, "m", seed, "images", peak_mb=peak / 10)
     assert peak_of(tmp_path, task("m", 7)) == 30
-    assert peak_of(tmp_path, task("m", 7, "images")) == 3
     assert peak_of(tmp_path, task("other")) is None
     assert peak_of(tmp_path, Task("judges", DATA)) is None
     (tmp_path / f"cells/bars/m/seed-1/train-{'0' * 12}/costs.json").write_text("[")

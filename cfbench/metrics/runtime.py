@@ -31,6 +31,8 @@ class Runtime(Metric):
         "parameters": Column("trained parameters", "none", "parameters", 0.0),
         "peak_mb": Column("peak memory", "lower", "MB", 0.0),
         "bits_per_dim": Column("negative log-likelihood, or its bound", "lower", "bits per dimension"),
+        "fit_others": Column("other tasks on the device during the fit", "none", "tasks", 0.0),
+        "answer_others": Column("other tasks on the device while answers were timed", "none", "tasks", 0.0),
         "images_seen": Column("training images seen", "none", "images", 0.0),
     }
     scope: ClassVar[Literal["do", "null", "cell"]] = "cell"

@@ -1,0 +1,90 @@
+"""Who else computes on a device at the same time: each task has a seat there, a file named after its process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+__all__ = ["Seat", "seat"]
+
+FOLDER = "cfbench-seats"
+NUMBERS = itertools.count()
+
+
+class Seat:
+    """A task's place on a device; ``most`` is the largest number of other tasks that were seen there, of any run.
+
+    Only tasks of cfbench on this machine are seen, and only those that are there when somebody looks.
+    """
+
+    def __init__(self, device: str, folder: Path | None = None, *, interval: float = 0.3) -> None:
+        self.folder = folder or Path(tempfile.gettempdir()) / FOLDER
+        self.device, self.interval, self.last, self.most = device, interval, -math.inf, 0
+        self.path = self.folder / f"{device}.{os.getpid()}.{next(NUMBERS)}"
+
+    def take(self) -> None:
+        """Sit down; where that cannot be written, nobody is seen, and nobody sees this task."""
+        with suppress(OSError):
+            if not self.folder.is_dir():
+                self.folder.mkdir(exist_ok=True)
+                self.folder.chmod(0o1777)  # other people's runs are seen too
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+
+    def leave(self) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def look(self) -> int:
+        """The most others so far, those that are there now among them; looks a few times a second at most."""
+        now = time.monotonic()
+        if now - self.last >= self.interval:
+            self.last = now
+            with suppress(OSError):
+                self.most = max(self.most, sum(map(self._taken, self.folder.glob(f"{self.device}.*"))))
+        return self.most
+
+    def _taken(self, path: Path) -> bool:
+        """Whether somebody else sits there; the seat of a process that is gone is cleared."""
+        pid = path.name.removeprefix(f"{self.device}.").partition(".")[0]
+        if path.name == self.path.name or not pid.isdigit():
+            return False
+        if _alive(int(pid)):
+            return True
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextmanager
+def seat(device: torch.device) -> Iterator[Seat]:
+    """A block that computes on a device, and is seen to."""
+    place = Seat(_name(device))
+    place.take()
+    place.look()
+    try:
+        yield place
+    finally:
+        place.leave()
+
+
+def _name(device: torch.device) -> str:
+    """What a device is called by every process on this machine, whatever number it has there."""
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
