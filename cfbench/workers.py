@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from .cells import Job
 from .errors import UserError
 from .events import note
 from .parcels import Parcel, Sender, perform_elsewhere
+from .progress import forget, running
 from .sharing import gpu_share
 from .work import Outcome, Task, perform, record_failure
 from .workshop import shop_of
@@ -31,7 +32,7 @@ WATCH, GRACE = 0.5, 10.0
 
 @dataclass(frozen=True)
 class Flight:
-    """A task under way: whether it is tried again, and since when."""
+    """A task given to Ray: whether it is tried again, and since when Ray has it."""
 
     task: Task
     again: bool = False
@@ -52,6 +53,7 @@ class Workers:
         self.remote = ray.remote(max_retries=0)(perform_elsewhere if sender else _in_worker)
         self.flying: dict[Any, Flight] = {}
         self.waiting: list[Flight] = []
+        self.ended = 0.0
 
     def start(self, task: Task) -> None:
         flight = Flight(task)
@@ -63,7 +65,7 @@ class Workers:
     def _take_off(self, flight: Flight) -> None:
         carried = () if self.sender is None else (self.sender.token, self.sender.needed(flight.task))
         started = self.remote.options(**self._share(flight)).remote(self.job, flight.task, *carried)
-        self.flying[started] = replace(flight, begun=time.monotonic())
+        self.flying[started] = replace(flight, begun=time.time())
 
     def _share(self, flight: Flight) -> dict[str, float]:
         """What a task asks Ray for: cores, and the part of a GPU that it needs; all of one when tried again."""
@@ -75,7 +77,9 @@ class Workers:
 
     def wait(self) -> list[Outcome]:
         ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=WATCH)
-        outcomes = [o for o in (self._outcome(ref, self.flying.pop(ref)) for ref in ready) if o] + self._overdue()
+        outcomes = [o for o in (self._outcome(ref, self.flying.pop(ref)) for ref in ready) if o]
+        self.ended = time.time() if ready else self.ended
+        outcomes += self._overdue()
         self._next()
         return outcomes
 
@@ -88,15 +92,27 @@ class Workers:
             self._take_off(self.waiting.pop(0))
 
     def _overdue(self) -> list[Outcome]:
-        """End tasks that did not end themselves in time: native code that hears no alarm."""
-        limit, outcomes = self.job.timeout, []
-        for ref, flight in list(self.flying.items()):
-            if limit and flight.task.cell and time.monotonic() - flight.begun > limit + GRACE:
+        """End a task that did not end itself in time: native code that hears no alarm."""
+        if not self.job.timeout:
+            return []
+        begun = {doing.task: doing.begun for doing in running(self.job.folder)}
+        for ref, flight in self.flying.items():
+            if flight.task.cell and time.time() - self._since(flight, begun) > self.job.timeout + GRACE:
                 self.ray.cancel(ref, force=True)
                 del self.flying[ref]
-                reason = f"took longer than {limit:g} s (--timeout) and had to be killed"
-                outcomes.append(record_failure(self.job, flight.task, "timeout", reason))
-        return outcomes
+                self.ended = time.time()
+                reason = f"took longer than {self.job.timeout:g} s (--timeout) and had to be killed"
+                return [record_failure(self.job, flight.task, "timeout", reason)]
+        return []
+
+    def _since(self, flight: Flight, begun: Mapping[str, float]) -> float:
+        """When a task began, which may wait for a GPU before; infinite while others are known to work, and it is not.
+
+        Where a cluster shares no folder, none is known to: then those that Ray had first are taken to have begun when
+        the last other one ended, at the latest.
+        """
+        unknown = math.inf if begun else max(flight.begun, self.ended)
+        return max(flight.begun, begun.get(flight.task.id, unknown))
 
     def _outcome(self, ref: Any, flight: Flight) -> Outcome | None:
         try:
@@ -115,6 +131,7 @@ class Workers:
 
     def _again(self, flight: Flight, reason: str) -> bool:
         """Note a crash, or memory that ran out; whether the task is tried once more, alone, as it was not yet."""
+        forget(self.job.folder, flight.task.id)
         note(self.job.folder, "crash", task=flight.task.id, reason=reason, again=flight.again)
         if not flight.again:
             self.waiting.append(Flight(flight.task, again=True))

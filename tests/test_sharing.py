@@ -59,7 +59,11 @@ class Ray:
     exceptions = SimpleNamespace(RayTaskError=KeyError, RayError=OSError, OutOfMemoryError=MemoryError)
 
     def __init__(self, *ends):
-        self.ends, self.asked = list(ends), []
+        self.ends, self.asked, self.cancelled = list(ends), [], []
+
+    def cancel(self, reference, force):
+        assert force
+        self.cancelled.append(reference[1])
 
     def remote(self, **options):
         def options_of(**share):
@@ -69,7 +73,7 @@ class Ray:
         return lambda function: SimpleNamespace(options=options_of)
 
     def wait(self, flying, num_returns, timeout):
-        return flying[:1], flying[1:]
+        return (flying[:1], flying[1:]) if self.ends else ([], flying)
 
     def get(self, reference):
         end = self.ends.pop(0)
@@ -112,3 +116,60 @@ def test_a_second_time_is_the_end(tmp_path):
     mine.start(task("m"))
     assert mine.wait() == []
     assert [o.status for o in mine.wait()] == ["oom"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that stand still until a test moves them."""
+    now = [1000.0]
+    monkeypatch.setattr("cfbench.workers.time.time", lambda: now[0])
+    return now
+
+
+def under_way(folder, method, begun):
+    path = folder / "progress" / f"{method}.json"
+    path.parent.mkdir(exist_ok=True)
+    times = dict.fromkeys(("done", "total", "stage_begun", "first", "now"), 0.0)
+    said = {"task": task(method).id, "stage": "fit", "loss": None, "begun": begun, **times}
+    path.write_text(json.dumps(said))
+
+
+def limited(tmp_path, ray):
+    job = Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda", timeout=100.0)
+    mine = Workers(ray, job, 4, 1)
+    for name in "ab":
+        mine.start(task(name))
+    return mine
+
+
+def test_a_task_that_waits_for_a_gpu_is_not_over_its_time(tmp_path, clock):
+    ray = Ray()
+    mine = limited(tmp_path, ray)
+    under_way(tmp_path, "a", clock[0])
+    clock[0] += 90
+    assert mine.wait() == []
+    clock[0] += 30
+    assert [(o.task, o.status) for o in mine.wait()] == [("train bars a seed 0", "timeout")]
+    (tmp_path / "progress/a.json").unlink()
+    under_way(tmp_path, "b", clock[0])
+    clock[0] += 90
+    assert mine.wait() == []
+    clock[0] += 30
+    assert [o.task for o in mine.wait()] == ["train bars b seed 0"]
+    assert ray.cancelled == ["train bars a seed 0", "train bars b seed 0"]
+
+
+def test_the_note_of_an_earlier_attempt_does_not_count(tmp_path, clock):
+    mine = limited(tmp_path, Ray())
+    under_way(tmp_path, "a", clock[0] - 500)
+    clock[0] += 90
+    assert mine.wait() == []
+
+
+def test_where_nobody_tells_what_began_one_task_after_the_other_is_over_its_time(tmp_path, clock):
+    mine = limited(tmp_path, Ray())
+    clock[0] += 120
+    assert [o.task for o in mine.wait()] == ["train bars a seed 0"]
+    assert mine.wait() == []
+    clock[0] += 120
+    assert [o.task for o in mine.wait()] == ["train bars b seed 0"]
