@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cfbench import progress
 from cfbench.budget import Budget
 from cfbench.cells import Cell, Job
 from cfbench.events import read_events
@@ -127,7 +128,7 @@ def clock(monkeypatch):
 
 
 def under_way(folder, method, begun):
-    path = folder / "progress" / f"{method}.json"
+    path = folder / progress.FOLDER / f"{method}.json"
     path.parent.mkdir(exist_ok=True)
     times = dict.fromkeys(("done", "total", "stage_begun", "first", "now"), 0.0)
     said = {"task": task(method).id, "stage": "fit", "loss": None, "begun": begun, **times}
@@ -145,18 +146,19 @@ def limited(tmp_path, ray):
 def test_a_task_that_waits_for_a_gpu_is_not_over_its_time(tmp_path, clock):
     ray = Ray()
     mine = limited(tmp_path, ray)
-    under_way(tmp_path, "a", clock[0])
-    clock[0] += 90
-    assert mine.wait() == []
-    clock[0] += 30
-    assert [(o.task, o.status) for o in mine.wait()] == [("train bars a seed 0", "timeout")]
-    (tmp_path / "progress/a.json").unlink()
+    clock[0] += 50
     under_way(tmp_path, "b", clock[0])
-    clock[0] += 90
+    clock[0] += 105
     assert mine.wait() == []
-    clock[0] += 30
-    assert [o.task for o in mine.wait()] == ["train bars b seed 0"]
-    assert ray.cancelled == ["train bars a seed 0", "train bars b seed 0"]
+    clock[0] += 10
+    assert [(o.task, o.status) for o in mine.wait()] == [("train bars b seed 0", "timeout")]
+    (tmp_path / progress.FOLDER / "b.json").unlink()
+    under_way(tmp_path, "a", clock[0])
+    clock[0] += 105
+    assert mine.wait() == []
+    clock[0] += 10
+    assert [o.task for o in mine.wait()] == ["train bars a seed 0"]
+    assert ray.cancelled == ["train bars b seed 0", "train bars a seed 0"]
 
 
 def test_the_note_of_an_earlier_attempt_does_not_count(tmp_path, clock):
