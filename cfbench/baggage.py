@@ -1,4 +1,4 @@
-"""What travels to the nodes of a cluster: the code of cfbench as it is here, and the plugin files."""
+"""What travels to the nodes of a cluster: the code of cfbench as it is here, the plugin files and what they import."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .cells import Job
+from .neighbours import neighbours
 
 __all__ = ["PLUGINS", "pack_baggage", "unpacked"]
 
@@ -34,9 +35,16 @@ def pack_baggage(folder: Path, plugins: Iterable[Path]) -> Path:
     (info / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
     (folder / PLUGINS).mkdir()
     for number, file in enumerate(plugins):
-        (folder / PLUGINS / str(number)).mkdir()
-        shutil.copy(file, folder / PLUGINS / str(number) / file.name)
+        _pack_plugin(file, folder / PLUGINS / str(number))
     return folder
+
+
+def _pack_plugin(file: Path, place: Path) -> None:
+    """Copy a plugin file and what it imports from its own folder."""
+    for each in (file, *neighbours(file).values()):
+        there = place / each.relative_to(file.parent)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each, there)
 
 
 def unpacked(job: Job) -> Job:

@@ -9,6 +9,8 @@ from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from .private import named
+
 __all__ = ["at_home", "compiled"]
 
 NO_CODE = frozenset(
@@ -55,7 +57,7 @@ class _Walk:
         if isinstance(value, property):
             return [self.part(f) for f in (value.fget, value.fset, value.fdel)]
         if isinstance(value, ModuleType):
-            return value.__name__
+            return named(value.__name__)
         return self._data(value)
 
     def _data(self, value: Any) -> Any:
@@ -106,4 +108,4 @@ def _content(cell: Any) -> Any:
 
 
 def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+    return f"{named(thing.__module__)}.{thing.__qualname__}"

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from .bytecode import at_home, compiled
+from .neighbours import beside, files_of, imported, package_of, shared
+from .private import home_of
 
 __all__ = ["key_of", "module_digest", "object_digest", "source_digest"]
 
@@ -68,7 +70,7 @@ def _sources(thing: Any) -> list[str]:
         file = None if each is not thing and _plain_base(each) else _file(each)
         if file:
             package = getattr(sys.modules.get(each.__module__), "__package__", None) or ""
-            _walk(file, package, seen, Path() if package else file.resolve().parent)
+            _walk(file, *(home_of(package) or (package, None if package else file.resolve().parent)), seen)
     return sorted(seen.values())
 
 
@@ -87,12 +89,7 @@ def _base(cls: type[Any]) -> str:
 
 
 def _plain_base(cls: type[Any]) -> bool:
-    return _common(cls.__module__)
-
-
-def _common(name: str) -> bool:
-    """Whether a module is none that a plugin brings along."""
-    return name.split(".")[0] in (*sys.stdlib_module_names, "cfbench", "torch")
+    return shared(cls.__module__)
 
 
 @cache
@@ -108,7 +105,7 @@ def module_digest(name: str, *tops: str) -> str:
         return "unknown"
     if tops:
         return key_of(_reached(_tree(Path(spec.origin)), tops))
-    _walk(Path(spec.origin), name.rpartition(".")[0], seen)
+    _walk(Path(spec.origin), name.rpartition(".")[0], None, seen)
     return key_of(sorted(seen.values()))
 
 
@@ -126,32 +123,27 @@ def _reached(tree: ast.Module, tops: Iterable[str]) -> list[str]:
     return sorted(_hashed(defined[name]) for name in found)
 
 
-def _walk(file: Path, package: str, seen: dict[str, str], home: Path = Path()) -> None:
+def _walk(file: Path, package: str, home: Path | None, seen: dict[str, str]) -> None:
     """Add the digest of a file and of the files that it imports to ``seen``; ``home`` is a plugin file's folder."""
     if str(file) in seen or not file.is_file():
         return
     seen[str(file)], imports = _bare(file, file.stat().st_mtime_ns)
-    for name, members in _imported(imports, package):
-        spec = _spec(name) if _belongs(name, package) or _beside(name, home) else None
-        if spec is None:
-            continue
-        inside = spec.submodule_search_locations is not None
-        for each in (spec, *(_spec(f"{name}.{member}") for member in (members if inside else ()))):
-            if each and each.origin and each.origin.endswith(".py"):
-                _walk(Path(each.origin), each.parent or "", seen, home)
+    for name, members in imported(imports, package):
+        if home and beside(name, home):
+            for module, path in files_of(name, members, home):
+                _walk(path, package_of(module, path), home, seen)
+        elif _belongs(name, package):
+            for path, inside in _installed(name, members):
+                _walk(path, inside, home, seen)
 
 
-def _imported(nodes: Iterable[ast.Import | ast.ImportFrom], package: str) -> Iterator[tuple[str, list[str]]]:
-    """The modules that statements import, and what they take from each, which may be modules too."""
-    for node in nodes:
-        members = [a.name for a in node.names]
-        if isinstance(node, ast.Import):
-            yield from ((name, []) for name in members)
-        elif not node.level:
-            yield node.module or "", members
-        elif package:
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-            yield f"{base}.{node.module}" if node.module else base, members
+def _installed(name: str, members: list[str]) -> Iterator[tuple[Path, str]]:
+    """The files that hold a module and those of its members that are modules, with the packages that they are of."""
+    spec = _spec(name)
+    inside = spec is not None and spec.submodule_search_locations is not None
+    for each in (spec, *(_spec(f"{name}.{member}") for member in (members if inside else ()))):
+        if each and each.origin and each.origin.endswith(".py"):
+            yield Path(each.origin), each.parent or ""
 
 
 def _belongs(name: str, package: str) -> bool:
@@ -162,14 +154,6 @@ def _belongs(name: str, package: str) -> bool:
     root = package.split(".")[0]
     own = package if root == "cfbench" else root
     return name.startswith("cfbench_") or (own not in ("", "cfbench") and f"{name}.".startswith(f"{own}."))
-
-
-def _beside(name: str, home: Path) -> bool:
-    """Whether a module lies in a plugin file's folder, and is nothing that is installed there."""
-    if home == Path() or _common(name):
-        return False
-    path = home.joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file() or path.is_dir()
 
 
 def _spec(name: str) -> Any:

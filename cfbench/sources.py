@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
+import itertools
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any, get_args
 
 from .errors import PluginError, UserError, one_line, reason_of
+from .neighbours import neighbours
+from .private import load_file, own_words, unchanged
 from .signatures import Kind, claims
 
 __all__ = ["SESSION", "Broken", "Plugin", "in_file", "installed", "made", "of_session"]
@@ -131,24 +133,29 @@ def of_session(name: str, thing: Any) -> Plugin:
 
 
 def _module(file: Path) -> ModuleType:
-    """A file as a module, executed once for each state of the file."""
-    name, state = f"cfbench_plugin_{file.stem}", file.stat().st_mtime_ns
-    if name in sys.modules and sys.modules[name].__file__ != str(file):  # another folder's file of that name
-        name += f"_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules and vars(sys.modules[name]).get("__state__") == state:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    """A file as a module, executed once for each state of the file and of what it imports from its folder."""
+    if file.suffix != ".py":
         raise PluginError("not a Python file; give a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    vars(module)["__state__"] = state
-    sys.modules[name] = module
+    name = _free(f"cfbench_plugin_{file.stem}", file)
+    if unchanged(name):
+        return sys.modules[name]
     try:
-        spec.loader.exec_module(module)
+        return load_file(name, file)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise PluginError(reason_of(error, file)) from error
-    return module
+        raise PluginError(own_words(name, reason_of(error, _innermost(error, file)))) from error
+
+
+def _free(name: str, file: Path) -> str:
+    """The name of a file's module; another one where another folder's file has that name."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(n for n in names if n not in sys.modules or sys.modules[n].__file__ == str(file))
+
+
+def _innermost(error: BaseException, file: Path) -> Path:
+    """The plugin's file, or the one beside it, where an exception arose."""
+    own = {file, *neighbours(file).values()}
+    frames = [Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
+    return next((f for f in reversed(frames) if f in own), file)
 
 
 def _plugins_of(module: ModuleType, file: Path) -> list[Plugin]:

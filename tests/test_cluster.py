@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +58,31 @@ def test_stages_come_back_where_the_folder_is_not_shared(tmp_path, cluster, alon
     assert len(wrote) == len(set(wrote)) >= 10
     assert not [f for stage in wrote for f in store.mismatches(tmp_path / "tiny" / stage)]
     assert any("failed-train-1" in stage for stage in wrote)
+
+
+MINE = """
+import helpers
+from toys import Learns
+
+class Mine(Learns):
+    def fit(self, run):
+        super().fit(run)
+        run.log({"step": helpers.STEP, "where": helpers.__file__})
+"""
+
+
+def test_what_a_plugin_file_imports_from_its_folder_travels(tmp_path, cluster):
+    own = {"mine": MINE, "helpers": "from kit.steps import STEP\n", "kit/steps": "STEP = 99\n", "unused": ""}
+    for name, text in (own | {"toys": Path(TOYS).read_text()}).items():
+        (tmp_path / "lab" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lab" / f"{name}.py").write_text(text)
+    more = ["--methods", "mine", "--plugin", str(tmp_path / "lab" / "mine.py"), "--no-controls"]
+    assert cfbench(command(tmp_path, *more, "--address", cluster.address)) == 0
+    log = next((tmp_path / "tiny").rglob("train-*/log.jsonl")).read_text()
+    assert '"step": 99' in log
+    where = Path(json.loads(log.splitlines()[-1])["where"])
+    assert where.parent.parent.name == "cfbench-plugins"
+    assert {p.name for p in where.parent.iterdir()} == {"mine.py", "helpers.py", "kit", "toys.py"}
 
 
 def test_nobody_at_the_address_is_told_in_a_line(tmp_path, capsys):

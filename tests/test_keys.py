@@ -85,6 +85,7 @@ THEIRS = {
         from pathlib import Path
 
         import beside
+        import kit.deep.last
         from cfbench.conformance import toy
         from cfbench.contract import Method
         from cfbench_methods.networks import UNet
@@ -101,7 +102,9 @@ THEIRS = {
                 return x
 
             def predict(self, u, pa, rng):
-                return u
+                from lazily import late
+
+                return late(u)
 
 
         class Other(beside.Base):
@@ -118,7 +121,14 @@ THEIRS = {
             def predict(self, u, pa, rng):
                 return u
     """,
-    "files/kit/__init__.py": "",
+    "files/lazily.py": "from names.spaced import late\n",
+    "files/names/spaced.py": "late = abs\n",
+    "files/kit/__init__.py": "from . import first\n",
+    "files/kit/first.py": "FIRST = 1\n",
+    "files/kit/deep/__init__.py": "",
+    "files/kit/deep/last.py": "from ..more import MORE\n",
+    "files/kit/more.py": "MORE = 1\n",
+    "files/kit/unused.py": "UNUSED = 1\n",
     "files/kit/tools.py": "from .small import tool\n",
     "files/kit/small.py": "tool = 1\n",
     "files/unused.py": "UNUSED = 1\n",
@@ -282,7 +292,15 @@ EDITS = {
     "a module beside a plugin file": ("files/beside.py", appended, BESIDE),
     "its comments": ("files/beside.py", commented, []),
     "a module that it imports from a package beside it": ("files/kit/small.py", appended, BESIDE),
+    "the package itself": ("files/kit/__init__.py", appended, BESIDE),
+    "a module that the package takes from itself": ("files/kit/first.py", appended, BESIDE),
+    "a package in the package, on the way to a module": ("files/kit/deep/__init__.py", appended, BESIDE),
+    "a module in that package": ("files/kit/deep/last.py", appended, BESIDE),
+    "what that imports from the package above": ("files/kit/more.py", appended, BESIDE),
+    "a module beside it that a function imports": ("files/lazily.py", appended, BESIDE),
+    "what that imports from a folder without a package": ("files/names/spaced.py", appended, BESIDE),
     "a module beside it that it does without": ("files/unused.py", appended, []),
+    "a module of the package beside it that it does without": ("files/kit/unused.py", appended, []),
 }  # fmt: skip
 
 
@@ -299,7 +317,7 @@ def answers(copy):
     compileall.compile_dir(copy, quiet=1)
     said = subprocess.run(
         [sys.executable, "-c", PROBE], input=json.dumps(questions), capture_output=True, text=True, cwd=copy,
-        env=os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'files'}"},
+        env=os.environ | {"PYTHONPATH": str(copy)},
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
