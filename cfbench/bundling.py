@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +57,7 @@ def write_bundle(run: Path, about: dict[str, Any], label: str, out: Path, name: 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give --out a new folder, and another --version to what is new")
     described = about["datasets"][label]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with store.drafted(out) as draft:
         for part in PARTS:
             if described[part]:
                 _copy_part(run / described[part], draft / part)
@@ -72,8 +69,6 @@ def write_bundle(run: Path, about: dict[str, Any], label: str, out: Path, name: 
             out.rmdir()
         draft.rename(out)
         return digest_of(said)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _plain(what: str, value: str) -> str:

@@ -12,18 +12,19 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .drafts import drafted, replacing, sweep
 from .errors import UserError, one_line
 
 __all__ = [
     "complete",
     "copy_stage",
     "discard_broken",
+    "drafted",
     "mismatches",
     "numbered",
     "read_json",
@@ -31,6 +32,7 @@ __all__ = [
     "read_tensors",
     "replacing",
     "sha256",
+    "sweep",
     "whole",
     "write_json",
     "write_tensors",
@@ -49,22 +51,11 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
 
     Whoever comes second with the same folder finds it complete and drops its own work.
     """
-    with _drafted(folder) as draft:
+    with drafted(folder) as draft:
         yield draft
         files = {str(p.relative_to(draft)): sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
         write_json(draft / MANIFEST, {**about, "files": files})
         _settle(draft, folder)
-
-
-@contextmanager
-def _drafted(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, gone after the block unless it was given that name."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _settle(draft: Path, folder: Path) -> None:
@@ -144,7 +135,7 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
     Returns:
         what does not match; nothing is left behind then.
     """
-    with _drafted(folder) as draft:
+    with drafted(folder) as draft:
         if broken := mismatches(source):
             return broken
         for name in (MANIFEST, *read_json(source / MANIFEST)["files"]):
@@ -154,19 +145,6 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
             return broken
         _settle(draft, folder)
         return []
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place when the block ends well; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,16 +46,12 @@ def write_scalars(folder: Path, cells: Iterable[Cell]) -> list[Path]:
 def _write(found: Iterable[tuple[str, float, int]], out: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with store.drafted(out) as draft:
         with SummaryWriter(str(draft)) as writer:
             for tag, value, step in found:
                 writer.add_scalar(tag, value, step)
         draft.chmod(0o755)
         draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def scalars(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:

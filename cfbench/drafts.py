@@ -1,0 +1,107 @@
+"""Files and folders under a draft's name, which tells who writes them, and sweeping up those of processes that died."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+__all__ = ["drafted", "replacing", "sweep"]
+
+OWNED = re.compile(r"\..+-draft-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)(-\w{8})?")
+UNOWNED = re.compile(r"\.[\w-]+-[0-9a-f]{12}-\w{8}")
+"""Drafts of stages as versions named them that did not say who writes."""
+AGE = 86400.0
+"""Seconds without a change after which a draft of another machine is nobody's any more."""
+
+
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, gone after the block unless it was given that name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{_owner()}-", dir=folder.parent))
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place when the block ends well; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}-{_owner()}")
+    draft.unlink(missing_ok=True)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the drafts below a folder whose writers are gone: the paths that were removed.
+
+    Of this machine these are the processes that do not run any more; of another one, which may share the folder,
+    those that have changed nothing for a day. Checkpoints stay.
+    """
+    gone = []
+    for place, folders, files in os.walk(folder):
+        drafts = [name for name in (*folders, *files) if OWNED.fullmatch(name) or UNOWNED.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in drafts]
+        gone += [path for path in (Path(place, name) for name in drafts) if _abandoned(path)]
+    for path in gone:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return gone
+
+
+def _owner() -> str:
+    return f"draft-{_machine()}-{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    """What tells one set of process numbers from another: the host, its boot and the container."""
+    told = [socket.gethostname()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        try:
+            told.append(read())
+        except OSError:  # not Linux
+            told.append("")
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+
+
+def _abandoned(draft: Path) -> bool:
+    owner = OWNED.fullmatch(draft.name)
+    if owner and owner["machine"] == _machine():
+        return not _runs(int(owner["pid"]))
+    return time.time() - _changed(draft) > AGE
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _changed(draft: Path) -> float:
+    """When anything in a draft last changed; now, where that cannot be told."""
+    try:
+        return max(p.lstat().st_mtime for p in (draft, *draft.rglob("*")))
+    except OSError:
+        return time.time()
