@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from .contract import Column
-from .samples import LEVEL, Estimate, Resamples, Sample, interval, mean, varies
+from .samples import LEVEL, Estimate, Resamples, Sample, mean, varies
+
+Items = TypeVar("Items", list[int], np.ndarray)
 
 __all__ = ["estimate", "estimates", "sure"]
 
 NUMBERS = 2**17
 """Numbers of replicates that are worked on at once: what caches hold."""
+KERNEL = 24
+"""Rows of a matrix product come in multiples of this: what is left over would be rounded in another way."""
+SPLIT = 8
+"""Blocks of rows that a block is split into."""
 
 
 def estimate(s: Sample, resamples: Resamples, about: Column | None = None) -> Estimate:
@@ -47,7 +54,7 @@ def _shape(s: Sample) -> Hashable:
     return s.kind, s.values.shape, s.values.flags.c_contiguous, id(s.factual)
 
 
-def _split(items: list[int], size: int) -> Iterator[list[int]]:
+def _split(items: Items, size: int) -> Iterator[Items]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -78,17 +85,26 @@ def _by_seed(samples: list[Sample], every: np.ndarray, resamples: Resamples) -> 
     first = samples[0]
     if first.kind == "image" and first.values is not None and first.factual is not None:
         values = np.stack([s.values for s in samples if s.values is not None])  # [K, S, Q]
-        ok, counts = np.isfinite(values), resamples.counts
-        cells = _by_factual(np.stack([np.where(ok, values, 0.0), ok]), first.factual, counts.shape[1])
-        # One product of two dimensions, whatever the number of samples: another kernel would round in another way.
-        total, weight = (cells.reshape(-1, counts.shape[1]) @ counts.T).reshape(*cells.shape[:3], -1)
-        return np.where(weight > 0, total / np.maximum(weight, 1), np.nan)
+        return _weighted(values, first.factual, resamples.counts)
     if first.kind == "set" and first.values is not None and first.values.shape[1] > 1:
         values = np.stack([s.values for s in samples if s.values is not None])  # [K, S, R]
         # Rows that occur twice shrink a resample's spread, so FID and KID of a resample are too high by about
         # the same amount in each: the replicates tell how far the score varies, not where it lies.
         return values - mean(values, 2)[:, :, None] + every[:, :, None]
     return np.repeat(every[:, :, None], len(resamples.seeds), axis=2)
+
+
+def _weighted(values: np.ndarray, factual: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means [K, S, R] of values [K, S, Q], each as often as its factual was drawn."""
+    ok = np.isfinite(values)
+    scored, known = (values, ok[:1, :1]) if ok.all() else (np.where(ok, values, 0.0), ok)
+    number, questions = values.shape[0] * values.shape[1], values.shape[2]
+    rows = np.concatenate([scored.reshape(-1, questions), known.reshape(-1, questions)])
+    cells = np.zeros((-len(rows) // KERNEL * -KERNEL, counts.shape[1]))
+    cells[: len(rows)] = _by_factual(rows, factual, counts.shape[1])
+    total, weight, _ = np.split(cells @ counts.T, [number, len(rows)])
+    total, weight = total.reshape(*values.shape[:2], -1), weight.reshape(*known.shape[:2], -1)
+    return total / weight if (weight > 0).all() else np.where(weight > 0, total / np.maximum(weight, 1), np.nan)
 
 
 def _by_factual(x: np.ndarray, factual: np.ndarray, factuals: int) -> np.ndarray:
@@ -106,13 +122,17 @@ def _replicates(by_seed: np.ndarray, resamples: Resamples, training: bool) -> np
     """The means [K, R] over the seeds that each replicate draws, of [K, S, R]."""
     if not training:
         return np.where(np.isfinite(by_seed[:, 0]), by_seed[:, 0], np.nan)
-    drawn = resamples.seeds[: by_seed.shape[2]]  # [R, S]
-    return mean(np.ascontiguousarray(by_seed[:, drawn, np.arange(len(drawn))[:, None]]), 2)
+    number, _, replicates = by_seed.shape
+    place = resamples.seeds[:replicates].T * replicates + np.arange(replicates)  # [S, R]
+    return mean(by_seed.reshape(number, -1).take(place, axis=1), 1)
 
 
 def _intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
     """`interval` of each row of [K, R]."""
     ok = np.isfinite(replicates)
+    if ok.all() and replicates.shape[1] > 1:
+        low, high = np.percentile(replicates, [50 * (1 - level), 50 * (1 + level)], axis=1)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
     count, ends = ok.sum(1), np.full((2, len(replicates)), np.nan)
     for number in np.unique(count[(count > 1) & (2 * count >= replicates.shape[1])]):
         rows = (count == number).nonzero()[0]
@@ -132,40 +152,81 @@ def _cut(low: float, high: float, value: float, about: Column | None) -> tuple[f
 def sure(losses: np.ndarray, negligible: float, level: float) -> np.ndarray:
     """Whether the interval of the difference of losses [K, R] lies below -negligible, for each pair of rows: [K, K]."""
     ok = np.isfinite(losses)
-    if ok.all():
-        return _sure(losses, losses, negligible, level)
     better = np.zeros((len(losses), len(losses)), dtype=bool)
     # Where resamples leave both without a score, the rest is told as a whole.
-    kinds, kind = np.unique(ok, axis=0, return_inverse=True)
+    _, kinds, kind = np.unique(np.packbits(ok, axis=1), axis=0, return_index=True, return_inverse=True)
     kind = kind.reshape(-1)
-    for first, a in enumerate(kinds):
-        for second, b in enumerate(kinds):
+    for first, a in enumerate(ok[kinds]):
+        for second, b in enumerate(ok[kinds]):
             rows, others, both = (kind == first).nonzero()[0], (kind == second).nonzero()[0], a & b
             if both.sum() > 1 and 2 * both.sum() >= len(both):
                 better[np.ix_(rows, others)] = _sure(losses[rows][:, both], losses[others][:, both], negligible, level)
     return better
 
 
-def _below(difference: np.ndarray, negligible: float, level: float) -> bool:
-    return interval(difference, level)[1] < -negligible
-
-
 def _sure(losses: np.ndarray, others: np.ndarray, negligible: float, level: float) -> np.ndarray:
-    """`sure` of losses [K, R] against others [L, R], all finite; most pairs are told by their order statistics."""
-    width = losses.shape[1]
-    if width < 2:
-        return np.zeros((len(losses), len(others)), dtype=bool)
+    """`sure` of losses [K, R] against others [L, R], all finite: blocks of similar rows first, then what they leave.
+
+    If even the highest loss of some rows in each replicate is surely below the lowest of others, then all of these
+    are better than all of those; if not even the lowest is below the highest, none is.
+    """
     # The upper end lies at or above the order statistic k, so k + 1 replicates or more must lie below; k + 2 suffice.
-    k = int((width - 1) * (50 * (1 + level) / 100))
-    slack, ranked, rivals = width - k - 1, np.sort(losses, axis=1), np.sort(others, axis=1)
-    better = np.subtract.outer(ranked[:, -1], rivals[:, 0]) < -negligible
+    k = int((losses.shape[1] - 1) * (50 * (1 + level) / 100))
+    part = min(4 * (losses.shape[1] - k), losses.shape[1])
+    rows, rivals = losses.mean(1).argsort(), others.mean(1).argsort()
+    a, b = losses[rows], others[rivals]
+    better = np.zeros((1, 1), dtype=bool)
     unknown = ~better
-    for place in np.linspace(slack, width - 1, 33).astype(int):
-        unknown &= np.subtract.outer(ranked[:, place - slack], rivals[:, place]) < -negligible
-    for i in unknown.any(1).nonzero()[0]:
-        against = unknown[i].nonzero()[0]
-        below = np.count_nonzero(losses[i] - others[against] < -negligible, axis=1)
-        better[i, against] = below >= k + 2
-        for j in against[below == k + 1]:
-            better[i, j] = _below(losses[i] - others[j], negligible, level)
-    return better
+    for size in _sizes(max(len(a), len(b))):
+        (low, high), (least, most) = _envelopes(a, size), _envelopes(b, size)
+        better, unknown = (_refined(x, len(low), len(least)) for x in (better, unknown))
+        i, j = unknown.nonzero()
+        # Most pairs of which none is better miss too often in the first replicates already.
+        hope = part - _below(low[:, :part], most[:, :part], i, j, negligible) < losses.shape[1] - k
+        unknown[i, j] = hope
+        i, j = i[hope], j[hope]
+        often = _below(high, least, i, j, negligible)
+        most_often = often if size == 1 else _below(low, most, i, j, negligible)
+        better[i, j] = often > k + 1
+        unknown[i, j] = (often <= k + 1) & (most_often > k)
+    i, j = unknown.nonzero()
+    better[i, j] = _ends(a, b, i, j, level) < -negligible
+    found = np.empty_like(better)
+    found[np.ix_(rows, rivals)] = better
+    return found
+
+
+def _sizes(number: int) -> list[int]:
+    """Of blocks, from one that holds all down to single rows."""
+    sizes = [1]
+    while sizes[-1] < number:
+        sizes.append(SPLIT * sizes[-1])
+    return sizes[::-1]
+
+
+def _envelopes(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest of each ``size`` rows of x [K, R]."""
+    starts = np.arange(0, len(x), size)
+    return (x, x) if size == 1 else (np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts))
+
+
+def _refined(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """What is known of blocks, for the smaller ones in them."""
+    return np.repeat(np.repeat(x, SPLIT, axis=0)[:rows], SPLIT, axis=1)[:, :columns]
+
+
+def _below(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, negligible: float) -> np.ndarray:
+    """In how many replicates row i of a [K, R] is clearly below row j of b [L, R], for each of some pairs."""
+    found = np.zeros(len(i), dtype=np.int64)
+    for some in _split(np.arange(len(i)), max(NUMBERS // a.shape[1], 1)):
+        less = a[i[some]] - b[j[some]] < -negligible
+        found[some] = less.view(np.uint8).sum(1, dtype=np.uint32)
+    return found
+
+
+def _ends(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, level: float) -> np.ndarray:
+    """The upper end of the interval of row i of a less row j of b, for each of some pairs."""
+    found = np.zeros(len(i))
+    for some in _split(np.arange(len(i)), max(NUMBERS // a.shape[1], 1)):
+        found[some] = [high for _, high in _intervals(a[i[some]] - b[j[some]], level)]
+    return found

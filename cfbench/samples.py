@@ -56,6 +56,8 @@ class Estimate:
 def mean(x: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Mean of the finite entries, NaN where there is none."""
     ok = np.isfinite(x)
+    if x.size and ok.all():
+        return np.asarray(x.mean(axis))
     count = ok.sum(axis)
     total = np.where(ok, x, 0.0).sum(axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
