@@ -18,6 +18,7 @@ from .notebook import Result
 from .options import DATA_ROOT
 from .request import Request
 from .spec import parse_specs
+from .tensorboard import check_installed, write_scalars
 
 if TYPE_CHECKING:
     from .contract import Dataset, Method
@@ -44,6 +45,8 @@ def run(
     threads: int = 1,
     precision: Literal["fp32", "bf16"] = "fp32",
     timeout: float | None = None,
+    bundles: str | Path | Iterable[str | Path] = (),
+    tensorboard: bool = False,
     name: str | None = None,
     data_root: str | Path | None = None,
     run_root: str | Path = "runs",
@@ -63,28 +66,33 @@ def run(
         weights: ``{"diffscm": "file.safetensors"}``, or a list of ``"diffscm=file.safetensors"``.
         metrics: likewise as methods; all where left out.
         jobs: tasks at once, by default one a core; classes and instances at hand are run in this process, one by one.
+        bundles: folders that `cfbench bundle` wrote, to take questions and judges of a data set from.
+        tensorboard: whether to write training logs for TensorBoard, to ``tensorboard/`` in the run.
         data_root: folder with data sets; by default the environment's ``CFBENCH_DATA_ROOT``, or ``data``.
         plugins: files that define plugins, and classes or instances to be found by name; or a mapping of names.
         only: which unfinished tasks to do: those never tried, those that failed before, or both.
         progress: whether to say on standard error what is being done.
 
     Raises:
-        UserError: a name is unknown, a name is taken, or a value is wrong.
+        UserError: a name is unknown, a name is taken, or a value is wrong; TensorBoard is not installed.
     """
+    if tensorboard:
+        check_installed()
     handed = Handed(plugins)
     request = Request(
         methods=handed.specs("method", methods), datasets=handed.specs("dataset", datasets),
         metrics=None if metrics is None else _some(handed.specs("metric", metrics)), seeds=_numbers(seeds),
         preset=preset, plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
-        controls=controls, device=device, threads=threads, precision=precision, timeout=timeout, name=name,
+        controls=controls, device=device, threads=threads, precision=precision, timeout=timeout,
+        bundles=_paths(bundles), name=name,
         data_root=_data_root(data_root), run_root=Path(run_root), plugins=handed.files, classes=handed.classes,
     )  # fmt: skip
     with nullcontext() if progress else redirect_stderr(StringIO()):
-        done = _carry_out(request, jobs, only)
+        done = _carry_out(request, jobs, only, tensorboard)
     return Result(done.job.folder, handed.classes, done.job.data_root, handed.files)
 
 
-def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "all"]) -> Run:
+def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "all"], tensorboard: bool) -> Run:
     run = request.run()
     _check_graphs(request)
     declare(run, _told(request))
@@ -93,9 +101,15 @@ def _carry_out(request: Request, jobs: int, only: Literal["missing", "failed", "
     print(f"run {run.job.folder}: {len(todo)} of {len(tasks_of(run))} tasks to do", file=sys.stderr)
     if request.classes and jobs > 1:
         print("cfbench: only this process knows the classes at hand; one task at a time", file=sys.stderr)
+
+    def after(*_: Any) -> None:
+        if tensorboard:
+            write_scalars(run.job.folder, run.cells)
+
+    after()
     if todo:
         jobs = 1 if request.classes else jobs or default_jobs(run)
-        execute(run, todo, done, min(jobs, len(todo)))
+        execute(run, todo, done, min(jobs, len(todo)), after=after)
     return run
 
 
@@ -138,6 +152,10 @@ def _pairs(given: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, Mapping):
         return tuple(f"{k}={v}" for k, v in given.items())
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
+    return tuple(map(Path, [given] if isinstance(given, (str, Path)) else given))
 
 
 def _data_root(given: str | Path | None) -> Path:

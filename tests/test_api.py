@@ -31,6 +31,12 @@ class Raises(toys.Learns):
         raise ArithmeticError(SCRIPT)
 
 
+class Logs(toys.Learns):
+    def fit(self, run):
+        super().fit(run)
+        run.log({"step": run.seen, "loss": 0.5})
+
+
 class L2(cfbench.Metric):
     """Has a unit that a page must not take for markup."""
 
@@ -169,6 +175,56 @@ def test_a_redefined_class_is_run_again_and_the_same_one_is_not(tmp_path, capsys
     assert [int(line.split(": ")[1].split(" ")[0]) for line in said] == [6, 4, 0]
     assert not values[0].equals(values[1])
     assert values[1].equals(values[2])
+
+
+def test_questions_and_judges_come_from_a_bundle_as_on_the_command_line(typed, tmp_path):
+    assert _main(["bundle", str(typed), "--out", str(tmp_path / "bars-v1"), "--version", "1.0"]) == 0
+    common = {"metrics": "truth", "run_root": tmp_path, "data_root": tmp_path, "progress": False}
+    one, two = (
+        cfbench.run("knows", "bars", **(ASKED | common | {"bundles": given, "name": name}), plugins=[TOYS], jobs=1)
+        for name, given in (("one", tmp_path / "bars-v1"), ("two", [str(tmp_path / "bars-v1")]))
+    )
+    for result in (one, two):
+        assert result.about["datasets"]["bars"]["bundle"]["name"] == "bars-v1"
+        assert any(word.startswith("bundles=") for word in result.about["commands"][0])
+    first = cfbench.load(typed).about["datasets"]["bars"]
+    assert Path(one.about["datasets"]["bars"]["plan"]).name != Path(first["plan"]).name, "the bundle's key"
+    asked = [store.read_tensors(f / a["plan"] / "factuals.safetensors")["x"] for f, a in (
+        (typed, first), (one.folder, one.about["datasets"]["bars"])
+    )]  # fmt: skip
+    assert torch.equal(*asked)
+    with pytest.raises(cfbench.UserError, match="no-such-bundle"):
+        cfbench.run("knows", "bars", bundles=tmp_path / "no-such-bundle", **(ASKED | common), plugins=[TOYS])
+
+
+def test_training_logs_are_written_for_tensorboard_as_each_fit_ends(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            self.folder = Path(folder)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            (self.folder / "events").write_text("")
+
+        def add_scalar(self, tag, value, step):
+            written.append((tag, value, step))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    asked = ASKED | {"metrics": "truth", "run_root": tmp_path, "data_root": tmp_path, "progress": False, "jobs": 1}
+    off = cfbench.run(Logs, "bars", **asked, plugins=[TOYS])
+    assert not (off.folder / "tensorboard").exists()
+    assert not written
+    cfbench.run([Logs, "learns", {"more": Logs}], "bars", **asked, plugins=[TOYS], tensorboard=True)
+    found = {p.relative_to(off.folder / "tensorboard").parts[1] for p in off.folder.rglob("tensorboard/**/events")}
+    assert found == {"logs", "more"}, "a fit that was done before, and one that was done now"
+    assert written == [("loss", 0.5, 64)] * 2
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(cfbench.UserError, match="pip install 'cfbench-scm\\[tensorboard\\]'"):
+        cfbench.run("learns", "bars", **asked, plugins=[TOYS], tensorboard=True)
 
 
 def test_a_class_at_hand_is_not_sent_to_workers_and_this_is_said(tmp_path, capsys):
