@@ -182,16 +182,22 @@ def surely_better(
     Unanswered questions count as the worst score seen; where only the set has a score, a method that answered
     less is never surely better. Differences below a millionth of the column's scale are none.
     """
-    names, better = _better(samples, resamples, about, level)
+    told = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
+    names, better = _better(samples, told, resamples, about, level)
     return {(names[i], names[j]) for i, j in zip(*better.nonzero(), strict=True)}
 
 
 def _better(
-    samples: Mapping[str, Sample], resamples: Resamples, about: Column, level: float = LEVEL
+    samples: Mapping[str, Sample],
+    known: Mapping[str, Estimate],
+    resamples: Resamples,
+    about: Column,
+    level: float = LEVEL,
 ) -> tuple[list[str], np.ndarray]:
     """The methods that have an interval, and whether each is surely better than each: [K, K]."""
-    charged = _charged(samples, about)
-    told = dict(zip(charged, estimates(list(charged.values()), resamples), strict=True))
+    charged = {name: s for name, s in _charged(samples, about).items() if s is not samples[name]}
+    told = {name: known[name] for name in samples}
+    told |= zip(charged, estimates(list(charged.values()), resamples), strict=True)
     told = {k: e for k, e in told.items() if np.isfinite(e.value) and np.isfinite(e.low)}
     names = list(told)
     if about.direction == "none" or not told:
@@ -206,15 +212,22 @@ def _better(
     return names, better & (~(sets[:, None] | sets) | np.greater_equal.outer(coverage, coverage))
 
 
-def ranks(samples: Mapping[str, Sample], resamples: Resamples, about: Column) -> dict[str, tuple[int, int]]:
+def ranks(
+    samples: Mapping[str, Sample],
+    resamples: Resamples,
+    about: Column,
+    told: Mapping[str, Estimate] | None = None,
+) -> dict[str, tuple[int, int]]:
     """The first and last rank that each method may hold: 1 + those surely better .. all - those surely worse.
 
-    Methods without an interval have no rank; a column without a direction ranks nobody.
+    Methods without an interval have no rank; a column without a direction ranks nobody. Estimates that were ``told``
+    of the samples before are not made again.
     """
     if about.direction == "none":
         return {}
-    names, better = _better(samples, resamples, about)
+    if told is None:
+        told = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
+    names, better = _better(samples, told, resamples, about)
     ahead, behind = (dict(zip(names, better.sum(axis).tolist(), strict=True)) for axis in (0, 1))
-    own = estimates(list(samples.values()), resamples)
-    told = [k for k, e in zip(samples, own, strict=True) if np.isfinite(e.low)]
-    return {k: (1 + ahead.get(k, 0), len(told) - behind.get(k, 0)) for k in told}
+    ranked = [k for k in samples if np.isfinite(told[k].low)]
+    return {k: (1 + ahead.get(k, 0), len(ranked) - behind.get(k, 0)) for k in ranked}

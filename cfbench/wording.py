@@ -98,7 +98,7 @@ def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str
     else:
         name = " ".join([*words, *([f"of {key.variable}"] if key.variable else [])])
     arrow = f"→{about.target:g}" if about.target is not None else ARROWS[about.direction]
-    counted = f"n={board._asked[key]}" if about.subset else ""
+    counted = f"n={board.asked(key)}" if about.subset else ""
     unit = ", ".join(part for part in (UNITS.get(about.unit, about.unit), counted) if part)
     return f"{name} {arrow}".strip() + (FLAG if key in board.flagged else ""), unit
 
@@ -123,8 +123,7 @@ def policy(board: Board, section: Section, method: str) -> list[str]:
     """A method's residual policy and status, in the last table only."""
     if section.do:
         return []
-    residual = next((c.residual for c in board.results.cells if c.method == method and c.residual), "-")
-    return [residual, board.pooled_status(method).partition(":")[0].partition(";")[0]]
+    return [board.residual(method) or "-", board.pooled_status(method).partition(":")[0].partition(";")[0]]
 
 
 def _plural(n: int, word: str) -> str:
