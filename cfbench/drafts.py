@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["drafted", "replacing", "sweep"]
+__all__ = ["drafted", "machine", "replacing", "runs", "sweep"]
 
 OWNED = re.compile(r"\..+-draft-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)(-\w{8})?")
 UNOWNED = re.compile(r"\.[\w-]+-[0-9a-f]{12}-\w{8}")
@@ -67,12 +67,12 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def _owner() -> str:
-    return f"draft-{_machine()}-{os.getpid()}"
+    return f"draft-{machine()}-{os.getpid()}"
 
 
 @cache
-def _machine() -> str:
-    """What tells one set of process numbers from another: the host, its boot and the container."""
+def machine() -> str:
+    """Eight digits that tell one set of process numbers from another: a digest of host, boot and container."""
     told = [socket.gethostname()]
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
         try:
@@ -84,17 +84,18 @@ def _machine() -> str:
 
 def _abandoned(draft: Path) -> bool:
     owner = OWNED.fullmatch(draft.name)
-    if owner and owner["machine"] == _machine():
-        return not _runs(int(owner["pid"]))
+    if owner and owner["machine"] == machine():
+        return not runs(int(owner["pid"]))
     return time.time() - _changed(draft) > AGE
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether there is a process of that number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except (OSError, OverflowError):  # somebody else's
         return True
     return True
 

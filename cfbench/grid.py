@@ -12,6 +12,7 @@ from typing import Any, Literal
 from . import __version__, store
 from .bench import Bench
 from .cells import Cell, Job
+from .drafts import sweep
 from .environment import git_state
 from .errors import UserError
 from .events import note
@@ -190,6 +191,7 @@ def execute(
     if jobs > 1 or address:
         workers = ray_workers(run.job, jobs, address)
     schedule, folder = Schedule(todo, done), run.job.folder
+    sweep(folder)
     note(folder, "begin", tasks=len(todo), jobs=jobs)
     outlook = _outlook(run, schedule)
     with (

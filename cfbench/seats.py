@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from .drafts import machine, runs
+
 __all__ = ["Seat", "seat"]
 
 FOLDER = "cfbench-seats"
@@ -27,8 +29,9 @@ class Seat:
 
     def __init__(self, device: str, folder: Path | None = None, *, interval: float = 0.3) -> None:
         self.folder = folder or Path(tempfile.gettempdir()) / FOLDER
-        self.device, self.interval, self.last, self.most = device, interval, -math.inf, 0
-        self.path = self.folder / f"{device}.{os.getpid()}.{next(NUMBERS)}"
+        self.interval, self.last, self.most = interval, -math.inf, 0
+        self.row = f"{device}.{machine()}."
+        self.path = self.folder / f"{self.row}{os.getpid()}.{next(NUMBERS)}"
 
     def take(self) -> None:
         """Sit down; where that cannot be written, nobody is seen, and nobody sees this task."""
@@ -48,29 +51,19 @@ class Seat:
         if now - self.last >= self.interval:
             self.last = now
             with suppress(OSError):
-                self.most = max(self.most, sum(map(self._taken, self.folder.glob(f"{self.device}.*"))))
+                self.most = max(self.most, sum(map(self._taken, self.folder.glob(f"{self.row}*"))))
         return self.most
 
     def _taken(self, path: Path) -> bool:
         """Whether somebody else sits there; the seat of a process that is gone is cleared."""
-        pid = path.name.removeprefix(f"{self.device}.").partition(".")[0]
+        pid = path.name.removeprefix(self.row).partition(".")[0]
         if path.name == self.path.name or not pid.isdigit():
             return False
-        if _alive(int(pid)):
+        if runs(int(pid)):
             return True
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cfbench.cli import _main
+from cfbench.drafts import machine
 from cfbench.reading import read_results
 from cfbench.seats import Seat, seat
 
@@ -67,7 +68,14 @@ def test_the_seat_of_a_killed_process_is_cleared(tmp_path, neighbour):
 
 def test_strange_files_in_the_folder_are_nobody(tmp_path):
     (tmp_path / "seats").mkdir()
-    for name in ("gpu.", "gpu.x.1", "gpu.-1.0", f"gpux.{os.getpid()}.0"):
+    here, pid = machine(), os.getpid()
+    for name in (
+        f"gpu.{here}.",
+        f"gpu.{here}.x.1",
+        f"gpu.{here}.-1.0",
+        f"gpux.{here}.{pid}.0",
+        f"gpu.{'0' * 8}.{pid}.0",
+    ):
         (tmp_path / "seats" / name).touch()
     assert Seat("gpu", tmp_path / "seats", interval=0).look() == 0
 

@@ -152,6 +152,6 @@ def test_of_a_link_that_is_named_like_a_draft_only_the_link_is_removed(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / f".x-draft-{drafts._machine()}-{gone.pid}-abcd_123").symlink_to(tmp_path / "mine")
+    (tmp_path / "run" / f".x-draft-{drafts.machine()}-{gone.pid}-abcd_123").symlink_to(tmp_path / "mine")
     assert len(store.sweep(tmp_path / "run")) == 1
     assert everything(tmp_path) == {"run", "mine", "mine/file"}
