@@ -203,7 +203,7 @@ def load_method(
     device: str = "cpu",
     plugins: Any = (),
 ) -> Method:
-    """A fitted method of a run, with its weights and what it tuned, in evaluation mode.
+    """A fitted method of a run, with its weights and what it tuned, in evaluation mode and the run's precision.
 
     Warns where its source, settings or data are not those that it was fitted with.
 

@@ -14,6 +14,7 @@ from .environment import pick_device
 from .errors import UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .handed import Handed, one_of
+from .lowered import compute_in_bfloat16
 from .plan import Act
 from .reading import read_about, readable, states
 from .reopening import reopen
@@ -56,6 +57,8 @@ def fitted(
         raise UserError(f"{cell.label}: its class has changed, the weights do not fit any more: {error}") from error
     dressed = described.dressed(cell, method)
     assert isinstance(dressed, Method)
+    if shop.job.precision == "bf16":
+        compute_in_bfloat16(dressed)
     return dressed.to(pick_device(device)).eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -350,6 +351,51 @@ def test_a_method_that_is_loaded_answers_what_the_run_stored(typed, row, do, rec
     assert torch.equal(answer.cf_pa, asked.cf_pa)
     assert torch.equal(answer.image, asked.image)
     assert not [w for w in recwarn if "fitted with" in str(w.message)]
+
+
+class Products(toys.Learns):
+    """Answers through a matrix product, which the precision rounds."""
+
+    name = "products"
+
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.mix = torch.nn.Linear(64, 64)
+
+    def predict(self, u, pa, rng):
+        return torch.sigmoid(self.mix(u.flatten(1)).view_as(u))
+
+    def sample(self, pa, rng):
+        return self.predict(rng.normal(1, 8, 8), pa, rng)
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory):
+    rows, root = [Products, "resample[of=products]", {"other": Products}], tmp_path_factory.mktemp("lowered")
+    return cfbench.run(rows, toys.Bars, **ASKED, precision="bf16", run_root=root, data_root=root, progress=False)
+
+
+@pytest.mark.parametrize("row", ["products", "resample[of=products]", "other"])
+def test_a_method_of_a_run_in_bfloat16_answers_as_it_did_there(lowered, row):
+    asked = asked_about(lowered.folder, row, "level")
+    method = cfbench.load_method(lowered, row)
+    for each in (method, copy.deepcopy(method)):
+        answer = cfbench.counterfactual(
+            each, asked.x, asked.pa, {"level": asked.value}, dataset=toys.Bars(), index=asked.index
+        )
+        same = slice(1) if row.startswith("resample") else slice(None)  # what is drawn has a stream for each question
+        assert torch.equal(answer.image[same], asked.image[same])
+    assert not torch.is_autocast_enabled("cpu")
+    if row == "products":
+        assert type(method).__name__ == "Products"
+        assert isinstance(method, Products)
+        exact = Products(toys.Bars.graph)
+        exact.load_state_dict(method.state_dict())
+        pa, rng = asked.pa[:4], cfbench.Streams(range(4))
+        u = torch.rand(4, 1, 8, 8)
+        assert method.predict(u, pa, rng).dtype == method.sample(pa, cfbench.Streams(range(4))).dtype == torch.bfloat16
+        away = (exact.predict(u, pa, rng) - method.predict(u, pa, rng).float()).abs().max()
+        assert 0 < away < 0.01
 
 
 def test_rows_of_this_session_are_loaded_through_its_result(handed):
