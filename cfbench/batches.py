@@ -152,6 +152,8 @@ def _cut(low: float, high: float, value: float, about: Column | None) -> tuple[f
 def sure(losses: np.ndarray, negligible: float, level: float) -> np.ndarray:
     """Whether the interval of the difference of losses [K, R] lies below -negligible, for each pair of rows: [K, K]."""
     ok = np.isfinite(losses)
+    if ok.all():
+        return _sure(losses, losses, negligible, level)
     better = np.zeros((len(losses), len(losses)), dtype=bool)
     # Where resamples leave both without a score, the rest is told as a whole.
     _, kinds, kind = np.unique(np.packbits(ok, axis=1), axis=0, return_index=True, return_inverse=True)
@@ -159,7 +161,7 @@ def sure(losses: np.ndarray, negligible: float, level: float) -> np.ndarray:
     for first, a in enumerate(ok[kinds]):
         for second, b in enumerate(ok[kinds]):
             rows, others, both = (kind == first).nonzero()[0], (kind == second).nonzero()[0], a & b
-            if both.sum() > 1 and 2 * both.sum() >= len(both):
+            if 2 * both.sum() >= len(both):
                 better[np.ix_(rows, others)] = _sure(losses[rows][:, both], losses[others][:, both], negligible, level)
     return better
 
@@ -170,44 +172,49 @@ def _sure(losses: np.ndarray, others: np.ndarray, negligible: float, level: floa
     If even the highest loss of some rows in each replicate is surely below the lowest of others, then all of these
     are better than all of those; if not even the lowest is below the highest, none is.
     """
+    width = losses.shape[1]
+    if width < 2:
+        return np.zeros((len(losses), len(others)), dtype=bool)
     # The upper end lies at or above the order statistic k, so k + 1 replicates or more must lie below; k + 2 suffice.
-    k = int((losses.shape[1] - 1) * (50 * (1 + level) / 100))
-    part = min(4 * (losses.shape[1] - k), losses.shape[1])
-    rows, rivals = losses.mean(1).argsort(), others.mean(1).argsort()
-    a, b = losses[rows], others[rivals]
+    k = int((width - 1) * (50 * (1 + level) / 100))
+    part = min(4 * (width - k), width)
+    rows, depth = losses.mean(1).argsort(), _depth(max(len(losses), len(others)))
+    rivals = rows if others is losses else others.mean(1).argsort()
+    a = _levels(losses[rows], depth)
+    b = a if others is losses else _levels(others[rivals], depth)
     better = np.zeros((1, 1), dtype=bool)
     unknown = ~better
-    for size in _sizes(max(len(a), len(b))):
-        (low, high), (least, most) = _envelopes(a, size), _envelopes(b, size)
+    for (low, high), (least, most) in zip(reversed(a), reversed(b), strict=True):
         better, unknown = (_refined(x, len(low), len(least)) for x in (better, unknown))
         i, j = unknown.nonzero()
         # Most pairs of which none is better miss too often in the first replicates already.
-        hope = part - _below(low[:, :part], most[:, :part], i, j, negligible) < losses.shape[1] - k
+        hope = part - _below(low[:, :part], most[:, :part], i, j, negligible) < width - k
         unknown[i, j] = hope
         i, j = i[hope], j[hope]
         often = _below(high, least, i, j, negligible)
-        most_often = often if size == 1 else _below(low, most, i, j, negligible)
+        most_often = often if low is high else _below(low, most, i, j, negligible)
         better[i, j] = often > k + 1
         unknown[i, j] = (often <= k + 1) & (most_often > k)
     i, j = unknown.nonzero()
-    better[i, j] = _ends(a, b, i, j, level) < -negligible
+    better[i, j] = _ends(a[0][0], b[0][0], i, j, level) < -negligible
     found = np.empty_like(better)
     found[np.ix_(rows, rivals)] = better
     return found
 
 
-def _sizes(number: int) -> list[int]:
-    """Of blocks, from one that holds all down to single rows."""
-    sizes = [1]
-    while sizes[-1] < number:
-        sizes.append(SPLIT * sizes[-1])
-    return sizes[::-1]
+def _depth(number: int) -> int:
+    """How often a block of so many rows is split until it holds one."""
+    return next(depth for depth in range(64) if SPLIT**depth >= number)
 
 
-def _envelopes(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest of each ``size`` rows of x [K, R]."""
-    starts = np.arange(0, len(x), size)
-    return (x, x) if size == 1 else (np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts))
+def _levels(x: np.ndarray, depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The lowest and the highest row of blocks of 1, SPLIT, SPLIT², ... rows of x [K, R]."""
+    levels = [(x, x)]
+    for _ in range(depth):
+        low, high = levels[-1]
+        starts = np.arange(0, len(low), SPLIT)
+        levels.append((np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)))
+    return levels
 
 
 def _refined(x: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -143,7 +143,7 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
         truth={v["name"]: v["truth"] for v in described["variables"]},
         plan_key=described["plan_key"],
         cells=tuple(state for _, state in found),
-        scores=tuple(s for cell, _ in found for s in _scores(folder, cell, units, plan)),
+        scores=tuple(s for cell, state in found for s in _scores(folder, cell, state, units, plan)),
         card=tuple(row for path in cards if store.complete(path) for row in card_rows(path / "card.json")),
         controls=tuple(c for c in dict.fromkeys(cell.method.label for cell, _ in found) if c in about["controls"]),
         notes={
@@ -156,10 +156,11 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
     )
 
 
-def _scores(folder: Path, cell: Cell, units: Mapping[str, str], plan: Plan) -> list[Score]:
+def _scores(folder: Path, cell: Cell, state: CellState, units: Mapping[str, str], plan: Plan) -> list[Score]:
     scores: list[Score] = []
+    there = state.status in ("ok", "invalid")
     for metric, stage in _score_stages(folder, cell).items():
-        if not store.complete(stage):
+        if not there and not store.complete(stage):
             continue
         for row, about, raw in read_scores(stage, plan):
             if about.unit == "variable's unit":

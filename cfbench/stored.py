@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,7 +75,8 @@ def read_scores(stage: Path, plan: Plan) -> Iterator[tuple[dict[str, Any], Colum
         Wrong: scores and questions do not fit.
     """
     said, arrays = store.read_sealed(stage, "scores.json", "scores.safetensors", 2**30)
-    columns, rows = mapping(mapping(said)["columns"], _column), each(_row)(said["rows"])
+    # The stages of a metric describe the same columns, a thousand times where there are a thousand cells.
+    columns, rows = _columns(json.dumps(mapping(said)["columns"])), each(_row)(said["rows"])
     for row in rows:
         values = arrays[f"{row['do']}|{row['column']}|{row['variable']}"]
         if not _fits(values, row, plan):
@@ -89,6 +93,11 @@ def _fits(values: np.ndarray, row: Mapping[str, Any], plan: Plan) -> bool:
     return len(values) == (len(plan) if row["do"] == "null" else len(plan.asked[row["do"]]))
 
 
+@lru_cache(64)
+def _columns(said: str) -> Mapping[str, Column]:
+    return MappingProxyType(mapping(json.loads(said), _column))
+
+
 def _column(value: Any) -> Column:
     said = mapping(value)
     checks = {f.name: _COLUMN.get(f.name, printable) for f in fields(Column) if f.name in said}
@@ -97,9 +106,7 @@ def _column(value: Any) -> Column:
 
 def _row(value: Any) -> dict[str, Any]:
     said = mapping(value)
-    checks = {"do": text, "column": text, "variable": text, "kind": one_of("image", "set", "cell")}
-    checks |= {"value": _real, "asked": _count, "finite": _count}
-    return {name: check(said[name]) for name, check in checks.items()}
+    return {name: check(said[name]) for name, check in _ROW.items()}
 
 
 def _real(value: Any) -> float:
@@ -107,6 +114,17 @@ def _real(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Wrong(f"{printable(repr(value), 60)} is no number")
     return float(value)
+
+
+_ROW: dict[str, Callable[[Any], Any]] = {
+    "do": text,
+    "column": text,
+    "variable": text,
+    "kind": one_of("image", "set", "cell"),
+    "value": _real,
+    "asked": _count,
+    "finite": _count,
+}
 
 
 def card_rows(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from cfbench.plots import write_plots
 from cfbench.results import CellState, Results, Score
 from cfbench.sheet import contact_sheet
 from cfbench.tables import csv, markdown, render, write
-from cfbench.wording import number
+from cfbench.wording import footnotes, number
 
 GREY = "grey levels"
 ABOUT = {
@@ -273,6 +273,19 @@ def test_truth_judges_seeds_plan_and_device_are_told(failed, board):
     ):
         assert part in re.sub(r"\s+", " ", text)
     assert "Training seeds 0, 1, 2" in terminal(board)
+
+
+def test_fewer_draws_of_many_factuals_are_told(failed, monkeypatch):
+    def told(results):
+        return " ".join(footnotes(Board(results, 20)))
+
+    assert "drawn in each resample" not in told(failed.results)
+    monkeypatch.setattr("cfbench.stats.MANY", 100)
+    monkeypatch.setattr("cfbench.stats.FEWER", 64)
+    assert "on 64 factuals drawn in each resample" in told(failed.results)
+    assert "scaled by √(64/120)" in told(failed.results)
+    without = tuple(s for s in failed.results.scores if s.kind != "set")
+    assert "drawn in each resample" not in told(replace(failed.results, scores=without))
 
 
 @pytest.mark.parametrize("width", [120, 80])
