@@ -150,27 +150,43 @@ class Support:
         self.classes = [i for i, v in enumerate(graph.variables) if v.categorical]
         self.values = [i for i, v in enumerate(graph.variables) if not v.categorical]
         self.neighbours = neighbours
-        groups: dict[tuple[float, ...], list[int]] = {}
-        for row, group in enumerate(pa[:, self.classes].tolist()):
-            groups.setdefault(tuple(group), []).append(row)
-        self.groups = {g: rows for g, rows in groups.items() if len(rows) > neighbours}
+        self.groups = {g: rows for g, rows in self._grouped(pa).items() if len(rows) > neighbours}
         self.trees: dict[tuple[float, ...], Any] = {}
         if self.values:
             from sklearn.neighbors import NearestNeighbors  # slow to import
 
             self.scale = pa[:, self.values].std(0).clamp_min(1e-12)
             points = (pa[:, self.values] / self.scale).numpy()
-            self.trees = {g: NearestNeighbors().fit(points[rows]) for g, rows in self.groups.items()}
+            self.trees = {
+                g: NearestNeighbors(algorithm="kd_tree" if self._by_tree(g) else "brute").fit(points[rows])
+                for g, rows in self.groups.items()
+            }
             own = [tree.kneighbors(None, neighbours)[0][:, -1] for tree in self.trees.values()]
             self.radius = float(np.quantile(np.concatenate(own), quantile)) if own else 0.0
 
     def __call__(self, pa: Tensor) -> Tensor:
         """Whether each row of pa [B, D] is inside [B]."""
-        return torch.tensor([self._inside(row) for row in pa], dtype=torch.bool)
+        inside = torch.zeros(len(pa), dtype=torch.bool)
+        for group, rows in self._grouped(pa).items():
+            if group in self.groups:
+                inside[rows] = self._near(group, pa[rows][:, self.values]) if self.values else True
+        return inside
 
-    def _inside(self, row: Tensor) -> bool:
-        group = tuple(row[self.classes].tolist())
-        if group not in self.groups or not self.values:
-            return group in self.groups
-        point = (row[self.values] / self.scale).numpy()[None]
-        return bool(self.trees[group].kneighbors(point, self.neighbours)[0][0, -1] <= self.radius)
+    def _grouped(self, pa: Tensor) -> dict[tuple[float, ...], list[int]]:
+        """The rows that have the same classes."""
+        groups: dict[tuple[float, ...], list[int]] = {}
+        for row, group in enumerate(pa[:, self.classes].tolist()):
+            groups.setdefault(tuple(group), []).append(row)
+        return groups
+
+    def _by_tree(self, group: tuple[float, ...]) -> bool:
+        """Whether a tree pays for a group's training rows."""
+        return len(self.groups[group]) > 2 * self.neighbours + 1 and len(self.values) < 16
+
+    def _near(self, group: tuple[float, ...], values: Tensor) -> Tensor:
+        """Whether continuous parents [B, V] are near enough to a group's training rows [B]."""
+        points = (values / self.scale).numpy()
+        # without a tree, distances come from products of matrices, which may round by their number of rows
+        parts = [points] if self._by_tree(group) else np.split(points, len(points))
+        far = [self.trees[group].kneighbors(part, self.neighbours)[0][:, -1] for part in parts]
+        return torch.from_numpy(np.concatenate(far) <= self.radius)
