@@ -12,7 +12,7 @@ from .samples import LEVEL, Estimate, Resamples, Sample, mean, varies
 
 Items = TypeVar("Items", list[int], np.ndarray)
 
-__all__ = ["estimate", "estimates", "sure"]
+__all__ = ["estimate", "estimates", "intervals", "sure"]
 
 NUMBERS = 2**17
 """Numbers of replicates that are worked on at once: what caches hold."""
@@ -66,7 +66,7 @@ def _estimates(samples: list[Sample], resamples: Resamples, about: Column | None
         none = np.full(len(resamples.seeds), np.nan)
         return [Estimate(value, np.nan, np.nan, none, training) for value in values]
     replicates = _replicates(_by_seed(samples, every, resamples), resamples, training)
-    cut = [_cut(*ends, value, about) for ends, value in zip(_intervals(replicates), values, strict=True)]
+    cut = [_cut(*ends, value, about) for ends, value in zip(intervals(replicates), values, strict=True)]
     return [Estimate(v, *ends, r, training) for v, ends, r in zip(values, cut, replicates, strict=True)]
 
 
@@ -127,7 +127,7 @@ def _replicates(by_seed: np.ndarray, resamples: Resamples, training: bool) -> np
     return mean(by_seed.reshape(number, -1).take(place, axis=1), 1)
 
 
-def _intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
+def intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
     """`interval` of each row of [K, R]."""
     ok = np.isfinite(replicates)
     if ok.all() and replicates.shape[1] > 1:
@@ -235,5 +235,5 @@ def _ends(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, level: flo
     """The upper end of the interval of row i of a less row j of b, for each of some pairs."""
     found = np.zeros(len(i))
     for some in _split(np.arange(len(i)), max(NUMBERS // a.shape[1], 1)):
-        found[some] = [high for _, high in _intervals(a[i[some]] - b[j[some]], level)]
+        found[some] = [high for _, high in intervals(a[i[some]] - b[j[some]], level)]
     return found

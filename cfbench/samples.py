@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LEVEL", "Estimate", "Resamples", "Sample", "interval", "mean", "points", "varies"]
+from .contract import Column
+
+__all__ = ["LEVEL", "Estimate", "Resamples", "Sample", "interval", "loss", "mean", "points", "varies"]
 
 LEVEL = 0.95
 
@@ -80,3 +82,10 @@ def points(s: Sample) -> np.ndarray:
 def varies(s: Sample) -> bool:
     """Whether there is anything to resample: several seeds, questions or replicates."""
     return len(s.points) > 1 or (s.kind != "cell" and s.values is not None and s.values.shape[1] > 1)
+
+
+def loss(x: np.ndarray, about: Column) -> np.ndarray:
+    """Turn scores so that lower is better: with a target, the distance of the mean score from it."""
+    if about.direction == "target":
+        return np.abs(x - (about.target or 0.0))
+    return -x if about.direction == "higher" else x

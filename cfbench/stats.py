@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from .batches import estimate, estimates, sure
+from .comparing import Comparison, compare, holm
 from .contract import Column
 from .rng import derive
-from .samples import LEVEL, Estimate, Resamples, Sample, interval, mean, points
+from .samples import LEVEL, Estimate, Resamples, Sample, loss, mean, points
 
 __all__ = [
     "REPLICATES",
@@ -30,10 +30,6 @@ __all__ = [
 ]
 
 REPLICATES = 1000
-DETECTABLE = 1.95996 + 0.84162
-"""Standard errors in the smallest difference that a two-sided 5 % test finds with 80 % power."""
-
-
 MANY, FEWER = 10_000, 4096
 """Factuals from which on a resample for a set score draws fewer, and how many."""
 
@@ -65,87 +61,6 @@ def resample_rows(plan_key: str, factual_ids: np.ndarray, r: int, *, factuals: i
     """
     ids = np.asarray(factual_ids, dtype=np.int64)
     return np.repeat(np.arange(len(ids)), _counts(plan_key, factuals, r, drawn(factuals))[ids])
-
-
-def _loss(x: np.ndarray, about: Column) -> np.ndarray:
-    """Turn scores so that lower is better: with a target, the distance of the mean score from it."""
-    if about.direction == "target":
-        return np.abs(x - (about.target or 0.0))
-    return -x if about.direction == "higher" else x
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two methods on the same resamples and on the questions that both have a score for.
-
-    ``difference`` is first minus second (of the distances to the target, where the column has one) with its 95 %
-    interval; ``p`` is two-sided and no smaller than 2 / (R + 1); ``holm`` is p corrected over all pairs;
-    ``detectable`` is the smallest difference that 80 % of such comparisons would find. ``better`` is empty in a
-    tie: when the interval of the difference holds 0.
-    """
-
-    first: str
-    second: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    holm: float
-    detectable: float
-    better: str
-
-    @property
-    def tie(self) -> bool:
-        return not self.better
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """p-values [K] after Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(steps, 1.0)
-    return corrected
-
-
-def _common(a: Sample, b: Sample) -> tuple[Sample, Sample]:
-    if a.kind != "image" or a.values is None or b.values is None:
-        return a, b
-    both = np.isfinite(a.values) & np.isfinite(b.values)
-    return (
-        replace(a, values=np.where(both, a.values, np.nan), points=np.broadcast_to(a.points, len(both))),
-        replace(b, values=np.where(both, b.values, np.nan), points=np.broadcast_to(b.points, len(both))),
-    )
-
-
-def _pair(first: str, second: str, samples: Mapping[str, Sample], resamples: Resamples, about: Column) -> Comparison:
-    a, b = (estimate(s, resamples) for s in _common(samples[first], samples[second]))
-    rows = min(len(a.replicates), len(b.replicates))
-    sign = -1.0 if about.direction == "higher" else 1.0
-    value = sign * float(_loss(np.array(a.value), about) - _loss(np.array(b.value), about))
-    spread = sign * (_loss(a.replicates[:rows], about) - _loss(b.replicates[:rows], about))
-    spread = spread[np.isfinite(spread)]
-    low, high = interval(spread)
-    tail = min((spread <= 0).sum(), (spread >= 0).sum())
-    p = min(1.0, 2 * float(tail + 1) / (len(spread) + 1)) if len(spread) else np.nan
-    ahead = "" if not (low > 0 or high < 0) or about.direction == "none" else (first if sign * value < 0 else second)
-    detectable = DETECTABLE * float(np.std(spread)) if len(spread) else np.nan
-    return Comparison(first, second, value, low, high, p, p, detectable, ahead)
-
-
-def compare(
-    samples: Mapping[str, Sample],
-    resamples: Resamples,
-    about: Column,
-    which: Iterable[tuple[str, str]] | None = None,
-) -> tuple[Comparison, ...]:
-    """Pairs of methods in one column (all, if not said which), with Holm's correction over those that have a p."""
-    asked = combinations(samples, 2) if which is None else which
-    pairs = [_pair(a, b, samples, resamples, about) for a, b in asked]
-    told = [i for i, c in enumerate(pairs) if np.isfinite(c.p)]
-    for i, p in zip(told, holm(np.array([pairs[i].p for i in told])), strict=True):
-        pairs[i] = replace(pairs[i], holm=float(p))
-    return tuple(pairs)
 
 
 def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
@@ -206,7 +121,7 @@ def _better(
     if about.low is not None and about.high is not None:
         negligible = max(negligible, 1e-6 * (about.high - about.low))
     rows = min(len(e.replicates) for e in told.values())
-    better = sure(_loss(np.stack([e.replicates[:rows] for e in told.values()]), about), negligible, level)
+    better = sure(loss(np.stack([e.replicates[:rows] for e in told.values()]), about), negligible, level)
     coverage = np.array([samples[k].coverage for k in names])
     sets = np.array([samples[k].kind == "set" for k in names])
     return names, better & (~(sets[:, None] | sets) | np.greater_equal.outer(coverage, coverage))

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
+from cfbench.batches import sure
 from cfbench.contract import Column
+from cfbench.samples import interval
 from cfbench.stats import Sample, compare, draw, estimate, holm, ranks, resample_rows, surely_better
 
 LOWER = Column("", "lower")
@@ -225,3 +227,34 @@ def test_nothing_scored_gives_nan_and_no_rank():
     resamples = draw("plan", 30, 1)
     assert np.isnan(estimate(samples["none"], resamples).value)
     assert ranks(samples, resamples, LOWER) == {"some": (1, 1)}
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5, 3.0])
+def test_blocks_of_similar_methods_tell_what_each_pair_does(noise):
+    rng = np.random.default_rng(14)
+    place, common = rng.permutation(150) / 40, rng.normal(size=120)
+    losses = place[:, None] * (1 + 0.2 * common) + noise * rng.normal(size=(150, 120))
+    losses[7] = losses[8]
+    found = sure(losses, 1e-6, 0.95)
+    ends = np.percentile(losses[:, None] - losses[None], 97.5, axis=2)
+    assert (found == (ends < -1e-6)).all()
+    assert found.any() == (noise < 3)
+    assert interval(losses[0] - losses[1])[1] == pytest.approx(ends[0, 1])
+
+
+@pytest.mark.parametrize("about", [LOWER, HIGHER, TARGET])
+def test_pairs_compared_together_are_as_each_alone(about):
+    rng = np.random.default_rng(15)
+    samples = {name: image(rng.normal(i / 9, 1, (3, 40))) for i, name in enumerate("abcde")}
+    samples["control"] = image(rng.normal(size=40))
+    samples["a"].values[0, :7] = np.nan
+    samples["b"].values[:, 5] = np.nan
+    resamples = draw("plan", 40, 3)
+    together = compare(samples, resamples, about)
+    assert len(together) == 15
+    for c in together:
+        (alone,) = compare({c.first: samples[c.first], c.second: samples[c.second]}, resamples, about)
+        told = [(x.difference, x.low, x.high, x.p, x.detectable) for x in (c, alone)]
+        assert told[0] == pytest.approx(told[1], rel=1e-9, abs=1e-12)
+        assert c.better == alone.better
+        assert c.p <= c.holm <= 1
