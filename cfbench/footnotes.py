@@ -49,7 +49,7 @@ def footnotes(board: Board) -> list[str]:
         "have one; for ranks the others count as the worst score seen.",
         _asked(r),
     ]
-    return [*notes, *_marks(board), *_failures(board), *_chosen(board), *_foreign(board)]
+    return [*notes, *_marks(board), *_failures(board), *_chosen(board), *_foreign(board), *_beside(board)]
 
 
 def _fewer(board: Board) -> str:
@@ -104,6 +104,19 @@ def _foreign(board: Board) -> Iterable[str]:
             yield f"{c.method} (seed {c.seed}): no fit, weights from {given}."
         if c.notes.get("external"):
             yield f"{c.method}: answers made elsewhere, at unknown cost."
+
+
+def _beside(board: Board) -> Iterable[str]:
+    """Methods whose times were taken while other tasks computed on their device, and how many at most."""
+    most: dict[str, dict[str, int]] = {"fit_others": {}, "answer_others": {}}
+    for s in board.results.scores:
+        if s.metric == "runtime" and s.column in most and s.value > 0 and not board.is_control(s.method):
+            seen = most[s.column]
+            seen[s.method] = max(seen.get(s.method, 0), int(s.value))
+    for (_, seen), what in zip(most.items(), ("fit", "answers"), strict=True):
+        if seen:
+            told = ", ".join(f"{method} (up to {n})" for method, n in seen.items())
+            yield f"Times of {what} were taken beside other tasks on the same device: {told}."
 
 
 def _value(v: object) -> str:

@@ -288,6 +288,22 @@ def test_fewer_draws_of_many_factuals_are_told(failed, monkeypatch):
     assert "drawn in each resample" not in told(replace(failed.results, scores=without))
 
 
+def test_times_that_were_taken_beside_other_tasks_are_told(failed):
+    def told(**others):
+        (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
+        more = [replace(like, method=m, column=c, value=float(n)) for c, of in others.items() for m, n in of.items()]
+        notes = footnotes(Board(replace(failed.results, scores=(*failed.results.scores, *more)), 20))
+        return [n for n in notes if n.startswith("Times")]
+
+    assert told() == told(fit_others={"diffscm": 0}, answer_others={"diffscm": 0, "oracle": 3}) == []
+    assert told(fit_others={"diffscm": 2, "deepscm": 0}) == [
+        "Times of fit were taken beside other tasks on the same device: diffscm (up to 2)."
+    ]
+    assert told(answer_others={"diffscm": 1}) == [
+        "Times of answers were taken beside other tasks on the same device: diffscm (up to 1)."
+    ]
+
+
 @pytest.mark.parametrize("width", [120, 80])
 def test_terminal_tables_keep_within_their_width(board, width):
     lines = terminal(board, width).splitlines()
