@@ -27,8 +27,8 @@ class Stack:
 
     kind: str
     points: np.ndarray
-    finite: np.ndarray
-    asked: np.ndarray
+    finite: list[int]
+    asked: list[int]
     values: np.ndarray | None = None
     factual: np.ndarray | None = None
     width: np.ndarray | None = None
@@ -38,7 +38,7 @@ class Stack:
         values = None if self.values is None else self.values[lines]
         if values is not None and self.width is not None:
             values = values[:, : self.width[lines].min(initial=values.shape[1])]
-        finite, asked = int(self.finite[lines].sum()), int(self.asked[lines].sum())
+        finite, asked = sum(self.finite[lines]), sum(self.asked[lines])
         return Sample(self.kind, self.points[lines], values, self.factual, finite, asked)
 
 
@@ -126,8 +126,8 @@ class Scored:
         kind, asked = self.columns[key].kind, self._asked[key]
         scores = [self.scores[key].get(line) for line in self.lines]
         points = np.array([np.nan if s is None else s.value for s in scores], dtype=np.float64)
-        finite = np.array([0 if s is None else s.finite for s in scores], dtype=np.int64)
-        counted = np.array([asked if s is None else s.asked for s in scores], dtype=np.int64)
+        finite = [0 if s is None else s.finite for s in scores]
+        counted = [asked if s is None else s.asked for s in scores]
         stack = Stack(kind, points, finite, counted)
         if kind == "image":
             return self._questions(stack, scores, key, rows)
@@ -146,8 +146,8 @@ class Scored:
         # The questions that a metric was asked about: all, or for a subset those that anybody has a score for.
         mask = rows if self._asked[key] >= len(factual) else rows & np.isfinite(values).any(0)
         values = np.compress(rows, values, axis=1)
-        asked = np.full(len(scores), mask.sum())
-        return replace(stack, values=values, factual=factual[rows], finite=np.isfinite(values).sum(1), asked=asked)
+        asked, finite = [int(mask.sum())] * len(scores), np.isfinite(values).sum(1).tolist()
+        return replace(stack, values=values, factual=factual[rows], finite=finite, asked=asked)
 
     @cached_property
     def _factuals(self) -> dict[str, np.ndarray]:
