@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -131,8 +131,21 @@ class Workshop:
         given = self.classes.get(spec.name) if self.registry.find(kind, spec.name).origin == SESSION else None
         return None if given is None or isinstance(given, type) else copy.deepcopy(given)
 
+    @cached_property
+    def _keys(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    def _once(self, what: str, spec: Spec, made: Callable[[Spec], str]) -> str:
+        """A key, which is made once: a run's keys stay what they were, and data that are handed over may be large."""
+        if (what, spec.label) not in self._keys:
+            self._keys[what, spec.label] = made(spec)
+        return self._keys[what, spec.label]
+
     def data_key(self, spec: Spec) -> str:
         """What the images and parents of a data set depend on."""
+        return self._once("data", spec, self._data_key)
+
+    def _data_key(self, spec: Spec) -> str:
         dataset = self.dataset(spec)
         drawing = module_digest("cfbench.rng"), module_digest("cfbench.graph")
         return self._of("dataset", spec, dict(spec.params), dataset.fingerprint(self.job.data_root), *drawing)
@@ -156,6 +169,9 @@ class Workshop:
 
     def mechanisms_key(self, spec: Spec) -> str:
         """What the learned mechanisms of the parents depend on."""
+        return self._once("mechanisms", spec, self._mechanisms_key)
+
+    def _mechanisms_key(self, spec: Spec) -> str:
         from .action import Mechanisms
 
         if bundle := self.bundle(spec):
@@ -164,6 +180,9 @@ class Workshop:
 
     def plan_key(self, spec: Spec) -> str:
         """What the questions depend on."""
+        return self._once("plan", spec, self._plan_key)
+
+    def _plan_key(self, spec: Spec) -> str:
         if bundle := self.bundle(spec):
             return bundle.key("plan")
         job = self.job
@@ -173,6 +192,9 @@ class Workshop:
 
     def judge_key(self, spec: Spec) -> str:
         """What the judges depend on."""
+        return self._once("judges", spec, self._judge_key)
+
+    def _judge_key(self, spec: Spec) -> str:
         from .judges import card, train_judges
 
         if bundle := self.bundle(spec):

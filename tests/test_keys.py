@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from cfbench.baggage import pack_baggage
+from cfbench.conformance.toy import Bars
 from cfbench.contract import Column, Metric
 from cfbench.request import Request
 from cfbench.workshop import Workshop
@@ -412,3 +413,22 @@ def test_a_metric_that_was_made_depends_on_its_settings():
     one, two, again = (keys(metrics="scaled", classes={"scaled": Scaled(by)}) for by in (1, 2, 1))
     assert one == again
     assert {key for key in one if one[key] != two[key]} == {f"scaled bars {row}" for row in TOY_ROWS}
+
+
+def test_keys_of_a_data_set_that_was_handed_over_are_made_once(monkeypatch):
+    class Large(Bars):
+        def __init__(self):
+            self.held = torch.zeros(1000)
+
+    asked = {"methods": "identity", "controls": False, "metrics": "truth", "device": "cpu", "preset": "tiny"}
+    request = Request(datasets="large", classes={"large": Large()}, **asked)
+    run, digested = request.run(), []
+    monkeypatch.setattr("cfbench.workshop.object_digest", lambda thing: digested.append(thing) or "other")
+    shop, spec = run.shop, run.datasets[0]
+    before = [run.cells[0].keys[s] for s in ("plan", "judges")]
+    assert [shop.plan_key(spec), shop.judge_key(spec)] == before
+    assert shop.mechanisms_key(spec)
+    assert not digested
+    fresh = Workshop(run.job, run.shop.classes)
+    assert [fresh.plan_key(spec), fresh.judge_key(spec)] != before
+    assert len(digested) == 1
