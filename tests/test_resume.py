@@ -78,6 +78,38 @@ def test_an_interrupt_ends_with_130_and_the_same_command_continues(tmp_path):
     assert start(tmp_path, 1).wait() == 0
 
 
+WAITS = """
+import time
+from cfbench.contract import Method
+
+class Waits(Method):
+    def abduct(self, x, pa, rng):
+        return x
+
+    def predict(self, u, pa, rng):
+        time.sleep(3600)
+"""
+
+
+def test_what_a_killed_run_left_half_made_is_removed_by_the_next_command(tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    common = ["--run-root", str(tmp_path), "--jobs", "1", "--no-controls", "--metrics", "truth"]
+    asked = [*COMMAND, *common, "--plugin", str(tmp_path / "waits.py"), "--methods", "waits"]
+    process = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (drafts := list(tmp_path.rglob("cells/bars/waits/seed-0/.images-*"))):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert [d for d in drafts if d.exists()] == drafts
+    for path in (*drafts[0].rglob("*"), drafts[0]):
+        os.utime(path, (0, 0))
+    assert subprocess.run([*COMMAND, *common, "--methods", "knows"], capture_output=True).returncode == 0
+    assert not [d for d in drafts if d.exists()]
+
+
 def test_a_damaged_stage_is_computed_again(undisturbed):
     root, _ = undisturbed
     answers = next(root.rglob("cells/bars/knows/seed-0/images-*/answers.safetensors"))
