@@ -136,12 +136,14 @@ def tasks_of(run: Run) -> list[Task]:
 
 
 def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
+    """The tasks of a cell, each needing all that it reads: some of it may be there, and some be made anew."""
     if cell.external:
-        return [Task("scores", cell.dataset, cell, (judges,))]
+        return [Task("scores", cell.dataset, cell, (prepare, judges))]
     train = Task("train", cell.dataset, cell.fitted, (prepare,))
     tune = Task("tune", cell.dataset, cell.base, (train.id,))
-    images = Task("images", cell.dataset, cell, (tune.id,))
-    return [train, tune, images, Task("scores", cell.dataset, cell, (images.id, judges))]
+    images = Task("images", cell.dataset, cell, (prepare, train.id, tune.id))
+    scores = Task("scores", cell.dataset, cell, (prepare, judges, train.id, tune.id, images.id))
+    return [train, tune, images, scores]
 
 
 def is_finished(run: Run, task: Task) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cfbench.cells import Cell
+from cfbench.grid import tasks_of
+from cfbench.request import Request
 from cfbench.schedule import Schedule
 from cfbench.spec import Spec
-from cfbench.work import Outcome, Task
+from cfbench.work import Outcome, Task, inputs
 
 DATA = Spec("d")
+TOYS = Path(__file__).with_name("toys.py")
 
 
 def chain(seed=0):
@@ -55,3 +60,19 @@ def test_a_task_whose_need_failed_in_an_earlier_run_is_skipped():
 def test_a_task_whose_need_was_done_before_starts():
     train, images, _ = chain()
     assert Schedule([images], {train.id}).ready(1) == [images]
+
+
+def test_a_task_needs_all_that_it_reads(tmp_path):
+    asked = {"datasets": "bars", "methods": "deepscm", "seeds": "0,1", "preset": "tiny", "metrics": "truth"}
+    run = Request(**asked, plugins=(TOYS,), run_root=tmp_path, data_root=tmp_path).run()
+    shop, tasks = run.shop, tasks_of(run)
+    makes = {
+        task.id: {"prepare": shop.plan_folder, "judges": shop.judge_folder}[task.stage](task.dataset)
+        if task.cell is None
+        else run.job.folder / task.cell.stage(task.stage)
+        for task in tasks
+        if task.stage != "scores"
+    }
+    assert {"resample[of=deepscm]"} <= {t.cell.method.label for t in tasks if t.cell}
+    for task in tasks:
+        assert set(inputs(shop, task)) <= {makes[name] for name in task.needs}, task.id
