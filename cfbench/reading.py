@@ -158,7 +158,7 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
 
 def _scores(folder: Path, cell: Cell, state: CellState, units: Mapping[str, str], plan: Plan) -> list[Score]:
     scores: list[Score] = []
-    there = state.status in ("ok", "invalid")
+    there = state.status == "ok"
     for metric, stage in _score_stages(folder, cell).items():
         if not there and not store.complete(stage):
             continue
