@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,9 +141,8 @@ def images(bench: Bench, cell: Cell) -> None:
     job, dataset = bench.shop.job, bench.shop.dataset(cell.dataset)
     plan = Plan.load(bench.shop.plan_folder(cell.dataset))
     x = Rows(Pixels(dataset.split(job.data_root, job.split).images), plan.rows)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        file = Path(made) / "answers.safetensors"
+    with store.drafted(folder) as made:
+        file = made / "answers.safetensors"
         with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
             method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
             mech = mechanism(method, dataset, job.data_root, job.split)

@@ -32,7 +32,9 @@ def _safe(value: Any) -> Any:
 
 def csv(table: pd.DataFrame) -> str:
     """CSV text in which no cell begins as a formula would: such text gets an apostrophe before it."""
-    safe = table.map(_safe)
+    safe = table.copy()
+    for name in table.select_dtypes(exclude="number").columns:
+        safe[name] = table[name].map(_safe)
     safe.columns = pd.Index([_safe(c) for c in table.columns])
     return safe.to_csv(index=False, lineterminator="\n")
 

@@ -93,7 +93,7 @@ def test_what_a_second_worker_gains(benchmark, tmp_path):
 
     def run():
         for jobs in ("1", "2"):
-            method = f"steady[products={os.environ.get('CFBENCH_TEST_PRODUCTS', '20000')}]"
+            method = f"steady[products={os.environ.get('CFBENCH_TEST_PRODUCTS', '60000')}]"
             begun = time.perf_counter()
             python("-m", "cfbench", *command(tmp_path / jobs, method, range(8), "--jobs", jobs, plugins=[TOYS, plugin]))
             spent[jobs] = time.perf_counter() - begun
