@@ -135,8 +135,11 @@ def _family(board: Board, keys: list[Key]) -> Figure:
 
 
 def _chunks(board: Board, family: str) -> list[list[Key]]:
-    """The columns of a family that somebody has a score in, at most ``COLUMNS`` outputs at a time."""
-    own = [k for k in board.columns if k.metric == family]
+    """The columns of a family that somebody has a score in, at most ``COLUMNS`` outputs at a time.
+
+    How many tasks computed beside a cell is left to the footnotes.
+    """
+    own = [k for k in board.columns if k.metric == family and board.about(k).unit != "tasks"]
     alive = [k for k in own if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)]
     outputs = list(dict.fromkeys((k.column, k.variable) for k in alive))
     parts = [outputs[i : i + COLUMNS] for i in range(0, len(outputs), COLUMNS)]

@@ -12,7 +12,8 @@ import pytest
 from cfbench.contract import Column
 from cfbench.latex import latex
 from cfbench.leaderboard import TIDY, Board, tidy, wide
-from cfbench.plots import write_plots
+from cfbench.metrics.runtime import Runtime
+from cfbench.plots import _chunks, write_plots
 from cfbench.results import CellState, Results, Score
 from cfbench.sheet import contact_sheet
 from cfbench.tables import csv, markdown, render, write
@@ -302,6 +303,15 @@ def test_times_that_were_taken_beside_other_tasks_are_told(failed):
     assert told(answer_others={"diffscm": 1}) == [
         "Times of answers were taken beside other tasks on the same device: diffscm (up to 1)."
     ]
+
+
+def test_the_number_of_other_tasks_is_no_cost_that_is_drawn(failed):
+    (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
+    counted = replace(like, column="fit_others", about=Runtime.columns["fit_others"])
+    drawn = _chunks(Board(replace(failed.results, scores=(*failed.results.scores, counted)), 20), "runtime")
+    columns = {key.column for part in drawn for key in part}
+    assert "fit_s" in columns
+    assert "fit_others" not in columns
 
 
 @pytest.mark.parametrize("width", [120, 80])
