@@ -40,7 +40,7 @@ class Board(Scored):
 
     def __init__(self, results: Results, replicates: int = 1000) -> None:
         super().__init__(results)
-        self.resamples: Resamples = draw(results.plan_key, results.factuals, max(len(results.seeds), 1), replicates)
+        self.resamples: Resamples = draw(results.resample_key, results.factuals, max(len(results.seeds), 1), replicates)
         self._standings: dict[Key, Standing] = {}
 
     def standing(self, key: Key) -> Standing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .contract import Dataset, Split
+from .digest import key_of
 from .errors import UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .rng import derive
@@ -54,6 +56,16 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def resample_key(self) -> str:
+        """Twelve hexadecimal digits of who is asked about what, which seed the bootstrap's resamples.
+
+        Neither the code that made the plan nor the last digits of values count: the same questions are resampled
+        alike by every version and on every machine.
+        """
+        asked = {v: a.factual.tolist() for v, a in self.asked.items()}
+        return key_of(self.split, self.index.tolist(), asked)
 
     def save(self, folder: Path) -> None:
         """Write the plan into a folder."""

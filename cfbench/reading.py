@@ -142,6 +142,7 @@ def _results(folder: Path, dataset: str, about: dict[str, Any]) -> Results:
         supported={"null": everyone >= 0} | {v: a.supported.numpy() for v, a in plan.asked.items()},
         truth={v["name"]: v["truth"] for v in described["variables"]},
         plan_key=described["plan_key"],
+        resample_key=plan.resample_key,
         cells=tuple(state for _, state in found),
         scores=tuple(s for cell, state in found for s in _scores(folder, cell, state, units, plan)),
         card=tuple(row for path in cards if store.complete(path) for row in card_rows(path / "card.json")),

@@ -69,6 +69,7 @@ class Results:
     supported: Mapping[str, np.ndarray]
     truth: Mapping[str, str]
     plan_key: str
+    resample_key: str
     cells: tuple[CellState, ...]
     scores: tuple[Score, ...]
     card: tuple[Mapping[str, Any], ...] = ()

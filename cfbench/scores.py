@@ -69,7 +69,7 @@ def _score(bench: Bench, cell: Cell, name: str, plan: Plan, found: Iterable[Evid
         if metric.scope == (evidence.do if evidence.do in ("null", "cell") else "do"):
             asked = plan.asked.get(evidence.do)
             factual = asked.factual.numpy() if asked else np.arange(len(plan))
-            rows += score(metric, evidence, factual, plan, cell.keys["plan"], bench.shop.job.budget.rounds)
+            rows += score(metric, evidence, factual, plan, bench.shop.job.budget.rounds)
     columns = {column: vars(about) for column, about in metric.columns.items()}
     _write(bench, bench.folder(cell, f"score-{name}"), name, rows, columns)
 

@@ -88,15 +88,14 @@ def _spread(some: Images | None, mask: Tensor) -> Images | None:
     return None if some is None else Spread(some, mask)
 
 
-def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, plan_key: str, rounds: int) -> list[Row]:
+def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, rounds: int) -> list[Row]:
     """All columns of a metric on one evidence.
 
     Args:
         metric: what scores.
         evidence: its scope is the metric's.
         factual: the factual behind each row [N].
-        plan: what was asked.
-        plan_key: seeds the resamples, which are the same for every method.
+        plan: what was asked; it seeds the resamples, which are the same for every method.
         rounds: how many factuals went through further rounds.
     """
     if evidence.do == "cell":
@@ -106,7 +105,7 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, p
     if not len(rows):
         return [Row(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
     results, asked = _scores(metric, usable), {True: int((factual < rounds).sum()), False: n}
-    replicates = _replicates(metric, usable, factual[rows.numpy()], len(plan), plan_key) if _sets(results) else {}
+    replicates = _replicates(metric, usable, factual[rows.numpy()], plan) if _sets(results) else {}
     found = []
     for name, value in results.items():
         column = name.partition("/")[0]
@@ -186,17 +185,16 @@ def _sets(results: dict[str, Tensor]) -> bool:
     return any(not value.ndim for value in results.values())
 
 
-def _replicates(
-    metric: Metric, evidence: Evidence, factual: np.ndarray, factuals: int, plan_key: str
-) -> dict[str, np.ndarray]:
+def _replicates(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
     """Set scores on the shared resamples of the factuals.
 
     Of many factuals a resample draws fewer, whose scores vary more: their differences from the mean are scaled by the
     root of the ratio (m out of n, Bickel et al. 1997, Statistica Sinica 7).
     """
     collected: dict[str, list[float]] = {}
+    factuals = len(plan)
     for r in range(REPLICATES):
-        rows = torch.as_tensor(resample_rows(plan_key, factual, r, factuals=factuals))
+        rows = torch.as_tensor(resample_rows(plan.resample_key, factual, r, factuals=factuals))
         results = _call(metric, evidence.take(rows)) if len(rows) > 1 else {}
         for name, value in results.items():
             if not value.ndim:

@@ -34,8 +34,8 @@ MANY, FEWER = 10_000, 4096
 """Factuals from which on a resample for a set score draws fewer, and how many."""
 
 
-def _counts(plan_key: str, factuals: int, r: int, size: int | None = None) -> np.ndarray:
-    rng = np.random.default_rng(derive(plan_key, "factuals", r))
+def _counts(key: str, factuals: int, r: int, size: int | None = None) -> np.ndarray:
+    rng = np.random.default_rng(derive(key, "factuals", r))
     return np.bincount(rng.integers(factuals, size=size or factuals), minlength=factuals)
 
 
@@ -44,23 +44,23 @@ def drawn(factuals: int) -> int:
     return factuals if factuals <= MANY else FEWER
 
 
-def draw(plan_key: str, factuals: int, seeds: int, replicates: int = REPLICATES) -> Resamples:
+def draw(key: str, factuals: int, seeds: int, replicates: int = REPLICATES) -> Resamples:
     """The resamples of a plan: the same for every method, and replicate r the same whatever ``replicates`` is."""
     counts = np.empty((replicates, factuals))
     for r in range(replicates):
-        counts[r] = _counts(plan_key, factuals, r)
-    rng = np.random.default_rng(derive(plan_key, "seeds"))
+        counts[r] = _counts(key, factuals, r)
+    rng = np.random.default_rng(derive(key, "seeds"))
     return Resamples(counts, rng.integers(seeds, size=(replicates, seeds)))
 
 
-def resample_rows(plan_key: str, factual_ids: np.ndarray, r: int, *, factuals: int) -> np.ndarray:
+def resample_rows(key: str, factual_ids: np.ndarray, r: int, *, factuals: int) -> np.ndarray:
     """The rows of replicate r, int64: each question [Q] as often as its factual (0..N-1) was drawn among ``factuals``.
 
     As many are drawn as `drawn` says. Questions that were left out (no finite answer) are simply absent from
     ``factual_ids``.
     """
     ids = np.asarray(factual_ids, dtype=np.int64)
-    return np.repeat(np.arange(len(ids)), _counts(plan_key, factuals, r, drawn(factuals))[ids])
+    return np.repeat(np.arange(len(ids)), _counts(key, factuals, r, drawn(factuals))[ids])
 
 
 def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:

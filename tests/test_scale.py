@@ -190,7 +190,7 @@ def test_fewer_draws_of_many_factuals_tell_the_same_spread(monkeypatch):
     for most in (10_000, 100):
         monkeypatch.setattr(stats, "MANY", most)
         monkeypatch.setattr(stats, "FEWER", 50)
-        (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, "plan", 8)
+        (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, 8)
         spread[most] = row.values.std()
     expected = float(asked.cf_pa[:, 1].double().std()) / 20
     assert spread[10_000] == pytest.approx(expected, rel=0.2)
@@ -275,7 +275,7 @@ answer_plan(mech, plan, x, into=place / "answers", seed=0, device=torch.device("
 found = stored(place / "answers"), stored(place / "truth")
 for given in scoring.evidences(data, plan, pool, *found, Judges(data.graph, width=2), 4, {}):
     for metric in (TrueError(), TEA(), FactualDistance(), TrueRealism()) if given.do == "kind" else ():
-        scoring.score(metric, given, plan.asked[given.do].factual.numpy(), plan, "plan", 4)
+        scoring.score(metric, given, plan.asked[given.do].factual.numpy(), plan, 4)
 print(memory() - before)
 """
 
