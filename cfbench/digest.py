@@ -49,7 +49,8 @@ def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
 
     Followed are siblings in a package, the modules in a plugin file's own folder, the built-in methods and data sets
     wherever they are imported, and the classes that a class extends. Syntax trees without docstrings are hashed: an
-    edit of a comment, a docstring or of white space changes nothing. What is loaded keeps the digest that it was first
+    edit of a comment, a docstring or of white space changes nothing, nor does the path by which something of the same
+    distribution is imported. What is loaded keeps the digest that it was first
     asked for, whatever happens to its file. What is defined in a session, in a script or inside a function is told by
     its compiled code, as that is now.
     """
@@ -104,7 +105,7 @@ def module_digest(name: str, *tops: str) -> str:
     if spec is None or spec.origin is None:
         return "unknown"
     if tops:
-        return key_of(_reached(_tree(Path(spec.origin)), tops))
+        return key_of(_reached(_without_paths(_tree(Path(spec.origin)), name)[0], tops))
     _walk(Path(spec.origin), name.rpartition(".")[0], None, seen)
     return key_of(sorted(seen.values()))
 
@@ -127,7 +128,7 @@ def _walk(file: Path, package: str, home: Path | None, seen: dict[str, str]) -> 
     """Add the digest of a file and of the files that it imports to ``seen``; ``home`` is a plugin file's folder."""
     if str(file) in seen or not file.is_file():
         return
-    seen[str(file)], imports = _bare(file, file.stat().st_mtime_ns)
+    seen[str(file)], imports = _bare(file, file.stat().st_mtime_ns, package)
     for name, members in imported(imports, package):
         if home and beside(name, home):
             for module, path in files_of(name, members, home):
@@ -164,10 +165,44 @@ def _spec(name: str) -> Any:
 
 
 @cache
-def _bare(file: Path, mtime: int) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
-    """The digest of a file without comments and docstrings, and its imports."""
+def _bare(file: Path, mtime: int, package: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """The digest of a file without comments, docstrings and paths of imports, and its imports."""
     tree = _tree(file)
-    return _hashed(tree), [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    bare, names = _without_paths(tree, package)
+    return key_of(_hashed(bare), names), imports
+
+
+def _without_paths(tree: ast.Module, package: str) -> tuple[ast.Module, list[list[str | None]]]:
+    """A syntax tree without ``from`` imports of its own distribution, and the names that these bind, sorted.
+
+    Where a name comes from is told by the digests of the files that are imported.
+    """
+    remover = _ImportRemover(package.split(".")[0])
+    bare = remover.visit(tree)
+    return bare, sorted(remover.names, key=repr)
+
+
+class _ImportRemover(ast.NodeTransformer):
+    """Takes ``from`` imports of one distribution out of a syntax tree, and keeps the names that they bind."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.names: list[list[str | None]] = []
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        if not node.level and not self._own((node.module or "").split(".")[0]):
+            return node
+        self.names += [[alias.name, alias.asname] for alias in node.names]
+        return None
+
+    def _own(self, root: str) -> bool:
+        return root == self.root or (_of_cfbench(root) and _of_cfbench(self.root))
+
+
+def _of_cfbench(root: str) -> bool:
+    """Whether a package comes with cfbench, as core or as built-in plugins."""
+    return root == "cfbench" or root.startswith("cfbench_")
 
 
 def _tree(file: Path) -> ast.Module:

@@ -252,6 +252,12 @@ EDITS = {
     "a metric": ("cfbench/metrics/truth.py", appended, of("truth")),
     "a metric's comments": ("cfbench/metrics/truth.py", commented, []),
     "a metric's sibling": ("cfbench/metrics/pixels.py", appended, of("truth cld")),
+    "the path by which a metric imports": (
+        "cfbench/metrics/truth.py", swapped("from ..evidence import", "from cfbench.evidence import"), []
+    ),
+    "the path by which the plan's code imports": (
+        "cfbench/plan.py", swapped("from .rng import", "from cfbench.rng import"), []
+    ),
     "another metric": ("cfbench/metrics/realism.py", appended, []),
     "what metrics look at": (
         "cfbench/evidence.py", appended, SCORES
@@ -284,6 +290,12 @@ EDITS = {
     "its module, imported by its full name": ("otherlab/parts.py", appended, of("train", "theirs")),
     "its module, imported from the package": ("otherlab/more.py", appended, of("train", "theirs")),
     "its module, imported from a package in it": ("otherlab/inner/deep.py", appended, of("train", "theirs")),
+    "the path by which it imports": (
+        "otherlab/theirs.py", swapped("from otherlab import more", "from . import more"), []
+    ),
+    "the name that it gives to an import": (
+        "otherlab/theirs.py", swapped("import scale", "import scale as by"), of("train", "theirs")
+    ),
     "its module that the method does without": ("otherlab/unused.py", appended, []),
     "its version": (
         "otherlab-1.0.dist-info/METADATA", swapped("Version: 1.0", "Version: 1.1"), of("train", "theirs")
