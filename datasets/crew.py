@@ -20,6 +20,7 @@ __all__ = ["redraw"]
 
 LEAST = 100
 """Images that are worth a worker of their own."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
@@ -57,7 +58,7 @@ def _delegate(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Byt
     """The work of a process; done here where none can be started."""
     sent = io.BytesIO()
     np.savez(sent, digits=digits, measured=measured, shapes=shapes)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict.fromkeys(THREADS, "1")
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__], input=sent.getvalue(), capture_output=True, env=env, check=True

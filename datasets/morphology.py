@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from . import morphometry, resampling
 from .resampling import SIZE
+from .threads import one_blas_thread
 
 __all__ = [
     "SCALE", "brighten", "footprint", "grey_level", "outline", "redraw", "render", "set_slant", "shrink", "slant",
@@ -45,12 +46,13 @@ def redraw(digit: Bytes, measured: float, shape: Sequence[float]) -> tuple[float
         measured: its thickness in pixels, NaN where unknown.
         shape: the thickness wanted in pixels, and the slant wanted in degrees to the right.
     """
-    mask = outline(digit)
-    measured = thickness(mask) if np.isnan(measured) else measured
-    if np.isnan(measured):
-        return measured, digit
-    thick = thicken(mask, float(np.float32(shape[0]) - np.float32(measured)))
-    return measured, shrink(set_slant(thick, shape[1]) if len(shape) > 1 else thick)
+    with one_blas_thread():
+        mask = outline(digit)
+        measured = thickness(mask) if np.isnan(measured) else measured
+        if np.isnan(measured):
+            return measured, digit
+        thick = thicken(mask, float(np.float32(shape[0]) - np.float32(measured)))
+        return measured, shrink(set_slant(thick, shape[1]) if len(shape) > 1 else thick)
 
 
 def thickness(mask: Mask) -> float:

@@ -24,6 +24,7 @@ from . import cache, morphofiles, morphology
 from .mnist import MNIST
 from .morphoscm import ConfoundedThickness, Scm, ThicknessIntensity, ThicknessSlant
 from .studio import Studio
+from .threads import one_blas_thread, one_torch_thread
 
 __all__ = ["MorphoMNIST"]
 
@@ -139,6 +140,7 @@ class MorphoMNIST(Dataset):
         table = self._tables[root, part]
         return Split(table["images"][:, None], table["parents"], torch.arange(len(table["images"])))
 
+    @one_torch_thread()
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator | None = None) -> Tensor:
         """The response of pa [B, 3] to ``do``, exact: the noise of what thickness causes is the factual's own."""
         return self.scm.act(pa, do)
@@ -171,7 +173,8 @@ class MorphoMNIST(Dataset):
         whole = np.rint(grey)
         grey = np.where(np.abs(grey - whole) < 1e-3, whole, grey)  # float32 may put k / 255 a little below
         second = self.graph.names[2]
-        found = torch.tensor([_measure(one, second) for one in grey], dtype=torch.float32).reshape(-1, 2)
+        with one_blas_thread():
+            found = torch.tensor([_measure(one, second) for one in grey], dtype=torch.float32).reshape(-1, 2)
         return dict(zip(("thickness", second), found.T.to(images.device), strict=True))
 
     @property
@@ -234,7 +237,8 @@ class MorphoMNIST(Dataset):
         def draw() -> dict[str, Tensor]:
             train, test = self._studio(root).labels.split([TRAIN, TEST])
             rng = self._generator("parents", self.variant)
-            parents = torch.cat([self.scm.draw(train, rng, True), self.scm.draw(test, rng, False)])[rows]
+            with one_torch_thread():
+                parents = torch.cat([self.scm.draw(train, rng, True), self.scm.draw(test, rng, False)])[rows]
             return {"images": self._studio(root).draw(rows, parents), "parents": parents}
 
         return cache.load(root, file, draw)

@@ -9,6 +9,8 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from .threads import one_torch_thread
+
 __all__ = ["EDGE", "SEGMENTS", "SIZE", "STYLE", "line_width", "render", "segments", "templates", "thickness"]
 
 SIZE = 28
@@ -162,6 +164,7 @@ def _distance(lines: Tensor) -> Tensor:
     return best.sqrt_()
 
 
+@one_torch_thread()
 def render(pa: Tensor, style: Tensor) -> Tensor:
     """Images uint8 [B, 1, 28, 28] of parents pa [B, 4] (digit, thickness, intensity, slant) in the hand ``style``.
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import pen
+from .threads import one_torch_thread
 
 __all__ = ["intensity", "measure", "stroke_width"]
 
@@ -46,6 +47,7 @@ def intensity(images: Tensor) -> Tensor:
     return grey.masked_fill(grey < (low + high) / 2, torch.nan).nanmedian(1).values
 
 
+@one_torch_thread()
 def measure(images: Tensor) -> dict[str, Tensor]:
     """Thickness, intensity (grey levels) and slant (degrees) [B] of images [B, 1, 28, 28] in [0, 1].
 

@@ -17,6 +17,7 @@ from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import derive
 
 from . import cache, pen, ruler
+from .threads import one_torch_thread
 
 __all__ = ["Strokes"]
 
@@ -104,6 +105,7 @@ class Strokes(Dataset):
         """As many images of independent parents, which cover the support, so that no parent betrays another."""
         return self._rows(root, "judge", name)
 
+    @one_torch_thread()
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator | None = None) -> Tensor:
         """The response of pa [B, 4] to ``do``, exact: the noise of intensity and slant is the factual's own.
 
@@ -149,6 +151,7 @@ class Strokes(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tables": {}}
 
+    @one_torch_thread()
     def _draw(self, part: str) -> dict[str, Tensor]:
         rng = torch.Generator().manual_seed(derive("strokes", part, self.seed))
         count = sum(self.sizes.values()) if part == "factual" else self.sizes["train"] + self.sizes["valid"]
