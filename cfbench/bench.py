@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 
 from . import store
 from .cells import Cell
+from .contract import Control, Method
 from .digest import key_of
 from .environment import describe, pick_device, quiet
 from .events import note
+from .lowered import bfloat16
 from .progress import heard
 from .rng import derive
 from .spec import Spec
@@ -60,9 +62,10 @@ class Bench:
         """A block with the global random state and the threads of a stage, both put back afterwards."""
         return quiet(derive(stage, seed), self.shop.job.threads)
 
-    def precise(self) -> AbstractContextManager[None]:
-        """A block in which methods compute: matrix products and convolutions in bfloat16 where the job says so."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.shop.job.precision == "bf16")
+    def precise(self, plugin: Method | Control) -> AbstractContextManager[None]:
+        """Context manager under which a plugin computes: a method in bfloat16 where the job says so."""
+        lowered = self.shop.job.precision == "bf16" and isinstance(plugin, Method)
+        return bfloat16(self.device) if lowered else nullcontext()
 
     def env(self) -> str:
         """The key under which the environment of this process is described in the run's folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -61,6 +63,8 @@ class Checkpoints:
             restore(keep[name], value)
         run.rng.set_state(state["rng"])
         torch.set_rng_state(state["global_rng"])
+        np.random.set_state(state["numpy_rng"])
+        random.setstate(_tuples(state["python_rng"]))
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], run.device)
         run.seen, self.before, self.begun = about["seen"], about["seconds"], time.perf_counter()
@@ -78,6 +82,7 @@ class Checkpoints:
         kept = {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in keep.items()}
         state: dict[str, Any] = {"keep": kept, "queue": queue}
         state |= {"rng": run.rng.get_state(), "global_rng": torch.get_rng_state()}
+        state |= {"numpy_rng": _lists(np.random.get_state(legacy=False)), "python_rng": random.getstate()}
         if run.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
         with suppress(OSError, SafetensorError):
@@ -112,3 +117,15 @@ class Checkpoints:
     def discard(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _lists(state: Any) -> Any:
+    """A state with its arrays as lists."""
+    if isinstance(state, Mapping):
+        return {name: _lists(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, np.ndarray) else state
+
+
+def _tuples(state: Any) -> Any:
+    """A state with its lists as tuples."""
+    return tuple(map(_tuples, state)) if isinstance(state, list) else state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import UserError
-from .surroundings import Surroundings
+from .surroundings import standard
 
 __all__ = ["cores", "describe", "git_state", "peak_memory", "pick_device", "quiet", "synchronize"]
 
@@ -105,16 +107,17 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def quiet(seed: int, threads: int) -> Iterator[None]:
-    """A block with the global random state seeded and the thread count fixed; all that code shares is put back."""
-    before = Surroundings()
+    """Context manager that seeds every global generator and fixes the thread count, otherwise as in a new process.
+
+    All that code shares is put back afterwards.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with standard(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            before.restore()
+        yield
 
 
 @contextmanager

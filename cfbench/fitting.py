@@ -75,7 +75,7 @@ def train(bench: Bench, cell: Cell) -> None:
             run.keeper = kept
             method.to(bench.device).train()
             kept.start()
-            with torch.enable_grad(), bench.precise():
+            with bench.precise(method):
                 method.fit(run)
             synchronize(bench.device)
             costs["fit_s"], costs["images_seen"] = kept.seconds, float(run.seen)
@@ -123,7 +123,7 @@ def tune(bench: Bench, cell: Cell) -> None:
         method = _trained(bench, cell.base)
         start = time.perf_counter()
         if isinstance(method, Method):
-            with torch.no_grad(), bench.precise():
+            with torch.no_grad(), bench.precise(method):
                 chosen = dict(method.tune(_fit(bench, cell, diary, spent=True)))
             synchronize(bench.device)
         seconds = time.perf_counter() - start
@@ -143,16 +143,17 @@ def images(bench: Bench, cell: Cell) -> None:
     x = Rows(Pixels(dataset.split(job.data_root, job.split).images), plan.rows)
     with store.drafted(folder) as made:
         file = made / "answers.safetensors"
-        with bench.quiet("images", cell.seed), bench.precise(), peak_memory(bench.device) as peak:
+        with bench.quiet("images", cell.seed), peak_memory(bench.device) as peak:
             method = _trained(bench, cell, **store.read_json(bench.folder(cell, "tune") / "chosen.json"))
             mech = mechanism(method, dataset, job.data_root, job.split)
-            answers, batch = smaller(
-                BATCH[bench.device.type],
-                lambda size: answer_plan(
-                    mech, plan, x, into=file, seed=cell.seed, device=bench.device, batch=size,
-                    rounds=job.budget.rounds, progress=lambda done, total: bench.progress("images", done, total),
-                ),
-            )  # fmt: skip
+            with bench.precise(method):
+                answers, batch = smaller(
+                    BATCH[bench.device.type],
+                    lambda size: answer_plan(
+                        mech, plan, x, into=file, seed=cell.seed, device=bench.device, batch=size,
+                        rounds=job.budget.rounds, progress=lambda done, total: bench.progress("images", done, total),
+                    ),
+                )  # fmt: skip
             others = float(bench.others())
         costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"], "answer_others": others}
         about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}

@@ -75,7 +75,7 @@ def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:
     learned = Mechanisms(dataset.graph)
     if not store.whole(folder):
         train, valid = (dataset.split(job.data_root, part).parents for part in ("train", "valid"))
-        with bench.quiet("mechanisms"), torch.enable_grad():
+        with bench.quiet("mechanisms"):
             learned.fit(train, lambda done, total: bench.progress("mechanisms", done, total))
         with bench.writing(folder, stage="mechanisms", key=bench.shop.mechanisms_key(spec), env=bench.env()) as draft:
             store.write_tensors(draft / "weights.safetensors", learned.state_dict())

@@ -21,6 +21,7 @@ from .reopening import reopen
 from .results import CellState
 from .runfile import refuse_links
 from .spec import Spec, parse_specs
+from .surroundings import standard
 from .weights import Given
 from .wellformed import mapping, scalar
 from .workshop import Workshop
@@ -28,6 +29,7 @@ from .workshop import Workshop
 __all__ = ["action", "fitted"]
 
 
+@standard()
 def fitted(
     folder: Path, row: str, seed: int, dataset: str | None, *, data_root: Path, device: str, handed: Handed
 ) -> Method:

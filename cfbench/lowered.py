@@ -12,7 +12,16 @@ from torch import Tensor
 from .contract import Method, Noise
 from .rng import Streams
 
-__all__ = ["compute_in_bfloat16"]
+__all__ = ["bfloat16", "compute_in_bfloat16"]
+
+
+def bfloat16(device: torch.device) -> AbstractContextManager[None]:
+    """Context manager under which matrix products and convolutions are computed in bfloat16.
+
+    Weights are cast whenever they are used: a cast that is kept until the context is left would hide what an
+    optimiser does to them meanwhile.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def compute_in_bfloat16(method: Method) -> None:
@@ -44,4 +53,4 @@ class _Drawing(_Lowered):
 
 def _lowered(method: Method) -> AbstractContextManager[None]:
     held = next(itertools.chain(method.parameters(), method.buffers()), torch.empty(0))
-    return torch.autocast(held.device.type, torch.bfloat16)
+    return bfloat16(held.device)

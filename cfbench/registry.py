@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from .errors import PluginError, UserError, did_you_mean, reason_of
 from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
@@ -129,8 +130,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return hint is Any
     if get_origin(hint) is Literal:
         return value in get_args(hint)
-    if get_args(hint) and get_origin(hint) not in (tuple, list):
+    if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, h) for h in get_args(hint))
+    if inspect.isclass(get_origin(hint)) and issubclass(get_origin(hint), Sequence):
+        return isinstance(value, (list, tuple))
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

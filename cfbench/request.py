@@ -20,6 +20,7 @@ from .grid import Run
 from .plan import check_plan
 from .progress import reported
 from .spec import Spec, parse_settings, parse_specs
+from .surroundings import standard
 from .weights import parse_weights
 from .workshop import Workshop
 
@@ -57,6 +58,7 @@ class Request:
     plugins: tuple[Path, ...] = ()
     classes: Mapping[str, Any] = field(default_factory=dict)
 
+    @standard()
     def run(self) -> Run:
         """The run with all its cells.
 

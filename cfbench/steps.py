@@ -21,6 +21,7 @@ from .errors import InvalidAnswer, UserError, did_you_mean
 from .graph import CausalGraph, Variable
 from .plan import Act
 from .rng import derive
+from .surroundings import standard
 
 if TYPE_CHECKING:
     from .picture import Picture
@@ -76,6 +77,7 @@ class Answer:
         return self.show()._repr_png_()
 
 
+@standard()
 def counterfactual(
     method: Method,
     x: Any,
@@ -157,6 +159,7 @@ def _images(given: Any, graph: CausalGraph) -> Tensor:
     if not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise UserError(f"x holds uint8 or floats in [0, 1], found {x.dtype}")
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    x = x.clone() if x.is_inference() else x  # of which no gradient can be taken
     if not x.isfinite().all() or x.min() < -1e-4 or x.max() > 1 + 1e-4:
         raise UserError(f"x holds values in [0, 1], found {float(x.min()):.4g} to {float(x.max()):.4g}; divide by 255?")
     return x

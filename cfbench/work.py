@@ -20,6 +20,7 @@ from .progress import Reporter
 from .scores import MetricFailed, scores
 from .seats import Seat, seat
 from .spec import Spec
+from .surroundings import standard
 from .workshop import Workshop
 
 __all__ = ["Outcome", "Task", "failure_of", "inputs", "perform", "record_failure"]
@@ -79,6 +80,7 @@ def _attempt(job: Job, task: Task, shop: Workshop) -> Outcome:
         if spoilt := next(_spoilt(shop, task), None):
             return Outcome(task.id, "failed", _line(f"{spoilt}; the same command computes it again"))
         with (
+            standard(),
             Reporter(job.folder, task.id) as report,
             seat(Bench(shop).device) as place,
             time_limit(job.timeout if task.cell else None),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
 
+import numpy as np
 import torch
 
 from cfbench.conformance import toy
@@ -160,7 +162,7 @@ class Patient(Method):
         optimiser = torch.optim.Adam(self.parameters(), 0.01)
         steps = run.images // 32
         for x, _ in run.batches(steps, 32, keep={"method": self, "optimiser": optimiser}):
-            noise = torch.randn(x.shape, generator=run.rng) + torch.randn(x.shape)
+            noise = torch.randn(x.shape, generator=run.rng) + torch.randn(x.shape) + np.random.rand() + random.random()
             loss = (x + 0.1 * noise - self.bias).square().mean()
             optimiser.zero_grad()
             loss.backward()
