@@ -49,7 +49,15 @@ def footnotes(board: Board) -> list[str]:
         "have one; for ranks the others count as the worst score seen.",
         _asked(r),
     ]
-    return [*notes, *_marks(board), *_failures(board), *_chosen(board), *_foreign(board), *_beside(board)]
+    return [
+        *notes,
+        *_marks(board),
+        *_failures(board),
+        *_chosen(board),
+        *_remarks(board),
+        *_foreign(board),
+        *_beside(board),
+    ]
 
 
 def _fewer(board: Board) -> str:
@@ -95,6 +103,13 @@ def _chosen(board: Board) -> Iterable[str]:
             seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
             values = ", ".join(f"{k}={_value(v)}" for k, v in chosen.items())
             yield f"{c.method}{seed} chose {values} on validation data."
+
+
+def _remarks(board: Board) -> Iterable[str]:
+    """What methods have to say about their own fits."""
+    for c in board.results.cells:
+        seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
+        yield from (f"{c.method}{seed}: {said}." for said in c.notes.get("remarks", ()))
 
 
 def _foreign(board: Board) -> Iterable[str]:

@@ -20,7 +20,7 @@ from .plan import Plan
 from .results import CellState, Results, Score
 from .runfile import FORMAT, read_about, refuse_links
 from .stored import card_rows, checked_plan, key, read_scores
-from .wellformed import Wrong, mapping, printable, scalar, whole_number
+from .wellformed import Wrong, each, mapping, printable, scalar, whole_number
 from .work import Task, failure_of
 
 __all__ = ["FORMAT", "read_about", "read_results", "readable", "states"]
@@ -91,9 +91,18 @@ def _notes(folder: Path, cell: Cell, images: Mapping[str, Any]) -> dict[str, Any
     return {
         "device": printable(mapping(store.read_json(env)).get("device", "")) if env.exists() else "",
         "chosen": mapping(store.read_json(chosen), scalar) if chosen and store.complete(chosen.parent) else {},
+        "remarks": list(_remarks(folder, cell)),
         "weights": _given(folder, cell),
         "external": cell.external,
     }
+
+
+def _remarks(folder: Path, cell: Cell) -> Iterator[str]:
+    """What a method recorded of its fit and its tuning for those who read the table."""
+    for stage in ("train", "tune") if cell.of is None and not cell.external else ():
+        file = folder / cell.stage(stage) / "remarks.json"
+        if store.complete(file.parent) and file.exists():
+            yield from each(printable)(store.read_json(file))
 
 
 def _given(folder: Path, cell: Cell) -> str:

@@ -202,6 +202,6 @@ class FlowMatching(Method):
         """Evaluations of the velocity, two at each of prediction's where it is guided."""
         steps = self.cost * (len(self.times) - 1)
         return {
-            "abduct": steps * (1 + self.fixed_point + (self.residual == "full")),
+            "abduct": steps * (1 + self.fixed_point + (self.fixed_point > 0 or self.residual == "full")),
             "predict": steps * (1 if self.guidance == 1 else 2),
         }

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .diffusion import Move, Noise, Route, ddim
+from .ode import fixed_point
 
 __all__ = ["DDIM", "Adams", "Direct", "Sampler", "State", "Watch", "ignore", "ratio", "shift"]
 
@@ -55,8 +57,9 @@ class DDIM(Sampler):
     """DDIM (Song et al. 2021, arXiv 2010.02502): each move follows the noise at its start.
 
     Abduction reads the noise at the clean end of each move while prediction reads it at the noisy end. With
-    ``fixed_point`` iterations each move up solves the move back, by y <- ddim(x, ε(y)), first from where the last two
-    noises that were read lead on: one iteration then costs one evaluation a move, and one more is made at the start.
+    ``fixed_point`` iterations each move up solves the move back, e = ε(ddim(x, e)), first from where the last two
+    noises lead. They cost one evaluation each, another for the residual of the last (`fixed_point`), and one at the
+    start.
     """
 
     aligned = False
@@ -69,12 +72,12 @@ class DDIM(Sampler):
         for i, move in enumerate(route.up):
             if i and not self.fixed_point:
                 e = eps(x, move.t)
-            lead = 2 * e - past if self.fixed_point and i > 1 else e
-            y, past = ddim(x, lead, move.start, move.end), e
-            for _ in range(self.fixed_point):
-                e = eps(y, move.t_end)
-                y = ddim(x, e, move.start, move.end)
-            x = y
+            if self.fixed_point:
+                lead, past = 2 * e - past if i > 1 else e, e
+                lead, e = fixed_point(partial(_next_noise, eps, x, move), lead, self.fixed_point)
+                x = ddim(x, lead, move.start, move.end)
+            else:
+                x = ddim(x, e, move.start, move.end)
             watch(x, move.t_end)
         return {"x": x}
 
@@ -86,7 +89,12 @@ class DDIM(Sampler):
         return x
 
     def evaluations(self, moves: int) -> tuple[int, int]:
-        return (1 + moves * self.fixed_point if self.fixed_point else moves), moves
+        return (1 + moves * (self.fixed_point + 1) if self.fixed_point else moves), moves
+
+
+def _next_noise(eps: Noise, x: Tensor, move: Move, e: Tensor) -> Tensor:
+    """The noise at the end of a move of x along e."""
+    return eps(ddim(x, e, move.start, move.end), move.t_end)
 
 
 class Direct(Sampler):

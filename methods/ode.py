@@ -1,14 +1,15 @@
-"""Explicit solvers of ordinary differential equations, and flows that can be undone."""
+"""Explicit solvers of ordinary differential equations, fixed-point iterations, and flows that can be undone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-__all__ = ["COST", "SOLVERS", "Field", "Solver", "flow", "unflow"]
+__all__ = ["COST", "SOLVERS", "Field", "Solver", "fixed_point", "flow", "unflow"]
 
 Field = Callable[[Tensor, float], Tensor]
 
@@ -43,6 +44,25 @@ COST: Mapping[str, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 """Evaluations of the velocity in a step of each solver."""
 
 
+def fixed_point(step: Callable[[Tensor], Tensor], y: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """The y [B, ...] that comes nearest to y = step(y) among the iterates, and step(y); ``iterations`` + 1 evaluations.
+
+    Each image keeps the iterate of the smallest residual |step(y) - y| and stops where the next one is not smaller:
+    y <- step(y) converges only where the step is a contraction, and moves away elsewhere.
+    """
+    image = step(y)
+    for _ in range(iterations):
+        found = step(image)
+        better = _norms(found - image) < _norms(image - y)
+        y, image = torch.where(better, image, y), torch.where(better, found, image)
+    return y, image
+
+
+def _norms(x: Tensor) -> Tensor:
+    """The norm of each image [B, ...], in a shape that broadcasts over it."""
+    return x.reshape(len(x), -1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+
+
 def flow(v: Field, x: Tensor, times: Sequence[float], solver: Solver, missed: Tensor | None = None) -> Tensor:
     """x [B, ...] at the last of ``times`` from x at the first, along dx/dt = v(x, t).
 
@@ -59,16 +79,24 @@ def unflow(
 ) -> tuple[Tensor, Tensor | None]:
     """The x [B, ...] at ``times[-1]`` from which `flow` along the reversed times reaches x at ``times[0]``.
 
-    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``rounds`` iterations, which
-    converge where the step is shorter than the inverse Lipschitz constant of the velocity. With ``carry`` what is
-    left of x - step(y) at each step [B, steps, ...] comes with it, else None.
+    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``rounds`` iterations of
+    `fixed_point`, which converge where the step is shorter than the inverse Lipschitz constant of the velocity. With
+    ``carry`` what is left of x - step(y) at each step [B, steps, ...] comes with it, else None.
     """
     missed = []
     for t, end in pairwise(times):
         y = solver(v, x, t, end - t)
-        for _ in range(rounds):
-            y = y + (x - solver(v, y, end, t - end))
+        if rounds:
+            y, again = fixed_point(partial(_corrected, v, x, end, t - end, solver), y, rounds)
+            left = again - y
+        elif carry:
+            left = x - solver(v, y, end, t - end)
         if carry:
-            missed.append(x - solver(v, y, end, t - end))
+            missed.append(left)
         x = y
     return x, torch.stack(missed, dim=1) if carry else None
+
+
+def _corrected(v: Field, x: Tensor, t: float, h: float, solver: Solver, y: Tensor) -> Tensor:
+    """y moved by how far a step of h from it misses x."""
+    return y + (x - solver(v, y, t, h))

@@ -17,6 +17,8 @@ __all__ = ["ParentPredictor"]
 
 LOWEST = 2 * math.log(0.1)
 """The smallest log-variance of a standardised parent: a tenth of its standard deviation in the data."""
+LEAST = 0.01
+"""The smallest share of a value's variance that an image counts as explaining, so that no value is ignored."""
 
 
 class ParentPredictor(nn.Module):
@@ -67,12 +69,15 @@ class ParentPredictor(nn.Module):
         return head[:, 0], LOWEST + F.softplus(head[:, 1] - LOWEST)
 
     def moments(self, out: Tensor) -> Tensor:
-        """For each parent the mean, and the share of its variance that x_t explains [B, D, 2]; 0 for classes."""
+        """For each parent the mean, and the share of its variance that x_t explains [B, D, 2]; 0 for classes.
+
+        A predictor that is less sure than the data's own spread explains nothing; it counts as explaining `LEAST`.
+        """
         found = torch.zeros(len(out), len(self.sizes), 2, dtype=out.dtype, device=out.device)
         for k, v, head in self._heads(out):
             if not v.categorical:
                 mean, log_var = self._gaussian(head)
-                found[:, k] = torch.stack([mean, (1 - log_var.exp()).clamp(min=0)], dim=1)
+                found[:, k] = torch.stack([mean, (1 - log_var.exp()).clamp(min=LEAST)], dim=1)
         return found
 
     def aim(self, wanted: Tensor, factual: Tensor, moments: Tensor) -> Tensor:

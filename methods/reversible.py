@@ -108,7 +108,7 @@ class TwoStep(Sampler):
         return {"x": noise, "y": ddim(noise, eps(noise, move.t), move.start, move.end)}
 
     def evaluations(self, moves: int) -> tuple[int, int]:
-        return self.fixed_point + moves, moves - 1
+        return self.fixed_point + bool(self.fixed_point) + moves, moves - 1
 
 
 class BDIA(TwoStep):

@@ -18,11 +18,11 @@ from . import cld
 if TYPE_CHECKING:
     from .diffscm import DiffSCM
 
-__all__ = ["RULES", "Questions", "choose", "curve", "questions", "report", "tune"]
+__all__ = ["RULES", "Questions", "choose", "curve", "guided", "questions", "remarks", "report", "tune"]
 
 RULES = ("effectiveness", "cld")
 GRID: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5, 6.0), 1.0: (2.0, 3.5)}
-"""The scales tried at each contrast; at one that is given, all of them."""
+"""The scales tried at each contrast; at one that is given, all of them. No guidance at all is shown, never chosen."""
 FIGURE = (0.0, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 30.0)
 """The scales of the rule ``cld``, those of the paper's figure and beyond: fewer moves want larger ones."""
 REST = 3.0
@@ -31,8 +31,12 @@ SHORT = 0.9
 """Of values this part of the best effectiveness is enough: together they overshoot sooner than each alone."""
 FEWEST, FACTUALS = 8, 96
 NULLS = 24
+IDLE = 0.02
+"""A variable whose effectiveness guidance raises by no more than this is reported as not steered."""
 POOL = 500
 REPORT = 400
+TIE = 1e-4
+"""Changes of images, in [0, 1] grey levels, that are nearer to each other than this are the same."""
 Row = dict[str, Any]
 Scale = float | Sequence[float] | Tensor
 
@@ -75,7 +79,7 @@ def curve(method: DiffSCM, q: Questions, pool: Split, settings: Sequence[tuple[f
     both = {name: torch.cat([value, value[:n]]) for name, value in u.items()}
     asked = F.one_hot(torch.cat([q.variable, q.variable[:n]]), len(method.graph.names)).bool()
     for method.contrast, scale in settings:
-        method.scale = torch.where(asked, torch.as_tensor(scale), REST) if _each(method) else scale
+        method.scale = torch.where(asked, torch.as_tensor(scale), REST) if _each(method) and scale else scale
         answer, null = method.predict(both, torch.cat([q.cf_pa, q.pa[:n]])).split([len(q.pa), n])
         row: Row = {"contrast": method.contrast, "scale": scale}
         row |= {"change": float((answer - q.x).abs().mean()), "composition": float((null - q.x[:n]).abs().mean())}
@@ -109,16 +113,47 @@ def _cld(method: DiffSCM, q: Questions, answer: Tensor, pool: Split) -> Tensor:
 
 
 def choose(rows: Sequence[Row], rule: str, enough: float) -> Row:
-    """The row that the rule picks.
+    """The row that the rule picks among those that are guided: without guidance nothing that is asked is answered.
 
     ``cld``: the smallest divergence. ``effectiveness``: of the rows with at least ``enough`` times the best
     effectiveness, the one that moves the images least, asked (``change``) and unasked (``composition``) together;
-    with one contrast that is the smallest scale.
+    with one contrast that is the smallest scale. Of rows within `TIE` it is the first.
     """
+    rows = guided(rows)
     if rule == "cld":
         return min(rows, key=lambda row: row["cld"])
     bar = enough * max(row["effectiveness"] for row in rows)
-    return min((row for row in rows if row["effectiveness"] >= bar), key=lambda row: row["change"] + row["composition"])
+    effective = (row for row in rows if row["effectiveness"] >= bar)
+    return min(effective, key=lambda row: round((row["change"] + row["composition"]) / TIE))
+
+
+def guided(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have guidance."""
+    return [row for row in rows if row["scale"]]
+
+
+def remarks(rows: Sequence[Row], best: Row, scale: Scale, names: Sequence[str], rule: str) -> list[str]:
+    """What a reader of the table must know of the choice: what guidance does not move, and that none would be better.
+
+    Args:
+        rows: the curve, with the row that has no guidance.
+        best: the row that was chosen, and ``scale`` with it: one scale, or that of each variable.
+        names: of the variables.
+        rule: by which it was chosen.
+    """
+    none = next(row for row in rows if not row["scale"])
+    said = []
+    if rule == "cld" and none["cld"] <= best["cld"]:
+        said.append(f"no guidance at all has a CLD of {none['cld']:.3f}, the chosen scale {best['cld']:.3f}")
+    for k, name in enumerate(names):
+        column, own = f"effectiveness/{name}", scale[k] if isinstance(scale, Sequence) else best["scale"]
+        row = next((row for row in rows if (row["contrast"], row["scale"]) == (best["contrast"], own)), best)
+        if column in none and row[column] <= none[column] + IDLE:
+            said.append(
+                f"guidance does not steer {name}: effectiveness {row[column]:.2f} on validation data at scale {own:g}, "
+                f"{none[column]:.2f} without guidance"
+            )
+    return said
 
 
 def _settings(method: DiffSCM) -> list[tuple[float, Scale]]:
@@ -130,7 +165,7 @@ def _settings(method: DiffSCM) -> list[tuple[float, Scale]]:
         return [(c, method.scale) for c in contrasts]
     if method.rule == "cld":
         return [(c, s) for c in contrasts for s in FIGURE]
-    return [(c, s) for c in contrasts for s in (GRID[c] if len(contrasts) > 1 else finest)]
+    return [(contrasts[0], 0.0), *((c, s) for c in contrasts for s in (GRID[c] if len(contrasts) > 1 else finest))]
 
 
 @torch.no_grad()
@@ -150,6 +185,8 @@ def tune(method: DiffSCM, run: Fit) -> Mapping[str, Any]:
     method.contrast = best["contrast"]
     method.scale = scales(method, rows, best) if "scale" in method.open else best["scale"]
     run.record("guidance", [{**row, "chosen": row is best, "scales": method.scale} for row in rows])
+    if "scale" in method.open and (said := remarks(rows, best, method.scale, method.graph.names, method.rule)):
+        run.record("remarks", said)
     return {name: getattr(method, name) for name in method.open}
 
 
@@ -160,7 +197,7 @@ def scales(method: DiffSCM, rows: Sequence[Row], best: Row) -> Scale:
     """
     if not _each(method):
         return best["scale"]
-    same = sorted((row for row in rows if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
+    same = sorted((row for row in guided(rows) if row["contrast"] == best["contrast"]), key=lambda row: row["scale"])
 
     def own(variable: Variable) -> float:
         column = f"effectiveness/{variable.name}"

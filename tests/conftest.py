@@ -1,4 +1,4 @@
-"""Where the tests find real data, and one thread for all of them."""
+"""Where the tests find real data, and how many threads all of them use: one, or what OMP_NUM_THREADS says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ def test_values_are_steered_relative_to_what_was_read_off_the_factual():
     mean, share = moments.unbind(2)
     torch.testing.assert_close(mean[:, 1:], predictor.best(out)[:, 1:])
     variance = 0.01 + torch.nn.functional.softplus(out[:, [4, 6]] - 2 * math.log(0.1)).expm1() * 0.01
-    torch.testing.assert_close(share[:, 1:], (1 - variance).clamp(min=0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(share[:, 1:], (1 - variance).clamp(min=0.01), rtol=1e-3, atol=1e-3)
     factual, wanted = torch.randn(5, 3), torch.randn(5, 3)
     torch.testing.assert_close(predictor.aim(factual, factual, moments)[:, 1:], mean[:, 1:])
     torch.testing.assert_close(
@@ -355,6 +355,7 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
     assert chosen == {"scale": best["scales"], "contrast": best["contrast"]}
     assert set(chosen["scale"]) <= set(tuning.GRID[chosen["contrast"]])
     assert {"effectiveness", "change", "composition", "effectiveness/digit"} <= set(rows[0])
+    assert [r["scale"] for r in rows if not r["scale"]] == [0.0]
     assert {r["t"] for r in tables["predictor"]} == {-1, *range(0, 1000, 100)}
     again = DiffSCM(graph, **SMALL, **chosen)
     assert again.tune(run) == {}
@@ -469,6 +470,29 @@ def test_the_rule_takes_the_least_change_among_the_effective():
     assert tuning.choose(rows, "cld", 0.95)["scale"] == 2
 
 
+def test_no_guidance_is_never_chosen_and_what_it_does_not_move_is_said():
+    rows = [
+        {"contrast": 0.5, "scale": s, "cld": c, "change": s, "composition": 0, "effectiveness": (a + b) / 2}
+        | {"effectiveness/digit": a, "effectiveness/grey": b}
+        for s, c, a, b in ((0.0, 0.8, 0.1, 0.5), (1.0, 0.9, 0.9, 0.51), (2.0, 0.95, 0.95, 0.5))
+    ]
+    for rule in tuning.RULES:
+        best = tuning.choose(rows, rule, 0.9)
+        assert best["scale"] == 1
+        said = tuning.remarks(rows, best, [1.0, 2.0], ("digit", "grey"), rule)
+        assert said[-1] == (
+            "guidance does not steer grey: effectiveness 0.50 on validation data at scale 2, 0.50 without guidance"
+        )
+        assert (said[:-1] == ["no guidance at all has a CLD of 0.800, the chosen scale 0.900"]) == (rule == "cld")
+    steered = [row | {"effectiveness/grey": 0.5 + row["scale"] / 2} for row in rows]
+    assert tuning.remarks(steered, steered[1], 1.0, ("digit", "grey"), "effectiveness") == []
+
+
+def test_differences_of_a_kernel_do_not_decide_between_scales():
+    rows = [{"scale": s, "effectiveness": 0.5, "change": c, "composition": 0} for s, c in ((2, 0.0200001), (3, 0.02))]
+    assert tuning.choose(rows, "effectiveness", 0.95)["scale"] == 2
+
+
 @torch.no_grad()
 def test_the_papers_rule_uses_a_vae_of_the_methods_own():
     graph, tables = GRAPHS["both"], {}
@@ -476,7 +500,7 @@ def test_the_papers_rule_uses_a_vae_of_the_methods_own():
     run = session(graph, record=tables.__setitem__)
     method.fit(run)
     chosen = method.tune(run)
-    best = min(tables["guidance"], key=lambda row: row["cld"])
+    best = min((row for row in tables["guidance"] if row["scale"]), key=lambda row: row["cld"])
     assert chosen == {"scale": best["scale"]}
     assert all(math.log(2) - 1e-6 <= row["cld"] <= math.log(2 * math.e) + 1e-6 for row in tables["guidance"])
     assert not hasattr(DiffSCM(graph, **SMALL), "vae")

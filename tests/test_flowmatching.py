@@ -10,7 +10,7 @@ from cfbench_methods.denoiser import Denoiser
 from cfbench_methods.diffusion import signal_levels
 from cfbench_methods.flowmatching import APART, FlowMatching, Velocity, couple
 from cfbench_methods.networks import UNet
-from cfbench_methods.ode import COST, SOLVERS, flow, unflow
+from cfbench_methods.ode import COST, SOLVERS, fixed_point, flow, unflow
 from cfbench_methods.parents import ParentEncoder
 
 from cfbench.contract import Fit, Split
@@ -199,15 +199,44 @@ def test_answers_are_better_than_the_factual_where_the_truth_is_known(learnt):
     assert (answer - truth)[bar].abs().mean() < 0.5 * (split.x - truth)[bar].abs().mean()
 
 
+def test_a_fixed_point_iteration_keeps_the_best_iterate_of_each_image():
+    slope = torch.tensor([0.5, -0.5, -2.0, 3.0, torch.nan], dtype=torch.float64)[:, None]
+    calls = []
+
+    def step(y):
+        calls.append(1)
+        return slope * y + (1 - slope)  # the fixed point is 1
+
+    y, image = fixed_point(step, torch.zeros(5, 2, dtype=torch.float64), 4)
+    assert len(calls) == 5
+    expected = torch.tensor([1 - 0.5**4, 1 - 0.5**4, 0, 0, 0], dtype=torch.float64)[:, None].expand(5, 2)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(image, slope * expected + (1 - slope), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_where_a_step_is_no_contraction_rounds_do_no_harm(name):
+    times = [0.0, 1.0]
+    v = lambda x, t: torch.sin(8 * x) + t  # noqa: E731
+    x = torch.linspace(-1, 1, 64, dtype=torch.float64)[:, None]
+    missed = [
+        (flow(v, unflow(v, x, times, SOLVERS[name], rounds)[0], times[::-1], SOLVERS[name]) - x).abs()
+        for rounds in (0, 1, 5)
+    ]
+    assert (missed[1] <= missed[0] + 1e-12).all()
+    assert (missed[2] <= missed[1] + 1e-12).all()
+    assert missed[2].mean() < missed[0].mean()
+
+
 @torch.no_grad()
 def test_fixed_points_make_composition_small(learnt):
     split = data(16, seed=7)
-    errors = []
-    for rounds in (0, 3):
-        m = answering(learnt, steps=8, fixed_point=rounds)
-        errors.append(float((m.predict(m.abduct(split.x, split.parents), split.parents) - split.x).abs().mean()))
-    assert errors[1] < 0.5 * errors[0]
-    assert errors[1] < 2e-3
+    for solver in ("euler", "midpoint"):
+        errors = []
+        for rounds in (0, 3):
+            m = answering(learnt, steps=8, fixed_point=rounds, solver=solver)
+            errors.append(float((m.predict(m.abduct(split.x, split.parents), split.parents) - split.x).abs().mean()))
+        assert errors[1] < errors[0]
 
 
 @torch.no_grad()
