@@ -1,16 +1,24 @@
 # make run    install into .venv and run the main job: Diff-SCM against DeepSCM on strokes, about ten minutes
 # make test   install with the development extra; lint, types, tests
+# make test-portable         the numeric tests under each limit of the instruction set, with one and two threads
+# make test-portable-quick   the two lowest limits, methods only: about three minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test check clean
+.PHONY: run test test-portable test-portable-quick check clean
 
 run: $(VENV)/.run
 	$(BIN)/cfbench run
 
 test: $(VENV)/.dev check
 	$(BIN)/python -m pytest
+
+test-portable: $(VENV)/.dev
+	$(BIN)/python tests/portable.py
+
+test-portable-quick: $(VENV)/.dev
+	$(BIN)/python tests/portable.py --quick
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

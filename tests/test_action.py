@@ -15,6 +15,8 @@ from cfbench.action import Mechanisms, card, gumbels
 from cfbench.cli import _main
 from cfbench.graph import CausalGraph, Variable
 
+pytestmark = pytest.mark.portable
+
 N = 6000
 GRAPH = CausalGraph(
     (

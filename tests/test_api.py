@@ -299,6 +299,7 @@ def test_html_holds_the_numbers_and_no_markup_of_others(handed):
         assert f"{value:.2f}"[:4] in shown
         assert "95 % percentile bootstrap" in shown
         assert "tunes chose dim=0.5" in shown
+        assert "tunes: half as bright is enough." in shown
     assert page.count("<table>") == 3
     assert "<b>" in page.partition("<tbody>")[2].partition("</tbody>")[0], "nothing is the best"
     assert max(map(len, text.splitlines())) <= 120

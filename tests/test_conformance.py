@@ -13,6 +13,8 @@ from cfbench.conformance import Subject, checks, subject
 from cfbench.conformance.toy import Bars
 from cfbench.registry import Registry
 
+pytestmark = pytest.mark.portable
+
 REGISTRY = Registry()
 SETTINGS = {"strokes": {"train": 1000, "valid": 200, "test": 200}, "folder": {"path": "bars"}}
 """Smaller data, which are drawn anew here, and data of one's own."""

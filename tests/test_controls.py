@@ -15,6 +15,8 @@ from cfbench.contract import Dataset, Fit, Questions, Split
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
+pytestmark = pytest.mark.portable
+
 DIGIT = Variable("digit", "categorical", size=3)
 GRAPH = CausalGraph((DIGIT, Variable("width", "continuous"), Variable("grey", "continuous")), (1, 1, 2))
 CLASSES = CausalGraph((DIGIT,), (1, 1, 2))

@@ -20,6 +20,8 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
+pytestmark = pytest.mark.portable
+
 DIGIT = Variable("digit", "categorical", size=3)
 WIDTH = Variable("width", "continuous", low=1, high=5)
 GREY = Variable("grey", "continuous", parents=("width",))

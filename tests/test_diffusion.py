@@ -12,6 +12,8 @@ from cfbench_methods.samplers import DDIM
 
 from cfbench.errors import UserError
 
+pytestmark = pytest.mark.portable
+
 LINEAR = signal_levels("linear")
 
 

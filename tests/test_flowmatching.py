@@ -18,6 +18,8 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
+pytestmark = pytest.mark.portable
+
 GRAPH = CausalGraph((Variable("kind", "categorical", size=2), Variable("grey", "continuous", low=0, high=1)), (1, 8, 8))
 SMALL = {"width": 8, "mult": (1, 2), "steps": 4}
 

@@ -18,6 +18,8 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
+pytestmark = pytest.mark.portable
+
 BARS = Bars()
 SMALL = {"width": (24, 8), "depth": (2, 1), "couplings": (4, 2)}
 WAVELET = {"kind": "wavelet", "width": (32, 32, 8), "depth": (2, 2, 2), "couplings": (4, 2, 2)}

@@ -12,6 +12,8 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.judges import JudgeBudget, Judges, card, train_judges
 
+pytestmark = pytest.mark.portable
+
 SIZES = {"train": 1200, "valid": 300}
 BUDGET = JudgeBudget(reader=16_000, vae=3_000, class_encoder=2_500, all_encoder=1_000)
 SMALL = JudgeBudget(reader=128, vae=128, class_encoder=64, all_encoder=64, batch=32)

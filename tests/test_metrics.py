@@ -25,6 +25,8 @@ from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
 from cfbench.metrics.truth import TEA, TrueError
 
+pytestmark = pytest.mark.portable
+
 SIDE, CLASSES = 6, 3
 PIXELS = SIDE * SIDE
 GRAPH = CausalGraph(

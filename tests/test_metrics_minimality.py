@@ -15,6 +15,8 @@ from cfbench.contract import Split
 from cfbench.evidence import Evidence
 from cfbench.metrics.minimality import CLD, FactualDistance, cld, kl, pools
 
+pytestmark = pytest.mark.portable
+
 IDENTITY, IDENTITY_WEIGHTED = math.log(1 + math.e), math.log(0.8 + 0.2 * math.e)
 
 

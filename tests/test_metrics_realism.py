@@ -19,6 +19,8 @@ from cfbench.metrics.kernel import kernel, paired_mmd, within
 from cfbench.metrics.neighbours import coverage, density, pack, radii, spaced
 from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
 
+pytestmark = pytest.mark.portable
+
 
 def draw(n: int, f: int = 6, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)

@@ -21,6 +21,8 @@ from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
 from cfbench.metrics.truth import TEA, TrueError
 
+pytestmark = pytest.mark.portable
+
 
 class TestPixels:
     def test_bytes_do_not_wrap_around(self):

@@ -20,6 +20,8 @@ from scipy.special import expit, logit
 
 from cfbench.errors import UserError
 
+pytestmark = pytest.mark.portable
+
 SMALL = {"train": 20, "valid": 10, "test": 10, "judge": 10}
 
 

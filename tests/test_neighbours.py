@@ -14,6 +14,8 @@ from cfbench.digest import source_digest
 from cfbench.errors import PluginError
 from cfbench.registry import Registry
 
+pytestmark = pytest.mark.portable
+
 MINE = """
     from cfbench.contract import Method
 

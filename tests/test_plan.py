@@ -14,6 +14,8 @@ from cfbench.conformance.toy import Bars
 from cfbench.graph import CausalGraph, Variable
 from cfbench.plan import Support, make_plan
 
+pytestmark = pytest.mark.portable
+
 
 def graph(classes: int, values: int) -> CausalGraph:
     kinds = [Variable(f"c{i}", "categorical", size=100) for i in range(classes)]

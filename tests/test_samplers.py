@@ -13,6 +13,8 @@ from cfbench_methods.samplers import BDIA, BELM, DDIM, EDICT, SAMPLERS, Adams, D
 
 from cfbench.errors import UserError
 
+pytestmark = pytest.mark.portable
+
 LINEAR = signal_levels("linear")
 MEAN, VAR = -0.4, 0.25
 ALL = {"ddim": DDIM(), "fixed point": DDIM(2), "adams": Adams(), "direct": Direct()}

@@ -11,6 +11,8 @@ from cfbench.contract import Column
 from cfbench.samples import interval
 from cfbench.stats import Sample, compare, draw, estimate, holm, ranks, resample_rows, surely_better
 
+pytestmark = pytest.mark.portable
+
 LOWER = Column("", "lower")
 HIGHER = Column("", "higher")
 TARGET = Column("", "target", target=1.0)

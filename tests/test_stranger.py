@@ -294,6 +294,7 @@ SPOILT = {
     "a manifest of numbers": rewrite(f"{CELL}/images-*/stage.json", lambda m: 5),
     "a machine of numbers": rewrite("env/*.json", lambda m: 5),
     "choices that are a list": rewrite("cells/bars/tunes/seed-0/tune-*/chosen.json", lambda c: [1]),
+    "remarks that are none": rewrite("cells/bars/tunes/seed-0/tune-*/remarks.json", lambda r: {"a": 1}),
 }
 for _name in ("a machine of numbers",):
     SPOILT[_name] = lambda run: stage(run, "env/*.json").write_text("5")

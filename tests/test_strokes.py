@@ -18,6 +18,8 @@ from scipy.special import expit, logit
 
 from cfbench.errors import UserError
 
+pytestmark = pytest.mark.portable
+
 NAMES = ("digit", "thickness", "intensity", "slant")
 
 
