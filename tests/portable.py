@@ -44,7 +44,7 @@ def limits() -> list[str]:
 def run(limit: str, threads: int, args: list[str]) -> int:
     """Pytest's exit code under a limit, its output printed when it is done."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "portable and not slow", *args]
-    env = {**os.environ, **LIMITS[limit], "OMP_NUM_THREADS": str(threads)}
+    env = {**os.environ, **LIMITS[limit], "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(f"--- {limit}, {threads} thread{'s' * (threads > 1)}\n{done.stdout}", flush=True)
     return done.returncode
