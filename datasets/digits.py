@@ -1,4 +1,4 @@
-"""The 8x8 digits that come with scikit-learn: small, at hand, and without a true counterfactual."""
+"""The 8x8 digits that come with scikit-learn: small, installed already, and without a true counterfactual."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from cfbench.contract import Dataset, Split
 from cfbench.graph import CausalGraph, Variable
 
-from .cache import checksum
+from .common.cache import checksum
 
 __all__ = ["Digits"]
 
@@ -34,12 +34,12 @@ class Digits(Dataset):
         self._all: Split | None = None
 
     def fingerprint(self, root: Path) -> str:
-        """A checksum of all images and labels."""
+        """Return a checksum of all images and labels."""
         rows = self._rows()
         return checksum({"images": rows.images, "parents": rows.parents})[:12]
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
-        """The named split; rows are numbered as in scikit-learn."""
+        """Return the named split; rows are numbered as in scikit-learn."""
         rows = self._rows()
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))
         test, valid, train = order.split([TEST, VALID, len(rows) - TEST - VALID])

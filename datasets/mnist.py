@@ -21,7 +21,7 @@ from cfbench.contract import Dataset, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 
-from .files import Spoilt, contents
+from .common.checksums import CorruptFile, read_checked
 
 __all__ = ["MNIST", "SCHUT", "read_idx"]
 
@@ -47,13 +47,14 @@ SCHUT: dict[int, tuple[int, ...]] = {
 }
 """Classes that each digit is turned into (after Schut et al. 2021, https://arxiv.org/abs/2103.08951)."""
 TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
 
 
 class MNIST(Dataset):
     """28x28 grey handwritten digits (LeCun, Cortes and Burges), whose only parent is ``digit``; no truth.
 
     54,000 rows to train and 6,000 to validate from the 60,000 training images, 10,000 to test. Rows are numbered
-    through the training and then the test file. Files lie in ``MNIST/raw`` under the data root, packed or not.
+    through the training and then the test file. Files lie in ``MNIST/raw`` under the data root, compressed or not.
 
     Args:
         valid: rows of the validation split.
@@ -78,21 +79,21 @@ class MNIST(Dataset):
         """Check the four files under ``root`` and download those that are absent.
 
         Raises:
-            UserError: a file is spoilt, or absent and cannot be downloaded.
+            UserError: a file is corrupt, or absent and cannot be downloaded.
         """
         root = Path(root)
-        if any(_contents(root, name) is None for name in MD5):
+        if any(_read(root, name) is None for name in MD5):
             _download(root)
 
     def fingerprint(self, root: Path) -> str:
-        """A checksum of the four checksums that every copy must have."""
+        """Return a checksum of the four checksums that every copy must have."""
         return hashlib.sha256("".join(MD5.values()).encode()).hexdigest()[:12]
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
-        """The named split.
+        """Return the named split.
 
         Raises:
-            UserError: a file is absent or spoilt.
+            UserError: a file is absent or corrupt.
         """
         if name == "test":
             return self._file(Path(root), "t10k")
@@ -102,15 +103,15 @@ class MNIST(Dataset):
         return rows[(valid if name == "valid" else train).sort().values]
 
     def targets(self, plan: str, pa: Tensor) -> Mapping[str, list[list[float]]] | None:
-        """For the plan ``schut``, the two or three classes that look most like each row's own."""
+        """Return for the plan ``schut`` the two or three classes that look most like each row's own."""
         if plan != "schut":
             return None
         return {"digit": [[float(c) for c in SCHUT[int(digit)]] for digit in pa[:, 0]]}
 
     def _file(self, root: Path, name: str) -> Split:
         if (root, name) not in self._files:
-            images = _table(root, f"{name}-images-idx3-ubyte")[:, None]
-            parents = _table(root, f"{name}-labels-idx1-ubyte").float()[:, None]
+            images = _tensor(root, f"{name}-images-idx3-ubyte")[:, None]
+            parents = _tensor(root, f"{name}-labels-idx1-ubyte").float()[:, None]
             first = 60_000 if name == "t10k" else 0
             self._files[root, name] = Split(images, parents, torch.arange(first, first + len(images)))
         return self._files[root, name]
@@ -120,7 +121,7 @@ class MNIST(Dataset):
 
 
 def read_idx(data: bytes) -> Tensor:
-    """The uint8 tensor in an IDX file.
+    """Return the uint8 tensor in an IDX file.
 
     Raises:
         ValueError: the header is not that of unsigned bytes, or does not fit the length.
@@ -134,37 +135,37 @@ def read_idx(data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape).copy())
 
 
-def _table(root: Path, name: str) -> Tensor:
-    data = _contents(root, name)
+def _tensor(root: Path, name: str) -> Tensor:
+    data = _read(root, name)
     if data is None:
         raise UserError(f"mnist: no {name}.gz in {root / FOLDER}; run: cfbench prepare mnist --data-root {root}")
     return read_idx(data)
 
 
-def _contents(root: Path, name: str) -> bytes | None:
-    """The decompressed bytes of a file under ``root``, packed or not; None where it is absent.
+def _read(root: Path, name: str) -> bytes | None:
+    """Return the decompressed bytes of a file under ``root``; None where it is absent.
 
     Raises:
-        UserError: the copies that are there are spoilt.
+        UserError: no copy of it has the right checksum.
     """
     try:
-        return contents(root / FOLDER, name, MD5[name], "md5")
-    except Spoilt as spoilt:
-        raise UserError(f"mnist: {spoilt}; delete it and run: cfbench prepare mnist --data-root {root}") from None
+        return read_checked(root / FOLDER, name, MD5[name], "md5")
+    except CorruptFile as error:
+        raise UserError(f"mnist: {error}; delete it and run: cfbench prepare mnist --data-root {root}") from None
 
 
 def _download(root: Path) -> None:
-    """Fetch MNIST through torchvision, then move what is absent to its place."""
+    """Download MNIST through torchvision, then copy the files that are absent to where they belong."""
     from torchvision.datasets import MNIST as Source
 
     target = root / FOLDER
     try:
-        with tempfile.TemporaryDirectory() as folder, _patience():
+        with tempfile.TemporaryDirectory() as folder, _socket_timeout():
             raw = Path(Source(folder, download=True).raw_folder)
             target.mkdir(parents=True, exist_ok=True)
             for name in MD5:
-                if _contents(root, name) is None:
-                    _put(raw / f"{name}.gz", target / f"{name}.gz")
+                if _read(root, name) is None:
+                    _copy(raw / f"{name}.gz", target / f"{name}.gz")
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UserError(
@@ -173,16 +174,16 @@ def _download(root: Path) -> None:
         ) from None
 
 
-def _put(source: Path, target: Path) -> None:
-    """Copy a file so that no reader ever sees a part of it."""
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file atomically: no reader sees a part of it."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as folder:
         part = shutil.copyfile(source, Path(folder) / target.name)
         os.replace(part, target)
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on a silent server."""
+def _socket_timeout() -> Iterator[None]:
+    """Context manager that limits how long new sockets wait for a server."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

@@ -1,4 +1,4 @@
-"""Digits and MNIST: what is in them, and what happens when a file is absent or spoilt."""
+"""Digits and MNIST: what is in them, and what happens when a file is absent or corrupt."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_mnist_pickles_without_its_images(mnist, mnist_root):
     assert len(pickle.dumps(mnist)) < 2000
 
 
-def test_mnist_reads_packed_and_unpacked_files(mnist, mnist_root, copy):
+def test_mnist_reads_compressed_and_plain_files(mnist, mnist_root, copy):
     for name in MD5:
         packed = copy / FOLDER / f"{name}.gz"
         (copy / FOLDER / name).write_bytes(gzip.decompress(packed.read_bytes()))
@@ -130,7 +130,7 @@ def test_mnist_reads_packed_and_unpacked_files(mnist, mnist_root, copy):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "unpacked"])
-def test_mnist_names_the_spoilt_file(copy, damage, monkeypatch):
+def test_mnist_names_the_corrupt_file(copy, damage, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", NoNetwork)
     path = copy / FOLDER / "t10k-labels-idx1-ubyte.gz"
     good = path.read_bytes()

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cfbench_datasets import album, pictures
-from cfbench_datasets.album import part_of
-from cfbench_datasets.declared import read_declaration
-from cfbench_datasets.folder import Folder
-from cfbench_datasets.labels import read_rows
+from cfbench_datasets.folder import decode, image_folder
+from cfbench_datasets.folder.dataset import Folder
+from cfbench_datasets.folder.graph_file import read_declaration
+from cfbench_datasets.folder.image_folder import split_of
+from cfbench_datasets.folder.parents_table import read_rows
 from PIL import Image
 
 from cfbench.cli import _main
@@ -114,7 +114,7 @@ def test_what_is_read_is_what_was_written(pets):
         assert split.parents.dtype == torch.float32
         for image, parents, index in zip(split.images, split.parents, split.index.tolist(), strict=True):
             row = rows[index]
-            assert part_of(row["image"]) == part
+            assert split_of(row["image"]) == part
             assert np.array_equal(image[0].numpy(), pixels(index, row["kind"]))
             assert parents.tolist() == [float(row["kind"] == "dog"), shades[index]]
             seen.append(index)
@@ -133,8 +133,8 @@ def test_the_parents_mechanisms_are_left_to_the_harness_where_there_are_edges(pe
 
 
 def test_splits_follow_from_names_and_stay_when_images_are_added(pets):
-    before = {name: part_of(name) for name in names(160)}
-    share = {part: sum(p == part for p in map(part_of, names(20_000))) / 20_000 for part in ("train", "valid", "test")}
+    before = {name: split_of(name) for name in names(160)}
+    share = {part: sum(p == part for p in map(split_of, names(20_000))) / 20_000 for part in ("train", "valid", "test")}
     assert share == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.01)
     rows = table(200)
     for k, row in enumerate(rows):
@@ -147,7 +147,7 @@ def test_splits_follow_from_names_and_stay_when_images_are_added(pets):
 
 
 def test_splits_are_these_on_every_machine():
-    assert [part_of(f"{k}.png") for k in (0, 5, 9, 23, 32, 59)] == ["train", "test", "valid", "test", "valid", "test"]
+    assert [split_of(f"{k}.png") for k in (0, 5, 9, 23, 32, 59)] == ["train", "test", "valid", "test", "valid", "test"]
 
 
 def test_the_order_of_rows_does_not_matter(pets):
@@ -195,26 +195,26 @@ def test_a_data_set_keeps_what_it_read_when_files_change(pets):
 
 def test_images_are_decoded_once_a_process(pets, monkeypatch):
     opened(pets.parent)
-    monkeypatch.setattr(album, "read_images", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_folder, "read_images", lambda *args: pytest.fail("decoded again"))
     opened(pets.parent).split(pets.parent, "train")
 
 
 def test_images_that_are_slow_to_decode_are_kept_and_read_back(pets, monkeypatch):
-    monkeypatch.setattr(album, "SLOW", 0.0)
+    monkeypatch.setattr(image_folder, "SLOW", 0.0)
     first = opened(pets.parent).split(pets.parent, "train").images
     (kept,) = (pets.parent / "folder-cache").iterdir()
-    monkeypatch.setattr(album, "_ALBUMS", {})
+    monkeypatch.setattr(image_folder, "_OPENED", {})
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "decode", lambda *args: pytest.fail("decoded again"))
+        patch.setattr(decode, "decode", lambda *args: pytest.fail("decoded again"))
         assert torch.equal(opened(pets.parent).split(pets.parent, "train").images, first)
-    monkeypatch.setattr(album, "_ALBUMS", {})
+    monkeypatch.setattr(image_folder, "_OPENED", {})
     kept.write_bytes(kept.read_bytes()[:-9])
     assert torch.equal(opened(pets.parent).split(pets.parent, "train").images, first)
     assert not list(pets.parent.glob("folder-cache/.part*"))
 
 
 def test_quick_decoding_writes_nothing(pets, monkeypatch):
-    monkeypatch.setattr(album, "SLOW", 1e9)
+    monkeypatch.setattr(image_folder, "SLOW", 1e9)
     before = sorted(pets.parent.rglob("*"))
     opened(pets.parent).prepare(pets.parent)
     assert sorted(pets.parent.rglob("*")) == before
@@ -258,7 +258,7 @@ def test_images_of_all_sizes_are_resized_where_a_size_is_given(pets):
     data = opened(pets.parent)
     assert data.graph.shape == (1, 12, 9)
     assert data.split(pets.parent, "train").images.float().mean() == pytest.approx(
-        np.mean([pixels(k, r["kind"]) for k, r in enumerate(table(160)) if part_of(r["image"]) == "train"]), abs=3
+        np.mean([pixels(k, r["kind"]) for k, r in enumerate(table(160)) if split_of(r["image"]) == "train"]), abs=3
     )
 
 
@@ -267,10 +267,10 @@ def test_common_types_are_read(tmp_path):
     lossless = {"png": {}, "bmp": {}, "tif": {}, "pgm": {}, "webp": {"lossless": True}}
     for suffix, options in lossless.items():
         Image.fromarray(grey).save(tmp_path / f"a.{suffix}", **options)
-        found = pictures.decode((tmp_path / f"a.{suffix}").read_bytes(), "grey")
+        found = decode.decode((tmp_path / f"a.{suffix}").read_bytes(), "grey")
         assert np.abs(found[0].astype(int) - grey).max() <= (1 if suffix == "webp" else 0), suffix
     Image.fromarray(grey).save(tmp_path / "a.jpg", quality=98)
-    assert np.abs(pictures.decode((tmp_path / "a.jpg").read_bytes())[0].astype(int) - grey).mean() < 2
+    assert np.abs(decode.decode((tmp_path / "a.jpg").read_bytes())[0].astype(int) - grey).mean() < 2
 
 
 def test_unusual_pixels_are_read_as_meant(tmp_path):
@@ -278,7 +278,7 @@ def test_unusual_pixels_are_read_as_meant(tmp_path):
 
     def saved(image: Image.Image, name: str = "a.png", **options) -> np.ndarray:
         image.save(tmp_path / name, **options)
-        return pictures.decode((tmp_path / name).read_bytes())
+        return decode.decode((tmp_path / name).read_bytes())
 
     assert np.array_equal(saved(Image.fromarray(grey.astype(np.uint16) * 257))[0], grey)
     assert np.array_equal(saved(Image.fromarray(grey).convert("P"))[0], grey)
@@ -324,7 +324,7 @@ def test_it_conforms(pets):
 
 
 @pytest.mark.parametrize(
-    ("graph", "told"),
+    ("graph", "message"),
     [
         ("[variables", r"graph\.toml is not TOML: "),
         ("", r'declares no variable; write a table \[variables\.NAME\]'),
@@ -332,7 +332,7 @@ def test_it_conforms(pets):
         ('mode = "gray"\n' + GRAPH, r"""mode is "grey" or "rgb", found 'gray'"""),
         ("size = 64\n" + GRAPH, r"size is \[height, width\] of at least 8 pixels each, found 64"),
         ("size = [64, 4]\n" + GRAPH, r"size is \[height, width\] .* found \[64, 4\]"),
-        ('csv = "../parents.csv"\n' + GRAPH, r"csv is the name of a file beside it, found '\.\./parents\.csv'"),
+        ('csv = "../parents.csv"\n' + GRAPH, r"csv is the name of a file in .* folder, found '\.\./parents\.csv'"),
         ("[variables.shade]\nkind = 3\n", r"variable 'shade': kind is .* found 3"),
         ("[variables.shade]\n", r"variable 'shade': kind is .* found None"),
         ("[variables]\nshade = 3\n", r"variable 'shade' is 3; write a table \[variables\.shade\]"),
@@ -359,13 +359,13 @@ def test_it_conforms(pets):
         (GRAPH.replace('classes = ["cat", "dog"]', ""), r"kind is 'cat', which is not a number; name its classes"),
     ],
 )  # fmt: skip
-def test_mistakes_in_the_graph_are_named(pets, graph, told):
+def test_mistakes_in_the_graph_are_named(pets, graph, message):
     (pets / "graph.toml").write_text(graph)
-    assert re.search(told, complaint(pets)), complaint(pets)
+    assert re.search(message, complaint(pets)), complaint(pets)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"image": ""}, r"line 12: no file name"),
         ({"image": "../000.png"}, r"'\.\./000\.png' leads out of the folder"),
@@ -373,8 +373,8 @@ def test_mistakes_in_the_graph_are_named(pets, graph, told):
         ({"image": "C:\\a.png"}, r"leads out of the folder"),
         ({"image": "a\0.png"}, r"leads out of the folder"),
         ({"image": "."}, r"line 12: \. has the unknown image type ''"),
-        ({"image": "img/000.png"}, r"img/000\.png stands in line \d+ already; keep one"),
-        ({"image": "./img/000.png"}, r"img/000\.png stands in line \d+ already; keep one"),
+        ({"image": "img/000.png"}, r"img/000\.png is in line \d+ already; keep one"),
+        ({"image": "./img/000.png"}, r"img/000\.png is in line \d+ already; keep one"),
         ({"image": "img/nix.png"}, r"line 12: no image img/nix\.png in .*pets; put it there"),
         ({"image": "img/010.heic"}, r"line 12: img/010\.heic has the unknown image type '\.heic'; known: \.png, \.jpg"),
         ({"kind": "dgo"}, r"line 12 \(img/010\.png\): kind is 'dgo', which is no class of it; did you mean 'dog'\?"),
@@ -387,24 +387,24 @@ def test_mistakes_in_the_graph_are_named(pets, graph, told):
         ({"split": "other"}, r"split is 'other'; known: train, valid, test"),
     ],
 )
-def test_mistakes_in_a_row_are_named_with_their_line(pets, change, told):
+def test_mistakes_in_a_row_are_named_with_their_line(pets, change, message):
     rows = table(160)
     if "split" in change:
         rows = [r | {"split": "train"} for r in rows]
     rows[10] |= change
     write_table(pets, rows)
-    assert re.search(told, complaint(pets)), complaint(pets)
+    assert re.search(message, complaint(pets)), complaint(pets)
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("-1", "is -1; classes"), ("0.5", "is 0.5; classes"), ("2", "known: 0 to 1")]
+    ("value", "message"), [("-1", "is -1; classes"), ("0.5", "is 0.5; classes"), ("2", "known: 0 to 1")]
 )
-def test_class_numbers_are_whole_and_in_range(pets, value, told):
+def test_class_numbers_are_whole_and_in_range(pets, value, message):
     rows = [r | {"kind": str(int(r["kind"] == "dog"))} for r in table(160)]
     rows[3]["kind"] = value
     write_table(pets, rows)
     (pets / "graph.toml").write_text(GRAPH.replace('classes = ["cat", "dog"]', "size = 2"))
-    assert told in complaint(pets)
+    assert message in complaint(pets)
 
 
 def test_class_numbers_have_no_gap(pets):
@@ -423,7 +423,7 @@ def test_several_mistakes_are_counted(pets):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", r"parents\.csv is empty"),
         ("image,kind,shade\n", r"has a header and no rows"),
@@ -434,9 +434,9 @@ def test_several_mistakes_are_counted(pets):
         ('image,kind,shade\na.png,"cat"x,1\n', r"line 2 is not CSV"),
     ],
 )
-def test_mistakes_in_the_table_are_named(pets, text, told):
+def test_mistakes_in_the_table_are_named(pets, text, message):
     (pets / "parents.csv").write_text(text)
-    assert re.search(told, complaint(pets)), complaint(pets)
+    assert re.search(message, complaint(pets)), complaint(pets)
 
 
 def test_a_table_of_another_encoding_is_named(pets):
@@ -455,10 +455,10 @@ def test_missing_files_are_named(pets):
 
 def test_unreadable_images_are_named(pets):
     good = (pets / names(160)[5]).read_bytes()
-    for data, told in ((b"", "no PNG, JPEG"), (b"GIF89a", "no PNG, JPEG"), (good[:-30], "cannot be read: ")):
+    for data, message in ((b"", "no PNG, JPEG"), (b"GIF89a", "no PNG, JPEG"), (good[:-30], "cannot be read: ")):
         (pets / names(160)[5]).write_bytes(data)
         assert f"img/005.png {'cannot be read'}" in complaint(pets)
-        assert told in complaint(pets)
+        assert message in complaint(pets)
     frames = [Image.fromarray(pixels(k, "cat")) for k in range(2)]
     frames[0].save(pets / names(160)[5], save_all=True, append_images=frames[1:])
     assert "img/005.png has several frames" in complaint(pets)
@@ -492,12 +492,12 @@ def test_a_cause_that_does_not_vary_is_named(pets):
 
 
 def test_copies_of_training_images_among_those_asked_about_are_refused(pets):
-    parts = {part: [n for n in names(160) if part_of(n) == part] for part in ("train", "valid", "test")}
+    parts = {part: [n for n in names(160) if split_of(n) == part] for part in ("train", "valid", "test")}
     for part, doing in (("test", "test"), ("valid", "validate")):
         for name, copy in zip(parts["train"], parts[part][:2], strict=False):
             (pets / copy).write_bytes((pets / name).read_bytes())
-        told = rf"2 of {len(parts[part])} images to {doing} are copies of training images \({parts[part][0]} of "
-        assert re.search(told, complaint(pets)), complaint(pets)
+        message = rf"2 of {len(parts[part])} images to {doing} are copies of training images \({parts[part][0]} of "
+        assert re.search(message, complaint(pets)), complaint(pets)
         Image.fromarray(pixels(999, "cat")).save(pets / parts[part][1])
         (pets / parts[part][0]).write_bytes((pets / parts[part][1]).read_bytes())
         opened(pets.parent)
@@ -511,7 +511,7 @@ def test_too_few_images_are_refused_with_the_minimum(pets):
     )
 
 
-def test_prepare_tells_mistakes_before_a_run_and_a_run_before_it_writes(pets, tmp_path, capsys):
+def test_prepare_names_mistakes_before_a_run_and_a_run_before_it_writes(pets, tmp_path, capsys):
     assert _main(["prepare", "folder[path=pets]", "--data-root", str(tmp_path)]) == 0
     (pets / names(160)[7]).unlink()
     run = ["run", "--datasets", "folder[path=pets]", "--run-root", str(tmp_path / "runs"), "--preset", "tiny"]
@@ -561,7 +561,7 @@ def test_the_documentation_shows_a_graph_and_a_table_that_fit():
         "split",
     } <= shown
     least = re.search(r"At least (\d+) images to train and (\d+) each to validate and test", text)
-    assert [int(n) for n in least.groups()] == [album.LEAST["train"], album.LEAST["test"]]
+    assert [int(n) for n in least.groups()] == [image_folder.MIN_IMAGES["train"], image_folder.MIN_IMAGES["test"]]
 
 
 REGISTRY = Registry()

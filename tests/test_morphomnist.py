@@ -12,9 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cfbench_datasets import cache, crew, gallery, mnist, morphofiles, morphology, morphometry, resampling
-from cfbench_datasets.morphomnist import MorphoMNIST
-from cfbench_datasets.morphoscm import ConfoundedThickness, ThicknessIntensity, ThicknessSlant
+from cfbench_datasets import mnist
+from cfbench_datasets.common import cache
+from cfbench_datasets.morphomnist import (
+    morphology,
+    morphometry,
+    published,
+    render_cache,
+    resampling,
+    worker_pool,
+)
+from cfbench_datasets.morphomnist.dataset import MorphoMNIST
+from cfbench_datasets.morphomnist.scm import ConfoundedThickness, ThicknessIntensity, ThicknessSlant
 from scipy import ndimage, stats
 from scipy.special import expit, logit
 
@@ -34,9 +43,9 @@ def plain():
 
 
 @pytest.fixture(scope="module")
-def published(data_root) -> Path:
-    if not (data_root / morphofiles.FOLDER).is_dir():
-        pytest.skip(f"no Morpho-MNIST: {data_root / morphofiles.FOLDER} is missing")
+def published_root(data_root) -> Path:
+    if not (data_root / published.FOLDER).is_dir():
+        pytest.skip(f"no Morpho-MNIST: {data_root / published.FOLDER} is missing")
     return data_root
 
 
@@ -48,9 +57,9 @@ def raw(data_root) -> Path:
 
 
 @pytest.fixture(scope="module")
-def root(published, raw, tmp_path_factory) -> Path:
+def root(published_root, raw, tmp_path_factory) -> Path:
     """A root that may be written to, with links to both data sets."""
-    return linked(tmp_path_factory.mktemp("both"), published, "MNIST", "MorphoMNIST")
+    return linked(tmp_path_factory.mktemp("both"), published_root, "MNIST", "MorphoMNIST")
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +68,20 @@ def raw_root(raw, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def copy(published, tmp_path) -> Path:
-    shutil.copytree(published / morphofiles.FOLDER, tmp_path / morphofiles.FOLDER)
-    (tmp_path / morphofiles.FOLDER).chmod(0o755)
+def copy(published_root, tmp_path) -> Path:
+    shutil.copytree(published_root / published.FOLDER, tmp_path / published.FOLDER)
+    (tmp_path / published.FOLDER).chmod(0o755)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def digits(raw):
-    return morphofiles.sources(raw)["images"].numpy()
+    return published.read_sources(raw)["images"].numpy()
 
 
 @pytest.fixture(scope="module")
-def table(published):
-    return morphofiles.published(published)
+def table(published_root):
+    return published.read_published(published_root)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +165,8 @@ def test_outlines_are_those_of_the_plain_procedure_in_either_order(plain, digits
     plateau = np.zeros((28, 28), dtype=np.uint8)
     plateau[8:20, 6:18] = 200
     cases = [edge, grey, plateau, np.maximum(digits[5], 9), digits[8] // 3, *digits[10:13]]
-    for unsure in (1e-9, 0.6):  # the second takes every image in the published order of summation
-        monkeypatch.setattr(morphology, "_UNSURE", unsure)
+    for tolerance in (1e-9, 0.6):  # the second takes every image in the published order of summation
+        monkeypatch.setattr(morphology, "_TOLERANCE", tolerance)
         for image in cases:
             for scale in (4, 16):
                 assert np.array_equal(morphology.outline(image, scale), plain.outline(image, scale))
@@ -215,8 +224,8 @@ def test_splits_hold_the_published_rows(root):
 
 
 def test_files_may_be_unpacked(copy, root):
-    for name in morphofiles.SHA256:
-        packed = copy / morphofiles.FOLDER / f"{name}.gz"
+    for name in published.SHA256:
+        packed = copy / published.FOLDER / f"{name}.gz"
         if packed.exists():
             packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
             packed.unlink()
@@ -228,23 +237,23 @@ def test_files_may_be_unpacked(copy, root):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("t10k-images-idx3-ubyte.gz", lambda b: b[:5000] + bytes([b[5000] ^ 1]) + b[5001:], "spoilt .wrong checksum"),
-        ("train-labels-idx1-ubyte.gz", lambda b: b[:-9], "spoilt .wrong checksum"),
-        ("t10k-morpho.csv", lambda b: b.replace(b"2.2673757", b"2.2673758"), "spoilt .wrong checksum"),
+        ("t10k-images-idx3-ubyte.gz", lambda b: b[:5000] + bytes([b[5000] ^ 1]) + b[5001:], "corrupt .wrong checksum"),
+        ("train-labels-idx1-ubyte.gz", lambda b: b[:-9], "corrupt .wrong checksum"),
+        ("t10k-morpho.csv", lambda b: b.replace(b"2.2673757", b"2.2673758"), "corrupt .wrong checksum"),
         ("t10k-morpho.csv", lambda b: b.replace(b",intensity", b",brightness"), "no column 'intensity' .found: index"),
-        ("t10k-morpho.csv", lambda b: b"", "spoilt .wrong checksum"),
+        ("t10k-morpho.csv", lambda b: b"", "corrupt .wrong checksum"),
         ("train-images-idx3-ubyte.gz", None, "no train-images-idx3-ubyte"),
     ],
 )
-def test_a_spoilt_or_absent_file_is_named(copy, name, change, message):
-    path = copy / morphofiles.FOLDER / name
+def test_a_corrupt_or_absent_file_is_named(copy, name, change, message):
+    path = copy / published.FOLDER / name
     data = path.read_bytes()
     path.unlink()
     if change:
         path.write_bytes(change(data))
     with pytest.raises(UserError, match=message) as error:
         MorphoMNIST().prepare(copy)
-    assert str(copy / morphofiles.FOLDER) in str(error.value)
+    assert str(copy / published.FOLDER) in str(error.value)
     assert "put the published file there" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -319,7 +328,7 @@ def test_truths_are_the_source_digit_redrawn(root, digits):
     assert data.oracle(root, "test", test.index[:0], cf_pa[:0]).shape == (0, 1, 28, 28)
 
 
-def test_truths_are_kept_and_drawn_again_where_spoilt(tmp_path, monkeypatch):
+def test_truths_are_kept_and_rendered_again_where_corrupt(tmp_path, monkeypatch):
     rows, shapes = torch.tensor([3, 5, 3]), torch.tensor([[2.0], [3.0], [2.0]])
     drawn = []
 
@@ -328,7 +337,7 @@ def test_truths_are_kept_and_drawn_again_where_spoilt(tmp_path, monkeypatch):
         return 1.5, np.full((28, 28), int(shape[0]), dtype=np.uint8)
 
     def fresh():
-        return gallery.Gallery(tmp_path, "kept", np.zeros((9, 28, 28), dtype=np.uint8))
+        return render_cache.RenderCache(tmp_path, "kept", np.zeros((9, 28, 28), dtype=np.uint8))
 
     monkeypatch.setattr(morphology, "redraw", draw)
     one = fresh()
@@ -339,19 +348,19 @@ def test_truths_are_kept_and_drawn_again_where_spoilt(tmp_path, monkeypatch):
     assert fresh()(rows, shapes)[:, 0, 0].tolist() == [2, 3, 2]
     assert len(drawn) == 3
     for path in (tmp_path / "kept").iterdir():
-        path.write_bytes(b"spoilt")
+        path.write_bytes(b"corrupt")
     assert fresh()(rows, shapes)[:, 0, 0].tolist() == [2, 3, 2]
     assert len(drawn) == 5
 
 
-def test_a_crew_draws_what_one_does(digits, monkeypatch):
-    monkeypatch.setattr(crew, "LEAST", 3)
+def test_a_pool_of_workers_redraws_what_one_process_does(digits, monkeypatch):
+    monkeypatch.setattr(worker_pool, "MIN_IMAGES", 3)
     shapes = np.linspace(1, 5, 7)[:, None]
     asked = digits[:7], np.array([2.5, *[np.nan] * 6]), shapes
-    alone, together = crew.redraw(*asked, workers=1), crew.redraw(*asked, workers=2)
-    monkeypatch.setattr(crew.sys, "executable", "/nowhere/python")
-    stranded = crew.redraw(*asked, workers=2)
-    for other in (together, stranded):
+    alone, together = worker_pool.redraw(*asked, workers=1), worker_pool.redraw(*asked, workers=2)
+    monkeypatch.setattr(worker_pool.sys, "executable", "/nowhere/python")
+    without_processes = worker_pool.redraw(*asked, workers=2)
+    for other in (together, without_processes):
         assert all(np.array_equal(a, b) for a, b in zip(alone, other, strict=True))
     assert alone[0][0] == 2.5
 

@@ -6,26 +6,56 @@ import ast
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+import wheels
 
 ROOT = Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = {"cfbench": "cfbench", "methods": "cfbench_methods", "datasets": "cfbench_datasets"}
 
 
+def modules(folder: Path) -> list[Path]:
+    return [f for f in folder.rglob("*.py") if "__pycache__" not in f.parts]
+
+
+def code_folders(root: Path) -> set[str]:
+    """The packages that a checkout has code for, by the names that they are imported by."""
+    files = ((package, f.relative_to(root / top)) for top, package in FOLDERS.items() for f in modules(root / top))
+    return {".".join([package, *file.parent.parts]) for package, file in files}
+
+
 def test_every_folder_with_code_is_declared():
-    found = set()
-    for top, package in FOLDERS.items():
-        for file in (ROOT / top).rglob("*.py"):
-            found.add(".".join([package, *file.parent.relative_to(ROOT / top).parts]))
-    assert found == set(CONFIG["tool"]["setuptools"]["packages"])
+    assert code_folders(ROOT) == set(CONFIG["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("folder", ["methods", "datasets", "leaderboard"])
+def test_a_folder_that_is_not_declared_would_be_found(tmp_path):
+    for top in FOLDERS:
+        (tmp_path / top / "inner" / "deep").mkdir(parents=True)
+        (tmp_path / top / "inner" / "deep" / "code.py").write_text("")
+    assert code_folders(tmp_path) == {f"{package}.inner.deep" for package in FOLDERS.values()}
+
+
+def test_the_wheel_holds_every_module():
+    with zipfile.ZipFile(wheels.checkout()) as wheel:
+        packed = {name for name in wheel.namelist() if name.endswith(".py")}
+    files = ((package, f.relative_to(ROOT / top)) for top, package in FOLDERS.items() for f in modules(ROOT / top))
+    assert packed == {f"{package}/{file.as_posix()}" for package, file in files}
+
+
+@pytest.mark.parametrize("folder", ["methods", "datasets"])
 def test_folders_of_plugins_are_no_packages(folder):
-    assert not list((ROOT / folder).rglob("__init__.py"))
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("folder", ["methods", "datasets"])
+def test_what_plugins_share_lies_in_packages_with_a_charter(folder):
+    for inner in {f.parent for f in modules(ROOT / folder)} - {ROOT / folder}:
+        tree = ast.parse((inner / "__init__.py").read_text())
+        assert ast.get_docstring(tree), inner
+        assert len(tree.body) == 1, f"{inner} imports something that not everybody needs"
 
 
 def test_the_harness_imports_no_built_in():

@@ -373,17 +373,17 @@ def test_a_data_set_that_lets_nobody_set_an_attribute_stays_silent():
 
 
 def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
-    from cfbench_datasets import morphofiles, studio
+    from cfbench_datasets.morphomnist import published, renderer
 
-    if not morphofiles.has_sources(data_root):
+    if not published.has_sources(data_root):
         pytest.skip("no raw MNIST under the data root")
-    monkeypatch.setattr(studio, "CHUNK", 3)
-    said, made = [], studio.Studio(data_root, False)
+    monkeypatch.setattr(renderer, "CHUNK", 3)
+    said, made = [], renderer.Renderer(data_root, False)
     parents = torch.tensor([[0.0, 3.0, 200.0]]).repeat(7, 1)
-    images = made.draw(torch.arange(7), parents, lambda done, total: said.append((done, total)))
+    images = made.render(torch.arange(7), parents, lambda done, total: said.append((done, total)))
     assert said == [(0, 7), (3, 7), (6, 7), (7, 7)]
-    monkeypatch.setattr(studio, "CHUNK", 100)
-    assert torch.equal(images, made.draw(torch.arange(7), parents))
+    monkeypatch.setattr(renderer, "CHUNK", 100)
+    assert torch.equal(images, made.render(torch.arange(7), parents))
 
 
 def test_long_work_is_told_and_short_work_is_not(capsys):

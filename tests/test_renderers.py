@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cfbench_datasets import morphology, pen, ruler
-from cfbench_datasets.morphomnist import MorphoMNIST
+from cfbench_datasets.morphomnist import morphology
+from cfbench_datasets.morphomnist.dataset import MorphoMNIST
+from cfbench_datasets.strokes import measure, pen
 from threadpoolctl import threadpool_info, threadpool_limits
 
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -19,7 +20,7 @@ ONEDNN = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 
 
 def drawn() -> str:
-    """A digest of images of both renderers, from parents and hands that numpy draws."""
+    """A digest of images of both renderers, of parents and styles that numpy draws."""
     rng, digest = np.random.default_rng(0), hashlib.sha256()
     parents = np.stack([rng.uniform(*span, 200) for span in ((0, 10), (0.8, 6.5), (64, 255), (-31, 43))], axis=1)
     parents[:, 0] = np.floor(parents[:, 0])
@@ -73,22 +74,22 @@ def watched(monkeypatch, module, name, count) -> list[object]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_pen_and_the_ruler_take_one_thread_and_put_back_the_others(two_threads, monkeypatch, fails):
+def test_rendering_and_measuring_strokes_take_one_thread_and_restore_the_others(two_threads, monkeypatch, fails):
     drawing = watched(monkeypatch, pen, "_render", torch.get_num_threads)
-    measuring = watched(monkeypatch, ruler, "intensity", torch.get_num_threads)
+    measuring = watched(monkeypatch, measure, "intensity", torch.get_num_threads)
     parents, style = torch.tensor([[3, 2.0, 200, 5]]), torch.zeros(1, pen.STYLE + fails)
     if fails:
         with pytest.raises(ValueError, match="unpack"):
             pen.render(parents[:, :3], style)
         with pytest.raises(RuntimeError):
-            ruler.measure(torch.zeros(2, 3))
+            measure.measure(torch.zeros(2, 3))
     else:
-        ruler.measure(pen.render(parents, style).float() / 255)
+        measure.measure(pen.render(parents, style).float() / 255)
     assert set(drawing) == set(measuring) == {1}
     assert torch.get_num_threads() == 2
 
 
-def test_the_renderer_of_mnist_takes_one_thread_and_puts_back_the_others(two_threads, monkeypatch):
+def test_the_renderer_of_mnist_takes_one_thread_and_restores_the_others(two_threads, monkeypatch):
     seen = watched(monkeypatch, morphology, "outline", blas_threads)
     image = np.zeros((28, 28), dtype=np.uint8)
     image[6:22, 12:16] = 255

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cfbench_datasets import cache, pen, ruler
-from cfbench_datasets.strokes import Strokes
+from cfbench_datasets.common import cache
+from cfbench_datasets.strokes import measure, pen
+from cfbench_datasets.strokes.dataset import Strokes
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -222,13 +223,13 @@ def test_measurements_are_within_their_stated_error(data, root, factual):
 
 
 def test_blank_images_have_no_measurement():
-    assert all(v.isnan().all() for v in ruler.measure(torch.zeros(2, 1, 28, 28)).values())
+    assert all(v.isnan().all() for v in measure.measure(torch.zeros(2, 1, 28, 28)).values())
 
 
 def test_stroke_width_of_a_bar():
     bar = torch.zeros(1, 1, 28, 28)
     bar[..., 12:16, 2:26] = 1
-    assert ruler.stroke_width(bar).item() == pytest.approx(2 * 4 * 24 / (2 * (4 + 24)), rel=0.03)
+    assert measure.stroke_width(bar).item() == pytest.approx(2 * 4 * 24 / (2 * (4 + 24)), rel=0.03)
 
 
 def small() -> Strokes:
@@ -250,7 +251,7 @@ def test_cache_is_read_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_spoilt_cache_is_drawn_again(tmp_path, damage):
+def test_a_corrupt_cache_is_drawn_again(tmp_path, damage):
     first = small()
     first.prepare(tmp_path)
     path = files(tmp_path)[0]
@@ -292,9 +293,9 @@ def test_pickle_carries_no_images(data, root):
 
 def test_processes_may_prepare_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from cfbench_datasets.strokes import Strokes\n"
+        "import sys; from pathlib import Path; from cfbench_datasets.strokes.dataset import Strokes\n"
         "d = Strokes(train=40, valid=10, test=10); d.prepare(Path(sys.argv[1]))\n"
-        "from cfbench_datasets.cache import checksum; print(checksum(d._table(Path(sys.argv[1]), 'factual')))"
+        "from cfbench_datasets.common.cache import checksum; print(checksum(d._table(Path(sys.argv[1]), 'factual')))"
     )
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = [

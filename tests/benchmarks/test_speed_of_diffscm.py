@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cfbench_datasets.strokes import Strokes
+from cfbench_datasets.strokes.dataset import Strokes
 from cfbench_methods.diffscm import DiffSCM
 from cfbench_methods.presets import PRESETS
 

@@ -1,4 +1,4 @@
-"""Rendering and measuring digits beside the published procedure on scikit-image, bit for bit the same."""
+"""Rendering and measuring digits against the published procedure on scikit-image, bit for bit the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from cfbench_datasets import mnist, morphofiles, morphology, pen
+from cfbench_datasets import mnist
+from cfbench_datasets.morphomnist import morphology, published
+from cfbench_datasets.strokes import pen
 from threadpoolctl import threadpool_limits
 
 COUNT = 5
@@ -18,7 +20,7 @@ plain = pytest.importorskip("plain_morphology", reason="scikit-image is not inst
 def digits(data_root):
     if not (data_root / mnist.FOLDER).is_dir():
         pytest.skip(f"no MNIST: {data_root / mnist.FOLDER} is missing")
-    return morphofiles.sources(data_root)["images"].numpy()[60_000 : 60_000 + COUNT]
+    return published.read_sources(data_root)["images"].numpy()[60_000 : 60_000 + COUNT]
 
 
 def redraw(how, digits):

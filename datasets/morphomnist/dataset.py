@@ -20,11 +20,12 @@ from cfbench.graph import CausalGraph
 from cfbench.rng import derive
 from cfbench.spec import Spec
 
-from . import cache, morphofiles, morphology
-from .mnist import MNIST
-from .morphoscm import ConfoundedThickness, Scm, ThicknessIntensity, ThicknessSlant
-from .studio import Studio
-from .threads import one_blas_thread, one_torch_thread
+from ..common import cache
+from ..common.threads import one_blas_thread, one_torch_thread
+from ..mnist import MNIST
+from . import morphology, published
+from .renderer import Renderer
+from .scm import ConfoundedThickness, Scm, ThicknessIntensity, ThicknessSlant
 
 __all__ = ["MorphoMNIST"]
 
@@ -37,10 +38,12 @@ class MorphoMNIST(Dataset):
     """28x28 grey MNIST digits of given thickness and intensity (DeepSCM, https://arxiv.org/abs/2006.06485).
 
     Row n is made of MNIST's digit n (training, then test file). The published files are read from ``MorphoMNIST``
-    under the data root, packed or not. Where there are none, and for the variants, `prepare` renders the images from
-    raw MNIST in ``MNIST/raw``, under parents of its own. True counterfactuals are rendered from the source digit
-    exactly as the factual was; without raw MNIST none is known. do(digit) has no truth: class and hand come from one
-    source digit.
+    under the data root, compressed or not. Where there are none, and for the variants, `prepare` renders the images
+    from raw MNIST in ``MNIST/raw``, under parents drawn from the same SCM. True counterfactuals are rendered from the
+    source digit exactly as the factual was; without raw MNIST none is known. do(digit) has no truth: class and
+    handwriting come from one source digit.
+
+    Read `scm`, `published`, `morphology`, then `renderer`.
 
     Args:
         variant: ``published``, ``slant`` (thickness causes slant, see `ThicknessSlant`) or ``confounded`` (see
@@ -87,16 +90,16 @@ class MorphoMNIST(Dataset):
         self.scm = scms[variant]
         self.graph = self.scm.graph
         self._tables: dict[tuple[Path, str], dict[str, Tensor]] = {}
-        self._studios: dict[Path, Studio] = {}
+        self._renderers: dict[Path, Renderer] = {}
 
     def prepare(self, root: Path) -> None:
-        """Check the published files or render others, and what judges learn from; brings raw MNIST if it can be had.
+        """Check the published files or render others, and what judges learn from; download raw MNIST if possible.
 
         Raises:
-            UserError: a file is absent or spoilt and cannot be made.
+            UserError: a file is absent or corrupt and cannot be made.
         """
         root = Path(root)
-        if self._published(root):
+        if self._is_published(root):
             self._factuals(root)
             try:
                 MNIST().prepare(root)
@@ -114,39 +117,39 @@ class MorphoMNIST(Dataset):
         self.judge_split(root, "valid")
 
     def fingerprint(self, root: Path) -> str:
-        """A key of the published checksums, or of what generates the images; and whether truths can be rendered."""
+        """Return a key of the published checksums, or of what generates the images; and of whether there are truths."""
         root = Path(root)
-        made = morphofiles.SHA256 if self._published(root) else self._folder
-        return key_of(made, morphofiles.has_sources(root))
+        source = published.SHA256 if self._is_published(root) else self._folder
+        return key_of(source, published.has_sources(root))
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
-        """The named split; rows are numbered through the training and then the test file.
+        """Return the named split; rows are numbered through the training and then the test file.
 
         Raises:
-            UserError: a file is absent or spoilt.
+            UserError: a file is absent or corrupt.
         """
         rows, table = self._rows(name), self._factuals(Path(root))
         return Split(table["images"][rows][:, None], table["parents"][rows], rows)
 
     def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
-        """Source digits of the same split under parents that are independent; the split itself without raw MNIST."""
+        """Return source digits of the split under parents that are independent; the split itself without raw MNIST."""
         root = Path(root)
-        if not morphofiles.has_sources(root):
+        if not published.has_sources(root):
             return self.split(root, name)
         part = f"judge-{name}"
         if (root, part) not in self._tables:
             file = f"{self._folder}/{part}-{self.sizes['judge']}.safetensors"
-            self._tables[root, part] = cache.load(root, file, lambda: self._draw_judge(root, name))
+            self._tables[root, part] = cache.load(root, file, lambda: self._render_judge(root, name))
         table = self._tables[root, part]
         return Split(table["images"][:, None], table["parents"], torch.arange(len(table["images"])))
 
     @one_torch_thread()
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator | None = None) -> Tensor:
-        """The response of pa [B, 3] to ``do``, exact: the noise of what thickness causes is the factual's own."""
+        """Return the response of pa [B, 3] to ``do``, exact: what thickness causes keeps the noise of the factual."""
         return self.scm.act(pa, do)
 
     def oracle(self, root: Path, split: str, index: Tensor, cf_pa: Tensor) -> Tensor:
-        """Rows ``index`` [B] under cf_pa [B, 3], rendered from their source digits: [B, 1, 28, 28] in [0, 1].
+        """Return rows ``index`` [B] under cf_pa [B, 3], rendered from their source digits: [B, 1, 28, 28] in [0, 1].
 
         NaN where the digit is another than the factual's, or where there is no raw MNIST to render from. Renderings
         are kept under ``root``.
@@ -158,13 +161,14 @@ class MorphoMNIST(Dataset):
         same = (wanted == factual).all(1)
         image[same, 0] = table["images"][rows[same]].float() / 255
         known = ~same & (wanted[:, 0] == factual[:, 0]) & wanted.isfinite().all(1)
-        if known.any() and morphofiles.has_sources(root):
+        if known.any() and published.has_sources(root):
             report = partial(self.progress, "drawing true counterfactuals")
-            image[known, 0] = self._studio(root).recall(rows[known], wanted[known], report).float() / 255
+            truth = self._renderer(root).render_cached(rows[known], wanted[known], report)
+            image[known, 0] = truth.float() / 255
         return image.to(cf_pa.device)
 
     def measure(self, images: Tensor) -> Mapping[str, Tensor]:
-        """Thickness in pixels, and intensity in grey levels or slant in degrees, of images [B, 1, 28, 28]: each [B].
+        """Return thickness (pixels) and intensity (grey levels) or slant (degrees), each [B], of images [B, 1, 28, 28].
 
         As in Morpho-MNIST: twice the mean distance over the medial axis at four times the size, the median of the
         pixels that reach half the image's range, the shear of the grey levels. NaN for blank images.
@@ -182,12 +186,12 @@ class MorphoMNIST(Dataset):
         options = self.variant, self.invert, self.seed, {k: v for k, v in self.sizes.items() if k != "judge"}
         return f"morphomnist-{key_of(source_digest(MorphoMNIST), options)}"
 
-    def _published(self, root: Path) -> bool:
-        """Whether the data are the published files."""
-        return self.variant == "published" and not self.invert and (root / morphofiles.FOLDER).is_dir()
+    def _is_published(self, root: Path) -> bool:
+        """Return whether the data are the published files."""
+        return self.variant == "published" and not self.invert and (root / published.FOLDER).is_dir()
 
     def _rows(self, name: str) -> Tensor:
-        """The numbers of a split's rows among MNIST's 70,000."""
+        """Return the numbers of a split's rows among MNIST's 70,000."""
         if name == "test":
             return torch.arange(TRAIN, TRAIN + self.sizes["test"])
         order, valid = torch.randperm(TRAIN, generator=self._generator()), self.sizes["valid"]
@@ -198,14 +202,18 @@ class MorphoMNIST(Dataset):
         return torch.Generator().manual_seed(seed)
 
     def _factuals(self, root: Path) -> dict[str, Tensor]:
-        """Images uint8 [70,000, 28, 28] and parents [70,000, 3]; of rows in no split, what there is."""
+        """Return images uint8 [70,000, 28, 28] and parents [70,000, 3]; rows in no split may be zero."""
         if (root, "factual") not in self._tables:
-            read = morphofiles.published if self._published(root) else self._rendered
+            read = published.read_published if self._is_published(root) else self._rendered
             self._tables[root, "factual"] = read(root)
         return self._tables[root, "factual"]
 
     def _rendered(self, root: Path) -> dict[str, Tensor]:
-        """The images that `prepare` rendered."""
+        """Return the images that `prepare` rendered.
+
+        Raises:
+            UserError: it has not rendered them.
+        """
         chunks = list(self._chunks())
         if not all((root / file).is_file() for file, _ in chunks):
             raise UserError(f"morphomnist: its images are not under {root}; {self._remedy(root)}")
@@ -219,49 +227,50 @@ class MorphoMNIST(Dataset):
         return table
 
     def _remedy(self, root: Path) -> str:
+        """Return what a user can do about missing images."""
         default = MorphoMNIST()
         options: dict[str, Any] = {k: v for k, v in self.sizes.items() if v != default.sizes[k]}
         options |= {k: v for k in ("variant", "invert", "seed") if (v := getattr(self, k)) != getattr(default, k)}
         run = f"run: cfbench prepare '{Spec('morphomnist', '', options).label}' --data-root {root}"
         if self.variant != "published" or self.invert:
             return run
-        return f"put the published files into {root / morphofiles.FOLDER} ({morphofiles.SOURCE}), or {run}"
+        return f"put the published files into {root / published.FOLDER} ({published.SOURCE}), or {run}"
 
     def _chunks(self) -> Iterator[tuple[str, Tensor]]:
-        """Files of rendered images, and the rows that each holds."""
+        """Yield the files of rendered images and the rows in each."""
         rows = torch.cat([self._rows(name) for name in ("train", "valid", "test")]).sort().values
         for number, part in enumerate(rows.split(CHUNK)):
             yield f"{self._folder}/rows-{number:02}.safetensors", part
 
     def _chunk(self, root: Path, file: str, rows: Tensor) -> dict[str, Tensor]:
-        def draw() -> dict[str, Tensor]:
-            train, test = self._studio(root).labels.split([TRAIN, TEST])
+        def render() -> dict[str, Tensor]:
+            train, test = self._renderer(root).labels.split([TRAIN, TEST])
             rng = self._generator("parents", self.variant)
             with one_torch_thread():
                 parents = torch.cat([self.scm.draw(train, rng, True), self.scm.draw(test, rng, False)])[rows]
-            return {"images": self._studio(root).draw(rows, parents), "parents": parents}
+            return {"images": self._renderer(root).render(rows, parents), "parents": parents}
 
-        return cache.load(root, file, draw)
+        return cache.load(root, file, render)
 
-    def _draw_judge(self, root: Path, name: str) -> dict[str, Tensor]:
+    def _render_judge(self, root: Path, name: str) -> dict[str, Tensor]:
         rng, rows = self._generator("judge", name), self._rows(name)
         count = self.sizes["judge"] // (1 if name == "train" else 5)
         rows = rows[torch.randperm(len(rows), generator=rng)[:count]]
-        parents = self.scm.draw_independent(self._studio(root).labels[rows], rng)
+        parents = self.scm.draw_independent(self._renderer(root).labels[rows], rng)
         report = partial(self.progress, "drawing digits for judges")
-        return {"images": self._studio(root).draw(rows, parents, report), "parents": parents}
+        return {"images": self._renderer(root).render(rows, parents, report), "parents": parents}
 
-    def _studio(self, root: Path) -> Studio:
-        if root not in self._studios:
-            self._studios[root] = Studio(root, self.variant == "slant")
-        return self._studios[root]
+    def _renderer(self, root: Path) -> Renderer:
+        if root not in self._renderers:
+            self._renderers[root] = Renderer(root, self.variant == "slant")
+        return self._renderers[root]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": {}, "_studios": {}}
+        return self.__dict__ | {"_tables": {}, "_renderers": {}}
 
 
 def _measure(grey: NDArray[np.float64], second: str) -> tuple[float, float]:
-    """Thickness and intensity or slant of one image [28, 28] in grey levels."""
+    """Return thickness, and intensity or slant, of one image [28, 28] in grey levels."""
     if not grey.max() > grey.min():
         return float("nan"), float("nan")
     whole = np.rint(grey).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The table of a user's images: which file, which values of the variables, which split."""
+"""The table ``parents.csv`` of a folder of images: each file, its values of the variables, and its split."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from cfbench.errors import UserError, did_you_mean
 
-from .declared import IMAGE, SPLIT, Cause, Declaration
+from .graph_file import IMAGE, SPLIT, Cause, Declaration
 
-__all__ = ["PARTS", "Row", "read_rows", "refuse"]
+__all__ = ["PARTS", "Row", "raise_first", "read_rows"]
 
 PARTS = ("train", "valid", "test")
-SPELT = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train", "testing": "test"}
+ALIASES = {"val": "valid", "validation": "valid", "dev": "valid", "training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -32,59 +32,59 @@ class Row:
     line: int
 
 
-def refuse(wrong: Sequence[str]) -> None:
-    """Nothing, where nothing is wrong.
+def raise_first(mistakes: Sequence[str]) -> None:
+    """Raise unless there are no mistakes.
 
     Raises:
-        UserError: something is; the first mistake is told, and how many there are beside it.
+        UserError: there are; it says the first and how many more there are.
     """
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(wrong[0] + more)
+    if mistakes:
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        raise UserError(mistakes[0] + more)
 
 
 def read_rows(data: bytes, declaration: Declaration, where: str) -> list[Row]:
-    """The rows of a CSV file with a header, in the order of their file names.
+    """Return the rows of a CSV file with a header, in the order of their file names.
 
     Args:
         where: the file, as errors name it.
 
     Raises:
-        UserError: it is not CSV, a column is missing, a value is none, or a file occurs twice.
+        UserError: it is not CSV, a column is missing, a value is invalid, or a file occurs twice.
     """
     lines, header = _lines(data, where)
     image = _image_column(header, where)
-    places = [_column(header, c.name, where) for c in declaration.variables]
+    columns = [_column(header, c.name, where) for c in declaration.variables]
     part = header.index(SPLIT) if SPLIT in header else None
-    rows, wrong = [], []
-    for number, cells in lines:
+    rows, mistakes = [], []
+    for number, fields in lines:
         at = f"{where}, line {number}"
-        if len(cells) != len(header):
-            wrong.append(f"{at}: {len(cells)} fields, but the header has {len(header)}; quote values with commas")
+        if len(fields) != len(header):
+            mistakes.append(f"{at}: {len(fields)} fields, but the header has {len(header)}; quote values with commas")
             continue
         try:
-            name = _name(cells[image])
+            name = _name(fields[image])
             at = f"{at} ({name})"
-            values = tuple(_value(c, cells[k]) for c, k in zip(declaration.variables, places, strict=True))
-            rows.append(Row(name, values, None if part is None else _part(cells[part]), number))
+            values = tuple(_value(c, fields[k]) for c, k in zip(declaration.variables, columns, strict=True))
+            rows.append(Row(name, values, None if part is None else _part(fields[part]), number))
         except ValueError as error:
-            wrong.append(f"{at}: {error}")
-    refuse(wrong)
+            mistakes.append(f"{at}: {error}")
+    raise_first(mistakes)
     if not rows:
         raise UserError(f"{where} has a header and no rows; write one for each image")
-    refuse(_twice(rows, where))
+    raise_first(_duplicates(rows, where))
     return sorted(rows, key=lambda row: row.name)
 
 
 def _lines(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Numbered lines that are not empty, and the header, all stripped of white space."""
+    """Return the numbered lines that are not empty, and the header, all stripped of white space."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{where} is not in UTF-8; save it as CSV in UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(c.strip() for c in cells)]
+        lines = [(reader.line_num, [f.strip() for f in fields]) for fields in reader if any(f.strip() for f in fields)]
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num} is not CSV: {error}") from None
     if not lines:
@@ -126,7 +126,7 @@ def _name(text: str) -> str:
 
 
 def _value(cause: Cause, text: str) -> float:
-    """A class's number, or a value as float32.
+    """Return a class's number, or a value as float32.
 
     Raises:
         ValueError: the text is neither.
@@ -145,11 +145,11 @@ def _value(cause: Cause, text: str) -> float:
     with np.errstate(over="ignore"):
         value = float(np.float32(value))
     if not math.isfinite(value):
-        raise ValueError(f"{cause.name} is {text}, which is not finite; mend it or leave the row out")
-    return _class(cause, value, text) if cause.kind == "categorical" else _within(cause, value, text)
+        raise ValueError(f"{cause.name} is {text}, which is not finite; correct it or leave the row out")
+    return _class_number(cause, value, text) if cause.kind == "categorical" else _bounded(cause, value, text)
 
 
-def _class(cause: Cause, value: float, text: str) -> float:
+def _class_number(cause: Cause, value: float, text: str) -> float:
     if value < 0 or value != int(value):
         raise ValueError(f"{cause.name} is {text}; classes without names are whole numbers from 0")
     if cause.size is not None and value >= cause.size:
@@ -157,7 +157,7 @@ def _class(cause: Cause, value: float, text: str) -> float:
     return value
 
 
-def _within(cause: Cause, value: float, text: str) -> float:
+def _bounded(cause: Cause, value: float, text: str) -> float:
     # Bounds are compared as the values are kept: 0.1 as float32 lies above 0.1.
     if cause.low is not None and value < np.float32(cause.low):
         raise ValueError(f"{cause.name} is {text}, below its low = {cause.low:g} in graph.toml")
@@ -168,17 +168,17 @@ def _within(cause: Cause, value: float, text: str) -> float:
 
 def _part(text: str) -> str:
     if text not in PARTS:
-        close = SPELT.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), PARTS, n=1)), None)
+        close = ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), PARTS, n=1)), None)
         hint = f"did you mean {close!r}?" if close else f"known: {', '.join(PARTS)}"
         raise ValueError(f"{SPLIT} is {text!r}; {hint}")
     return text
 
 
-def _twice(rows: list[Row], where: str) -> list[str]:
+def _duplicates(rows: list[Row], where: str) -> list[str]:
     first: dict[str, int] = {}
-    wrong = []
+    mistakes = []
     for row in rows:
         if row.name in first:
-            wrong.append(f"{where}, line {row.line}: {row.name} stands in line {first[row.name]} already; keep one")
+            mistakes.append(f"{where}, line {row.line}: {row.name} is in line {first[row.name]} already; keep one")
         first.setdefault(row.name, row.line)
-    return wrong
+    return mistakes

@@ -1,4 +1,4 @@
-"""Redraws many digits at once, on as many cores as there are.
+"""Redraws many digits at once, in processes on as many cores as there are.
 
 Run as a module, it is a worker: arrays come in and go out as the bytes of an NPZ file.
 """
@@ -18,28 +18,28 @@ from . import morphology
 
 __all__ = ["redraw"]
 
-LEAST = 100
-"""Images that are worth a worker of their own."""
+MIN_IMAGES = 100
+"""Images from which on a process of their own pays."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 
 def redraw(digits: Bytes, measured: Array, shapes: Array, workers: int | None = None) -> tuple[Array, Bytes]:
-    """Thicknesses of source digits and their images in other shapes, as `morphology.redraw` makes them.
+    """Return thicknesses of source digits and their images in other shapes, as `morphology.redraw` does.
 
     Args:
         digits: source images uint8 [B, 28, 28].
         measured: their own thicknesses [B], NaN where unknown.
-        shapes: what is wanted [B, K].
+        shapes: thickness, and slant where given, of the images wanted [B, K].
         workers: at most so many processes; by default one a core.
     """
-    count = min(workers or _cores(), len(digits) // LEAST)
+    count = min(workers or _cores(), len(digits) // MIN_IMAGES)
     if count < 2:
         return _redraw(digits, measured, shapes)
     parts = zip(*(np.array_split(a, count) for a in (digits, measured, shapes)), strict=True)
     with ThreadPoolExecutor(count) as pool:
-        done = list(pool.map(lambda part: _delegate(*part), parts))
+        done = list(pool.map(lambda part: _redraw_in_process(*part), parts))
     return np.concatenate([d[0] for d in done]), np.concatenate([d[1] for d in done])
 
 
@@ -54,8 +54,8 @@ def _redraw(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Bytes
     return np.array([m for m, _ in made]), np.stack([image for _, image in made])
 
 
-def _delegate(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Bytes]:
-    """The work of a process; done here where none can be started."""
+def _redraw_in_process(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Bytes]:
+    """Do the same in a process of its own, or in this one where none can be started."""
     sent = io.BytesIO()
     np.savez(sent, digits=digits, measured=measured, shapes=shapes)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict.fromkeys(THREADS, "1")
@@ -69,7 +69,8 @@ def _delegate(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Byt
         return found["measured"], found["images"]
 
 
-def _work() -> None:
+def main() -> None:
+    """Redraw the digits that come in through standard input."""
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as sent:
         measured, images = _redraw(sent["digits"], sent["measured"], sent["shapes"])
     made = io.BytesIO()
@@ -78,4 +79,4 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    _work()
+    main()

@@ -1,4 +1,4 @@
-"""Derived tables on disk: written once under a data root, checked when read, drawn again when spoilt."""
+"""Derived tensors on disk: written once under a data root, checked when read, made again when corrupt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["checksum", "load", "writable"]
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and contents."""
+    """Return the SHA-256 of names, types, shapes and contents."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].contiguous()
@@ -28,8 +28,8 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(root: Path, name: str, draw: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of ``root/name``; drawn, and written where ``root`` allows, if missing or spoilt.
+def load(root: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of ``root/name``; made, and written where ``root`` allows, if missing or corrupt.
 
     Raises:
         UserError: ``root`` is missing and cannot be created.
@@ -37,14 +37,14 @@ def load(root: Path, name: str, draw: Callable[[], dict[str, Tensor]]) -> dict[s
     path = root / name
     found = _read(path)
     if found is None:
-        found = draw()
+        found = make()
         if writable(root):
             _write(path, found)
     return found
 
 
 def writable(root: Path) -> bool:
-    """Whether files may be put under ``root``, which is created if missing.
+    """Return whether files may be written under ``root``, which is created if missing.
 
     Raises:
         UserError: ``root`` is missing and cannot be created.

@@ -1,4 +1,4 @@
-"""Images of any common type as bytes that a network can read, each checked."""
+"""Image files of any common type, decoded to arrays of bytes and checked."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cfbench.errors import UserError
 
-from .declared import SMALLEST
-from .labels import refuse
+from .graph_file import SMALLEST
+from .parents_table import raise_first
 
 __all__ = ["LARGEST", "TYPES", "decode", "read_images"]
 
@@ -28,7 +28,7 @@ TYPES = {
     ".webp": "WEBP", ".ppm": "PPM", ".pgm": "PPM",
 }  # fmt: skip
 LARGEST = 256
-"""Pixels of a side from which on a size has to be asked for."""
+"""Pixels of a side beyond which ``graph.toml`` has to give a size."""
 GREY = ("1", "L", "LA")
 """Pillow's modes without colour."""
 Mode = Literal["grey", "rgb"] | None
@@ -38,24 +38,24 @@ Pixels = NDArray[np.uint8]
 def read_images(
     names: Sequence[str], read: Callable[[str], bytes], mode: Mode, size: tuple[int, int] | None, where: str
 ) -> Tensor:
-    """The images of the files ``names``, uint8 [N, C, H, W], where all have one size or are given one (H, W).
+    """Return the images of the files ``names``, uint8 [N, C, H, W], which have one size or are resized to one (H, W).
 
-    In colour (C = 3) where ``mode`` says so, or says nothing and one of them is.
+    They are in colour (C = 3) where ``mode`` says so, or says nothing and one of them is.
 
     Args:
         read: a file's contents.
         where: the folder, as errors name it.
 
     Raises:
-        UserError: a file is no image that can be read, is transparent or has several pages, or sizes differ.
+        UserError: a file cannot be read as an image, is transparent or has several pages, or sizes differ.
     """
-    images, wrong = [], []
+    images, mistakes = [], []
     for name in names:
         try:
             images.append(decode(read(name), mode, size))
         except ValueError as error:
-            wrong.append(f"{where}/{name} {error}")
-    refuse(wrong)
+            mistakes.append(f"{where}/{name} {error}")
+    raise_first(mistakes)
     _check_sizes(names, images, where)
     channels = max(len(x) for x in images)
     out = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
@@ -65,12 +65,12 @@ def read_images(
 
 
 def decode(data: bytes, mode: Mode = None, size: tuple[int, int] | None = None) -> Pixels:
-    """A file's image upright, [1, H, W] if it is grey and [3, H, W] otherwise, or as ``mode`` says, resized to (H, W).
+    """Return a file's image upright, [1, H, W] if it is grey and [3, H, W] otherwise, or as ``mode`` says.
 
-    Pillow's limits stay: an image that expands beyond them is refused.
+    It is resized to ``size`` (H, W) if given. Pillow's limit against decompression bombs stays.
 
     Raises:
-        ValueError: it cannot be read; says why.
+        ValueError: it cannot be read; the message says why.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,7 +81,7 @@ def decode(data: bytes, mode: Mode = None, size: tuple[int, int] | None = None) 
                     raise ValueError("has several frames or pages; save one of them")
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
-                plain = _plain(upright, mode)
+                converted = _convert(upright, mode)
         except UnidentifiedImageError:
             raise ValueError(f"cannot be read: it is no {', '.join(dict.fromkeys(TYPES.values()))} image") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -90,14 +90,14 @@ def decode(data: bytes, mode: Mode = None, size: tuple[int, int] | None = None) 
             ) from None
         except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error) as error:
             raise ValueError(f"cannot be read: {' '.join(str(error).split())}; save it again") from None
-    if size is not None and (plain.height, plain.width) != size:
-        plain = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    pixels = np.asarray(plain)
+    if size is not None and (converted.height, converted.width) != size:
+        converted = converted.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels = np.asarray(converted)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _plain(image: Image.Image, mode: Mode) -> Image.Image:
-    """The image in 8-bit grey or RGB."""
+def _convert(image: Image.Image, mode: Mode) -> Image.Image:
+    """Return the image in 8-bit grey or RGB."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -108,8 +108,8 @@ def _plain(image: Image.Image, mode: Mode) -> Image.Image:
             raise ValueError("is transparent in places; save it on a background")
     colourless = image.mode in GREY or (image.mode == "P" and _grey_palette(image))
     wanted = mode or ("grey" if colourless else "rgb")
-    plain = image if image.mode in GREY else image.convert("RGB")
-    return plain.convert("L" if wanted == "grey" else "RGB")
+    converted = image if image.mode in GREY else image.convert("RGB")
+    return converted.convert("L" if wanted == "grey" else "RGB")
 
 
 def _grey_palette(image: Image.Image) -> bool:
@@ -120,7 +120,7 @@ def _grey_palette(image: Image.Image) -> bool:
 def _check_sizes(names: Sequence[str], images: Sequence[Pixels], where: str) -> None:
     sizes = [x.shape[1:] for x in images]
     (height, width), _ = Counter(sizes).most_common(1)[0]
-    refuse(
+    raise_first(
         [
             f"{where}/{name} has {h} x {w} pixels, most have {height} x {width}; crop it, or write"
             f" size = [{height}, {width}] in graph.toml to resize all"

@@ -1,4 +1,4 @@
-"""The structural equations over the parents of Morpho-MNIST digits."""
+"""The SCMs over the parents of Morpho-MNIST digits: their graphs, draws from them, their responses to interventions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cfbench.graph import CausalGraph, Variable
 
+from ..common.thickness import THICKNESS, gamma_thickness
+
 __all__ = ["ConfoundedThickness", "Scm", "ThicknessIntensity", "ThicknessSlant"]
 
-THICKNESS = (0.8, 6.5)
 INTENSITY = (64.0, 255.0)
 SLANT = (-45.0, 90.0)
 _DIGIT = Variable("digit", "categorical", size=10)
@@ -20,18 +21,18 @@ _THICKNESS = Variable("thickness", "continuous", low=THICKNESS[0], high=THICKNES
 
 
 class Scm(Protocol):
-    """Equations over parents of which the first two are digit and thickness."""
+    """Structural equations over parents of which the first two are digit and thickness."""
 
     graph: CausalGraph
 
     def draw(self, digit: Tensor, rng: torch.Generator, training: bool) -> Tensor:
-        """Parents [B, 3] of source digits of these classes [B], float32, as they are distributed in the split."""
+        """Return parents [B, 3] of source digits of these classes [B], float32, distributed as in the split."""
 
     def draw_independent(self, digit: Tensor, rng: torch.Generator) -> Tensor:
-        """Parents [B, 3], float32, that are independent of each other and cover their support."""
+        """Return parents [B, 3], float32, that are independent of each other and cover their support."""
 
     def act(self, pa: Tensor, do: Mapping[str, Tensor]) -> Tensor:
-        """The response of pa [B, 3] to ``do``: what is caused keeps its noise, and its value if its cause does."""
+        """Return the response of pa [B, 3] to ``do``: an effect keeps its noise, and its value if its cause does."""
 
 
 class ThicknessIntensity:
@@ -86,7 +87,7 @@ class ThicknessIntensity:
 
 
 class ConfoundedThickness(ThicknessIntensity):
-    """Thickness goes along with the digit in training and is independent of it in testing; neither causes the other.
+    """Thickness is correlated with the digit in training and independent of it in testing; neither causes the other.
 
     In training t = 1.5 + 0.45 digit + 0.5 eps, but uniform between 1.5 and 6 for one image in twenty; in testing it
     is always the latter. After Monteiro et al. 2023 (https://arxiv.org/abs/2303.01274), whose images are coloured.
@@ -136,22 +137,12 @@ class ThicknessSlant:
         return new
 
 
-def gamma_thickness(count: int, rng: torch.Generator) -> Tensor:
-    """0.5 + Gamma(10, rate 5), the sum of ten waiting times, drawn again outside [0.8, 6.5]."""
-    parts: list[Tensor] = []
-    while sum(map(len, parts)) < count:
-        waits = -torch.log1p(-torch.rand(count, 10, generator=rng, dtype=torch.float64))
-        t = 0.5 + waits.sum(1) / 5
-        parts.append(t[(t >= THICKNESS[0]) & (t <= THICKNESS[1])])
-    return torch.cat(parts)[:count]
-
-
 def even_thickness(count: int, rng: torch.Generator) -> Tensor:
-    """Thickness that covers its support: half as `gamma_thickness`, half uniform."""
+    """Return thicknesses that cover their support: half as `gamma_thickness`, half uniform."""
     even = torch.rand(count, generator=rng) < 0.5
     return torch.where(even, uniform(count, THICKNESS, rng), gamma_thickness(count, rng))
 
 
 def uniform(count: int, span: tuple[float, float], rng: torch.Generator) -> Tensor:
-    """Uniform draws from ``span``, float64."""
+    """Return uniform draws from ``span``, float64."""
     return span[0] + (span[1] - span[0]) * torch.rand(count, generator=rng, dtype=torch.float64)

@@ -13,14 +13,14 @@ __all__ = ["one_blas_thread", "one_torch_thread"]
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Context manager that limits the matrix products of numpy to one thread, and restores the number of threads."""
+    """Context manager that limits numpy's matrix products to one thread and restores the number of threads."""
     with _blas().limit(limits=1):
         yield
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Context manager that limits PyTorch to one thread, and restores the number of threads."""
+    """Context manager that limits PyTorch to one thread and restores the number of threads."""
     import torch  # not above: processes that only render MNIST's digits start without it
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A pen that writes digits: smooth stroke templates, a hand that deforms them, and an anti-aliased renderer."""
+"""A pen that writes digits: smooth stroke templates, a style that deforms them, and an anti-aliased renderer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from .threads import one_torch_thread
+from ..common.threads import one_torch_thread
 
 __all__ = ["EDGE", "SEGMENTS", "SIZE", "STYLE", "line_width", "render", "segments", "templates", "thickness"]
 
@@ -20,9 +20,9 @@ EDGE = 0.7
 HALF_HEIGHT = 8.8
 """Pixels from the middle of a digit to its top, along the centre line of the stroke."""
 WAVES = (0.03, 0.05, 0.025, 0.025)
-"""Wobble along the pen's way by rising frequency; the odd ones open and close loops."""
+"""Amplitudes of the wobble along the stroke by rising frequency; the odd ones open and close loops."""
 STYLE = 8 + 2 * len(WAVES)
-"""How many standard normal numbers describe a hand."""
+"""How many standard normal numbers describe a handwriting style."""
 CHUNK = 32
 
 # Smooth pieces through points (x right, y down; a digit is 2 high). Pieces that share an end meet in a corner.
@@ -76,19 +76,19 @@ _PIECES: dict[int, list[list[tuple[float, float]]]] = {
 
 
 def _smooth(points: list[tuple[float, float]], count: int) -> np.ndarray:
-    """``count + 1`` points [count + 1, 2], equally spaced along the spline through ``points``."""
+    """Return ``count + 1`` points [count + 1, 2], equally spaced along the spline through ``points``."""
     p = np.asarray(points)
     knots = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(p, axis=0), axis=1))])
     closed = np.allclose(p[0], p[-1]) and len(p) > 10
     spline = CubicSpline(knots, p, bc_type="periodic" if closed else "natural")
     fine = spline(np.linspace(0, knots[-1], 400))
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
-    at = np.linspace(0, length[-1], count + 1)
-    return np.stack([np.interp(at, length, fine[:, k]) for k in (0, 1)], axis=1)
+    position = np.linspace(0, length[-1], count + 1)
+    return np.stack([np.interp(position, length, fine[:, k]) for k in (0, 1)], axis=1)
 
 
 def _shares(pieces: list[list[tuple[float, float]]]) -> list[int]:
-    """How many of the segments each piece receives, by the length of its chords."""
+    """Return how many of the segments each piece receives, by the length of its chords."""
     length = np.array([np.linalg.norm(np.diff(np.asarray(p), axis=0), axis=1).sum() for p in pieces])
     share = np.maximum(1, np.floor(SEGMENTS * length / length.sum())).astype(int)
     share[int(length.argmax())] += SEGMENTS - share.sum()
@@ -97,42 +97,42 @@ def _shares(pieces: list[list[tuple[float, float]]]) -> list[int]:
 
 @lru_cache(maxsize=1)
 def templates() -> tuple[Tensor, Tensor]:
-    """Segment ends [10, SEGMENTS, 2, 2] (start or end, x or y) and their place on the pen's way in [0, 1]."""
-    ends, places = [], []
+    """Return segment ends [10, SEGMENTS, 2, 2] (start or end, x or y), and how far along the stroke each lies."""
+    ends, positions = [], []
     for digit in range(10):
         lines = [_smooth(piece, n) for piece, n in zip(_PIECES[digit], _shares(_PIECES[digit]), strict=True)]
         ends.append(np.concatenate([np.stack([p[:-1], p[1:]], axis=1) for p in lines]))
-        way = np.arange(SEGMENTS + 1) / SEGMENTS
-        places.append(np.stack([way[:-1], way[1:]], axis=1))
-    return torch.tensor(np.stack(ends)), torch.tensor(np.stack(places))
+        along = np.arange(SEGMENTS + 1) / SEGMENTS
+        positions.append(np.stack([along[:-1], along[1:]], axis=1))
+    return torch.tensor(np.stack(ends)), torch.tensor(np.stack(positions))
 
 
 def line_width(thickness: Tensor) -> Tensor:
-    """Full width in pixels of a stroke of the given thickness."""
+    """Return the full width in pixels of a stroke of the given thickness."""
     return 0.7 + 0.8 * thickness
 
 
 def thickness(line_width: Tensor) -> Tensor:
-    """The thickness whose strokes have this full width in pixels."""
+    """Return the thickness whose strokes have this full width in pixels."""
     return (line_width - 0.7) / 0.8
 
 
 def segments(digit: Tensor, slant: Tensor, style: Tensor) -> Tensor:
-    """The centre line of each digit as segments [B, SEGMENTS, 2, 2] in pixels from the middle of the frame.
+    """Return the centre line of each digit as segments [B, SEGMENTS, 2, 2] in pixels from the middle of the frame.
 
     Args:
         digit: classes 0 to 9 [B].
         slant: degrees by which the vertical leans to the right [B].
-        style: the hand, standard normal [B, STYLE].
+        style: of the handwriting, standard normal [B, STYLE].
     """
-    ends, places = (t[digit.long()] for t in templates())
-    hand = style.double()[:, :, None, None].unbind(1)
-    aspect, scale, bend, tilt, waist, taper, right, down = hand[:8]
+    ends, positions = (t[digit.long()] for t in templates())
+    factors = style.double()[:, :, None, None].unbind(1)
+    aspect, scale, bend, tilt, waist, taper, right, down = factors[:8]
     x, y = ends.unbind(-1)
     for k, wobble in enumerate(WAVES):
-        wave = wobble * torch.cos(torch.pi * (k + 1) * places)
-        x = x + wave * hand[8 + 2 * k]
-        y = y + wave * hand[9 + 2 * k]
+        wave = wobble * torch.cos(torch.pi * (k + 1) * positions)
+        x = x + wave * factors[8 + 2 * k]
+        y = y + wave * factors[9 + 2 * k]
     x = x * torch.exp(0.13 * aspect) * (1 + 0.09 * taper * y) + 0.06 * bend * (2 * y * y - 1)
     y = y + 0.07 * waist * (1 - y * y) + 0.07 * tilt * x
     x = x - torch.tan(torch.deg2rad(slant.double()))[:, None, None] * y
@@ -141,20 +141,20 @@ def segments(digit: Tensor, slant: Tensor, style: Tensor) -> Tensor:
 
 
 def _inside(lines: Tensor, width: Tensor) -> Tensor:
-    """``lines`` drawn together where the stroke would leave the frame."""
-    room = (SIZE - 1 - width) / 2
-    return lines * (room / lines.abs().amax((1, 2, 3))).clamp(max=1)[:, None, None, None]
+    """Return ``lines``, contracted where the stroke would leave the frame."""
+    limit = (SIZE - 1 - width) / 2
+    return lines * (limit / lines.abs().amax((1, 2, 3))).clamp(max=1)[:, None, None, None]
 
 
 def _distance(lines: Tensor) -> Tensor:
-    """Distance in pixels [B, SIZE, SIZE] of each pixel's centre to the nearest segment of ``lines``."""
-    at = torch.arange(SIZE, dtype=torch.float64) - (SIZE - 1) / 2
+    """Return the distance in pixels [B, SIZE, SIZE] of each pixel's centre to the nearest segment of ``lines``."""
+    centre = torch.arange(SIZE, dtype=torch.float64) - (SIZE - 1) / 2
     start, end = lines.unbind(2)
     half = (end - start).norm(dim=-1, keepdim=True) / 2
     ux, uy = ((end - start) / (2 * half).clamp(min=1e-12)).unsqueeze(-1).unbind(2)
     mx, my = ((start + end) / 2).unsqueeze(-1).unbind(2)
-    along_x, along_y = (at - mx) * ux, (at - my) * uy  # [B, SEGMENTS, SIZE]
-    across_x, across_y = (at - mx) * -uy, (at - my) * ux
+    along_x, along_y = (centre - mx) * ux, (centre - my) * uy  # [B, SEGMENTS, SIZE]
+    across_x, across_y = (centre - mx) * -uy, (centre - my) * ux
     best = torch.full((len(lines), SIZE, SIZE), torch.inf, dtype=torch.float64)
     for s in range(lines.shape[1]):
         past = along_y[:, s, :, None] + along_x[:, s, None, :]
@@ -166,13 +166,13 @@ def _distance(lines: Tensor) -> Tensor:
 
 @one_torch_thread()
 def render(pa: Tensor, style: Tensor) -> Tensor:
-    """Images uint8 [B, 1, 28, 28] of parents pa [B, 4] (digit, thickness, intensity, slant) in the hand ``style``.
+    """Return images uint8 [B, 1, 28, 28] of parents pa [B, 4] (digit, thickness, intensity, slant) in a ``style``.
 
     The grey level is the intensity inside a stroke and falls to 0 over ``EDGE`` pixels. Computed in double
     precision, so that neither the batch nor the machine changes a rounded grey level.
     """
-    pictures = [_render(p, s) for p, s in zip(pa.split(CHUNK), style.split(CHUNK), strict=True)]
-    return torch.cat(pictures) if pictures else torch.empty(0, 1, SIZE, SIZE, dtype=torch.uint8)
+    images = [_render(p, s) for p, s in zip(pa.split(CHUNK), style.split(CHUNK), strict=True)]
+    return torch.cat(images) if images else torch.empty(0, 1, SIZE, SIZE, dtype=torch.uint8)
 
 
 def _render(pa: Tensor, style: Tensor) -> Tensor:

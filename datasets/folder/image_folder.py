@@ -1,4 +1,4 @@
-"""A folder of images as it is read: checked as a whole, divided into splits, and known by a digest of every byte."""
+"""A folder of images, read: checked as a whole, divided into splits, and identified by a digest of every byte."""
 
 from __future__ import annotations
 
@@ -18,68 +18,68 @@ from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 
-from . import cache
-from .declared import FILE, Cause, Declaration, read_declaration
-from .labels import PARTS, Row, read_rows, refuse
-from .pictures import LARGEST, TYPES, read_images
+from ..common import cache
+from .decode import LARGEST, TYPES, read_images
+from .graph_file import FILE, Cause, Declaration, read_declaration
+from .parents_table import PARTS, Row, raise_first, read_rows
 
-__all__ = ["LEAST", "Album", "open_album", "part_of"]
+__all__ = ["MIN_IMAGES", "ImageFolder", "open_folder", "split_of"]
 
-LEAST = {"train": 64, "valid": 12, "test": 12}
+MIN_IMAGES = {"train": 64, "valid": 12, "test": 12}
 """Half of a split is asked about, and metrics look at the five nearest of an image."""
-COPIES = 0.05
-"""Share of images to be asked about that may be copies of training images."""
+MAX_COPIES = 0.05
+"""Share of the validation or test images that may be copies of training images."""
 SLOW = 2.0
 """Seconds of decoding from which on the images are kept on disk."""
 
 
 @dataclass(frozen=True)
-class Album:
-    """A folder as it was when it was read: graph, splits, and a digest of every byte that they depend on."""
+class ImageFolder:
+    """A folder when it was read: graph, splits, and a digest of every byte that they depend on."""
 
     graph: CausalGraph
     splits: dict[str, Split]
     digest: str
 
 
-_ALBUMS: dict[Path, Album] = {}
+_OPENED: dict[Path, ImageFolder] = {}
 
 
-def part_of(name: str) -> str:
-    """The split of a file by its name alone: eight in ten train, one validates, one tests."""
+def split_of(name: str) -> str:
+    """Return the split of a file by its name alone: eight in ten train, one validates, one tests."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     return PARTS[(share >= 0.8) + (share >= 0.9)]
 
 
-def open_album(folder: Path, root: Path) -> Album:
-    """The album of a folder; the one that this process holds, where no byte has changed.
+def open_folder(folder: Path, root: Path) -> ImageFolder:
+    """Return what is in a folder; what this process has read before where no byte has changed.
 
     Args:
         root: the data root, where images that are slow to decode are kept.
 
     Raises:
-        UserError: anything in the folder is not as it should be.
+        UserError: anything in the folder is invalid.
     """
-    about = _contents(folder, FILE, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
-    declaration = read_declaration(about, f"{folder}/{FILE}")
+    graph = _read(folder, FILE, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
+    declaration = read_declaration(graph, f"{folder}/{FILE}")
     where = f"{folder}/{declaration.csv}"
-    table = _contents(folder, declaration.csv, "write it with a column image and one for each variable")
+    table = _read(folder, declaration.csv, "write it with a column image and one for each variable")
     rows = read_rows(table, declaration, where)
-    marks = _marks(folder, where, rows)
-    digest = _digest([about, table, *(row.name.encode() for row in rows), *marks])
-    known = _ALBUMS.get(folder)
+    checksums = _checksums(folder, where, rows)
+    digest = _digest([graph, table, *(row.name.encode() for row in rows), *checksums])
+    known = _OPENED.get(folder)
     if known is None or known.digest != digest:
-        parts = [row.split or part_of(row.name) for row in rows]
+        parts = [row.split or split_of(row.name) for row in rows]
         parents = torch.tensor([row.values for row in rows], dtype=torch.float32)
         _check_splits(parts, where)
-        _check_copies(rows, marks, parts, where)
+        _check_copies(rows, checksums, parts, where)
         _check_values(declaration, parents, parts, where)
         images = _images(root, folder, declaration, rows, digest)
-        _ALBUMS[folder] = known = _album(declaration, images, parents, parts, digest)
+        _OPENED[folder] = known = _divide(declaration, images, parents, parts, digest)
     return known
 
 
-def _contents(folder: Path, name: str, remedy: str) -> bytes:
+def _read(folder: Path, name: str, remedy: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
@@ -88,22 +88,26 @@ def _contents(folder: Path, name: str, remedy: str) -> bytes:
         raise UserError(f"{folder}/{name} cannot be read ({error.strerror})") from None
 
 
-def _marks(folder: Path, where: str, rows: list[Row]) -> list[bytes]:
-    """A digest of each image file."""
-    marks, wrong = [], []
+def _checksums(folder: Path, where: str, rows: list[Row]) -> list[bytes]:
+    """Return a digest of each image file.
+
+    Raises:
+        UserError: one is of an unknown type, absent or unreadable.
+    """
+    checksums, mistakes = [], []
     for row in rows:
         at, suffix = f"{where}, line {row.line}", PurePosixPath(row.name).suffix
         if suffix.lower() not in TYPES:
-            wrong.append(f"{at}: {row.name} has the unknown image type {suffix!r}; known: {', '.join(TYPES)}")
+            mistakes.append(f"{at}: {row.name} has the unknown image type {suffix!r}; known: {', '.join(TYPES)}")
             continue
         try:
-            marks.append(hashlib.sha256((folder / row.name).read_bytes()).digest())
+            checksums.append(hashlib.sha256((folder / row.name).read_bytes()).digest())
         except FileNotFoundError:
-            wrong.append(f"{at}: no image {row.name} in {folder}; put it there or leave the row out")
+            mistakes.append(f"{at}: no image {row.name} in {folder}; put it there or leave the row out")
         except OSError as error:
-            wrong.append(f"{at}: {row.name} cannot be read ({error.strerror})")
-    refuse(wrong)
-    return marks
+            mistakes.append(f"{at}: {row.name} cannot be read ({error.strerror})")
+    raise_first(mistakes)
+    return checksums
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -115,33 +119,34 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 def _check_splits(parts: list[str], where: str) -> None:
     count = Counter(parts)
-    if any(count[part] < least for part, least in LEAST.items()):
-        found, least = (", ".join(f"{n[p]} to {w}" for p, w in _WORDS.items()) for n in (count, LEAST))
+    if any(count[part] < least for part, least in MIN_IMAGES.items()):
+        found, least = (", ".join(f"{n[p]} to {w}" for p, w in _VERBS.items()) for n in (count, MIN_IMAGES))
         raise UserError(
             f"{where}: {len(parts)} images give {found}; at least {least} are needed, as half of the test images are"
             " asked about and metrics look at five neighbours; add images, or divide them by a column split"
         )
 
 
-def _check_copies(rows: list[Row], marks: list[bytes], parts: list[str], where: str) -> None:
-    """Hardly an image that is asked about is a copy of a training image."""
-    own = {mark: row for mark, row, part in zip(marks, rows, parts, strict=True) if part == "train"}
+def _check_copies(rows: list[Row], checksums: list[bytes], parts: list[str], where: str) -> None:
+    """Raise unless at most a share of `MAX_COPIES` of the validation and test images are copies of training images."""
+    files = list(zip(checksums, rows, parts, strict=True))
+    train = {checksum: row for checksum, row, part in files if part == "train"}
     for asked in ("valid", "test"):
-        there = [(row, own.get(mark)) for mark, row, part in zip(marks, rows, parts, strict=True) if part == asked]
-        copies = [(row, other) for row, other in there if other]
-        if len(copies) > COPIES * len(there):
+        images = [(row, train.get(checksum)) for checksum, row, part in files if part == asked]
+        copies = [(row, other) for row, other in images if other]
+        if len(copies) > MAX_COPIES * len(images):
             row, other = copies[0]
             raise UserError(
-                f"{where}: {len(copies)} of {len(there)} images to {_WORDS[asked]} are copies of training images"
+                f"{where}: {len(copies)} of {len(images)} images to {_VERBS[asked]} are copies of training images"
                 f" ({row.name} of {other.name}); leave copies out, or keep them together by a column split"
             )
 
 
-_WORDS = {"train": "train", "valid": "validate", "test": "test"}
+_VERBS = {"train": "train", "valid": "validate", "test": "test"}
 
 
 def _check_values(declaration: Declaration, parents: Tensor, parts: list[str], where: str) -> None:
-    """Every variable varies among the training images, every class occurs there."""
+    """Raise unless every variable varies among the training images and every class occurs there."""
     train = parents[torch.tensor([p == "train" for p in parts])]
     for cause, values, everywhere in zip(declaration.variables, train.T, parents.T, strict=True):
         if values.min() == values.max():
@@ -149,8 +154,8 @@ def _check_values(declaration: Declaration, parents: Tensor, parts: list[str], w
                 f"{where}: {cause.name} is {_shown(cause, float(values[0]))} in all {len(values)} training images;"
                 f" nothing can be learned of a cause that does not vary: leave it out of {FILE}"
             )
-        there, size = set(values.tolist()), cause.size or int(everywhere.max()) + 1
-        absent = next((k for k in range(size) if k not in there), None) if cause.kind == "categorical" else None
+        found, size = set(values.tolist()), cause.size or int(everywhere.max()) + 1
+        absent = next((k for k in range(size) if k not in found), None) if cause.kind == "categorical" else None
         if absent is not None:
             raise UserError(
                 f"{where}: no training image has {cause.name} {_shown(cause, absent)}, one of {size} classes; add some,"
@@ -159,15 +164,15 @@ def _check_values(declaration: Declaration, parents: Tensor, parts: list[str], w
 
 
 def _shown(cause: Cause, value: float) -> str:
-    """A value as it stands in the table."""
+    """Return a value as the table has it."""
     return repr(cause.classes[int(value)]) if cause.classes else f"{value:g}"
 
 
 def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row], digest: str) -> Tensor:
-    """The decoded images, kept on disk where decoding is slow."""
+    """Return the decoded images, kept on disk where decoding is slow."""
     names = [row.name for row in rows]
 
-    def draw() -> dict[str, Tensor]:
+    def decode() -> dict[str, Tensor]:
         mode, size = declaration.mode, declaration.size
         images = read_images(names, lambda name: (folder / name).read_bytes(), mode, size, str(folder))
         height, width = images.shape[2:]
@@ -181,14 +186,15 @@ def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row],
     file = f"folder-cache/{key_of(digest, source_digest(read_images))}.safetensors"
     if not (root / file).is_file():
         start = time.perf_counter()
-        drawn = draw()
+        decoded = decode()
         if time.perf_counter() - start < SLOW:
-            return drawn["images"]
-        return cache.load(root, file, partial(dict, drawn))["images"]
-    return cache.load(root, file, draw)["images"]
+            return decoded["images"]
+        return cache.load(root, file, partial(dict, decoded))["images"]
+    return cache.load(root, file, decode)["images"]
 
 
-def _album(declaration: Declaration, images: Tensor, parents: Tensor, parts: list[str], digest: str) -> Album:
+def _divide(declaration: Declaration, images: Tensor, parents: Tensor, parts: list[str], digest: str) -> ImageFolder:
+    """Return the graph and the splits of decoded images."""
     ranges = zip(parents.amin(0).tolist(), parents.amax(0).tolist(), strict=True)
     variables = tuple(c.variable(r) for c, r in zip(declaration.variables, ranges, strict=True))
     _, channels, height, width = images.shape
@@ -196,4 +202,4 @@ def _album(declaration: Declaration, images: Tensor, parents: Tensor, parts: lis
     for part in PARTS:
         rows = torch.tensor([k for k, p in enumerate(parts) if p == part])
         splits[part] = Split(images[rows], parents[rows], rows)
-    return Album(CausalGraph(variables, (channels, height, width)), splits, digest)
+    return ImageFolder(CausalGraph(variables, (channels, height, width)), splits, digest)

@@ -1,4 +1,4 @@
-"""The published Morpho-MNIST files of DeepSCM, and the MNIST digits that they were made of."""
+"""The published Morpho-MNIST files of DeepSCM, and the MNIST digits that they were made from."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cfbench.errors import UserError
 
-from . import mnist
-from .files import Spoilt, contents
-from .mnist import MNIST, read_idx
+from .. import mnist
+from ..common.checksums import CorruptFile, read_checked
+from ..mnist import MNIST, read_idx
 
-__all__ = ["FOLDER", "SHA256", "SOURCE", "has_sources", "published", "sources"]
+__all__ = ["FOLDER", "SHA256", "SOURCE", "has_sources", "read_published", "read_sources"]
 
 FOLDER = Path("MorphoMNIST")
 SHA256 = {
@@ -32,27 +32,27 @@ SOURCE = "assets/data/morphomnist of biomedia-mira/deepscm on GitHub"
 COLUMNS = ["thickness", "intensity"]
 
 
-def published(root: Path) -> dict[str, Tensor]:
-    """Images uint8 [70,000, 28, 28] and parents [70,000, 3] (digit, thickness, intensity), training files first.
+def read_published(root: Path) -> dict[str, Tensor]:
+    """Return images uint8 [70,000, 28, 28] and parents [70,000, 3] (digit, thickness, intensity), training files first.
 
     Raises:
-        UserError: a file is absent or spoilt, or its table lacks a column.
+        UserError: a file is absent or corrupt, or its table lacks a column.
     """
     parts = [_part(root / FOLDER, name) for name in ("train", "t10k")]
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 
 def has_sources(root: Path) -> bool:
-    """Whether there is raw MNIST under ``root``."""
+    """Return whether there is raw MNIST under ``root``."""
     folder = root / mnist.FOLDER
     return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in mnist.MD5)
 
 
-def sources(root: Path) -> dict[str, Tensor]:
-    """MNIST's images uint8 [70,000, 28, 28] and labels [70,000], training files first.
+def read_sources(root: Path) -> dict[str, Tensor]:
+    """Return MNIST's images uint8 [70,000, 28, 28] and labels [70,000], training files first.
 
     Raises:
-        UserError: a file is absent or spoilt.
+        UserError: a file is absent or corrupt.
     """
     data = MNIST()
     parts = [data.split(root, name) for name in ("train", "valid", "test")]
@@ -62,19 +62,24 @@ def sources(root: Path) -> dict[str, Tensor]:
 
 
 def _part(folder: Path, name: str) -> dict[str, Tensor]:
-    images = read_idx(_contents(folder, f"{name}-images-idx3-ubyte"))
-    labels = read_idx(_contents(folder, f"{name}-labels-idx1-ubyte"))
-    table = pd.read_csv(io.BytesIO(_contents(folder, f"{name}-morpho.csv")))
+    images = read_idx(_read(folder, f"{name}-images-idx3-ubyte"))
+    labels = read_idx(_read(folder, f"{name}-labels-idx1-ubyte"))
+    table = pd.read_csv(io.BytesIO(_read(folder, f"{name}-morpho.csv")))
     values = torch.from_numpy(table[COLUMNS].to_numpy(dtype=np.float32))
     return {"images": images, "parents": torch.cat([labels.float()[:, None], values], dim=1)}
 
 
-def _contents(folder: Path, name: str) -> bytes:
+def _read(folder: Path, name: str) -> bytes:
+    """Return the decompressed bytes of a published file.
+
+    Raises:
+        UserError: it is absent, or no copy of it has the right checksum.
+    """
     try:
-        data = contents(folder, name, SHA256[name])
+        data = read_checked(folder, name, SHA256[name])
         wrong = f"no {name} in {folder}"
-    except Spoilt as spoilt:
-        data, wrong = None, _complaint(spoilt)
+    except CorruptFile as error:
+        data, wrong = None, _reason(error)
     if data is None:
         raise UserError(
             f"morphomnist: {wrong}; put the published file there ({SOURCE}),"
@@ -83,11 +88,11 @@ def _contents(folder: Path, name: str) -> bytes:
     return data
 
 
-def _complaint(spoilt: Spoilt) -> str:
-    """What is wrong with a file: a column that its table lacks, or the checksum."""
-    if spoilt.path.name.removesuffix(".gz").endswith(".csv") and spoilt.data:
-        found = spoilt.data.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
+def _reason(error: CorruptFile) -> str:
+    """Return what is wrong with a file: a column that its table lacks, or the checksum."""
+    if error.path.name.removesuffix(".gz").endswith(".csv") and error.data:
+        found = error.data.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
         for column in COLUMNS:
             if column not in found:
-                return f"{spoilt.path} has no column {column!r} (found: {', '.join(found)[:80]})"
-    return str(spoilt)
+                return f"{error.path} has no column {column!r} (found: {', '.join(found)[:80]})"
+    return str(error)

@@ -1,4 +1,4 @@
-"""What a user writes about a folder of images: ``graph.toml``, read and checked."""
+"""The file ``graph.toml`` of a folder of images: the variables and their graph, read and checked."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OWN = {"categorical": ("classes", "size"), "continuous": ("low", "high")}
 """Keys that only one kind of variable has."""
 COMMON = ("kind", "unit", "parents")
 SMALLEST = 8
-"""Pixels of a side that judges need."""
+"""Pixels of a side that judges need at least."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A variable as declared: what is None is found from the data."""
+    """A variable as declared; what is None is inferred from the data."""
 
     name: str
     kind: Literal["categorical", "continuous"]
@@ -43,7 +43,7 @@ class Cause:
     parents: tuple[str, ...] = ()
 
     def variable(self, values: tuple[float, float]) -> Variable:
-        """The variable, whose values in the data lie between the two given ones."""
+        """Return the variable, whose values in the data range over ``values``."""
         least, most = values
         if self.kind == "categorical":
             size = self.size or int(most) + 1
@@ -63,19 +63,19 @@ class Declaration:
 
 
 def read_declaration(data: bytes, where: str) -> Declaration:
-    """What the bytes of a ``graph.toml`` declare.
+    """Return what the bytes of a ``graph.toml`` declare.
 
     Args:
         where: the file, as errors name it.
 
     Raises:
-        UserError: it is not TOML, a key is unknown or has the wrong type, or the graph is none.
+        UserError: it is not TOML, a key is unknown or has the wrong type, or the edges are no acyclic graph.
     """
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{where} is not TOML: {' '.join(str(error).split())}") from None
-    _known(table, TOP, where)
+    _check_keys(table, TOP, where)
     causes = table.get("variables")
     if not isinstance(causes, dict) or not causes:
         raise UserError(f'{where} declares no variable; write a table [variables.NAME] with kind = "categorical"')
@@ -87,7 +87,7 @@ def read_declaration(data: bytes, where: str) -> Declaration:
     return Declaration(declared, _csv(table, where), cast(Any, mode), _size(table, where))
 
 
-def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in keys:
             raise UserError(f"{where} has the unknown key {key!r}; {did_you_mean(key, keys)}")
@@ -96,7 +96,7 @@ def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
 def _csv(table: Mapping[str, Any], where: str) -> str:
     name = table.get("csv", "parents.csv")
     if not isinstance(name, str) or not name or Path(name).name != name:
-        raise UserError(f"{where}: csv is the name of a file beside it, found {name!r}")
+        raise UserError(f"{where}: csv is the name of a file in the same folder, found {name!r}")
     return name
 
 
@@ -123,7 +123,7 @@ def _cause(name: str, table: Any, where: str) -> Cause:
     for key in OWN[other]:
         if key in table:
             raise UserError(f"{where} is {kind} and has no {key}; remove it, or write kind = {other!r}")
-    _known(table, (*COMMON, *OWN[kind]), where)
+    _check_keys(table, (*COMMON, *OWN[kind]), where)
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise UserError(f'{where}: unit is a text such as "mm", found {unit!r}')
@@ -138,7 +138,7 @@ def _cause(name: str, table: Any, where: str) -> Cause:
 
 
 def _classes(table: Mapping[str, Any], where: str) -> tuple[tuple[str, ...] | None, int | None]:
-    """The classes' names, if they have any, and how many there are."""
+    """Return the classes' names, if they have any, and how many there are."""
     classes, size = _names(table, "classes", where), table.get("size")
     if size is not None and (type(size) is not int or size < 2):
         raise UserError(f"{where}: size is the number of classes, 2 or more, found {size!r}")
@@ -156,8 +156,8 @@ def _names(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...] | 
     if not isinstance(found, list) or not all(isinstance(n, str) or type(n) is int for n in found):
         raise UserError(f'{where}: {key} is a list of names, as in ["one", "other"], found {found!r}')
     names = tuple(str(n).strip() for n in found)
-    if twice := [n for n in names if names.count(n) > 1]:
-        raise UserError(f"{where}: {key} names {twice[0]!r} twice")
+    if repeated := [n for n in names if names.count(n) > 1]:
+        raise UserError(f"{where}: {key} names {repeated[0]!r} twice")
     return names
 
 

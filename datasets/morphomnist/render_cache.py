@@ -14,20 +14,21 @@ from torch import Tensor
 
 from cfbench.digest import key_of
 
-from . import cache, crew
+from ..common import cache
+from . import worker_pool
 
-__all__ = ["Gallery"]
+__all__ = ["RenderCache"]
 
 CHUNK = 1_000
 Key = tuple[int, ...]
 Bytes = NDArray[np.uint8]
 
 
-class _Spoilt(Exception):
+class _CorruptFile(Exception):
     pass
 
 
-class Gallery:
+class RenderCache:
     """Source digits in other shapes (`morphology.redraw`), kept as files of up to `CHUNK` images.
 
     Args:
@@ -45,9 +46,9 @@ class Gallery:
     def __call__(
         self, rows: Tensor, shape: Tensor, report: Callable[[int, int], None] = lambda done, total: None
     ) -> Tensor:
-        """Source digits ``rows`` [B] in the shapes [B, K] (float32): uint8 [B, 28, 28].
+        """Return source digits ``rows`` [B] in the shapes [B, K] (float32): uint8 [B, 28, 28].
 
-        ``report(done, total)`` is told how many of those that are missing are drawn.
+        ``report(done, total)`` is called with how many of the missing ones are rendered.
         """
         # The bits of a float32 are its key: equal keys mean equal values, NaN and zero included.
         bits = shape.float().contiguous().view(torch.int32)
@@ -63,18 +64,18 @@ class Gallery:
         return torch.stack([self._images[k] for k in keys]) if keys else torch.empty(0, 28, 28, dtype=torch.uint8)
 
     def _read(self) -> None:
-        """Take in files that were not there at the last look; one that is spoilt is left to be drawn again."""
+        """Read files that have appeared since the last call; what a corrupt one held is rendered again."""
 
-        def refuse() -> dict[str, Tensor]:
-            raise _Spoilt
+        def corrupt() -> dict[str, Tensor]:
+            raise _CorruptFile
 
         for path in sorted((self.root / self.name).glob("*.safetensors")):
             if path.name not in self._files:
-                with contextlib.suppress(_Spoilt):
-                    self._add(path.name, refuse)
+                with contextlib.suppress(_CorruptFile):
+                    self._add(path.name, corrupt)
 
-    def _add(self, file: str, draw: Callable[[], dict[str, Tensor]]) -> None:
-        table = cache.load(self.root, f"{self.name}/{file}", draw)
+    def _add(self, file: str, render: Callable[[], dict[str, Tensor]]) -> None:
+        table = cache.load(self.root, f"{self.name}/{file}", render)
         self._files.add(file)
         for key, measured, image in zip(table["keys"].tolist(), table["measured"], table["images"], strict=True):
             self._images[tuple(key)] = image
@@ -84,5 +85,5 @@ class Gallery:
         table = torch.tensor(keys, dtype=torch.int32)
         shapes = table[:, 1:].contiguous().view(torch.float32).double().numpy()
         known = np.array([self._measured.get(n, np.nan) for n, *_ in keys])
-        measured, images = crew.redraw(self.digits[table[:, 0].numpy()], known, shapes)
+        measured, images = worker_pool.redraw(self.digits[table[:, 0].numpy()], known, shapes)
         return {"keys": table, "measured": torch.from_numpy(measured), "images": torch.from_numpy(images)}

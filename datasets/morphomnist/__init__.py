@@ -1,0 +1,1 @@
+"""Morpho-MNIST: the published files, a renderer that reproduces them, and true counterfactuals rendered by it."""

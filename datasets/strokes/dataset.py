@@ -1,0 +1,118 @@
+"""Digits written by a procedural pen under a fully known SCM, so that every question has a true answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cfbench.contract import Dataset, Split
+from cfbench.digest import key_of, source_digest
+from cfbench.errors import UserError
+from cfbench.rng import derive
+
+from ..common import cache
+from ..common.threads import one_torch_thread
+from . import measure, pen, scm
+
+__all__ = ["Strokes"]
+
+
+class Strokes(Dataset):
+    """28x28 grey digits drawn from stroke templates; digit, thickness, intensity and slant cause the image.
+
+    ``digit`` is uniform; ``thickness`` t = 0.5 + Gamma(10, rate 5), drawn as a stroke 0.7 + 0.8 t pixels wide;
+    ``intensity`` i = 64 + 191 sigmoid(2 (t - 2.5) + eps / 2) is the stroke's grey level; ``slant`` is
+    6 + 2 (digit - 4.5) + 7 eps degrees to the right. The handwriting style (aspect, wobble, bend, offset) is
+    Gaussian and independent of all four. Thickness is drawn again outside [0.8, 6.5], Gaussian noise of the slant
+    outside four standard deviations: two and six of 100,000 draws. The equations of t and i are those of
+    Morpho-MNIST (https://arxiv.org/abs/2006.06485).
+
+    Read `scm`, then `pen` and `measure`.
+
+    Args:
+        train, valid, test: rows of each split.
+        seed: of the generator.
+
+    Raises:
+        UserError: a split is empty.
+    """
+
+    graph = scm.GRAPH
+
+    def __init__(self, train: int = 20_000, valid: int = 2_000, test: int = 2_000, seed: int = 0) -> None:
+        self.sizes = {"train": train, "valid": valid, "test": test}
+        for name, size in self.sizes.items():
+            if size < 1:
+                raise UserError(f"strokes: {name}={size} rows; a split needs at least one")
+        self.seed = seed
+        self._tables: dict[tuple[Path, str], dict[str, Tensor]] = {}
+
+    def prepare(self, root: Path) -> None:
+        """Draw the images and keep them under ``root``, or in memory where ``root`` cannot be written.
+
+        Raises:
+            UserError: ``root`` is missing and cannot be created.
+        """
+        for part in ("factual", "judge"):
+            self._table(Path(root), part)
+
+    def fingerprint(self, root: Path) -> str:
+        """Return the key of the generator: its code, sizes and seed."""
+        return key_of(source_digest(Strokes), self.sizes, self.seed)
+
+    def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
+        """Return the named split; rows are numbered through train, valid and test."""
+        return self._rows(root, "factual", name)
+
+    def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
+        """Return as many images of independent parents, which cover the support, so that no parent predicts another."""
+        return self._rows(root, "judge", name)
+
+    @one_torch_thread()
+    def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator | None = None) -> Tensor:
+        """Return the response of pa [B, 4] to ``do``, exact: intensity and slant keep the noise of the factual.
+
+        Raises:
+            ValueError: a factual intensity lies outside [64, 255], where the SCM has no noise for it.
+        """
+        return scm.act(pa, do)
+
+    def oracle(self, root: Path, split: str, index: Tensor, cf_pa: Tensor) -> Tensor:
+        """Return the rows ``index`` of the data set [B], drawn in their own style under cf_pa [B, 4]: [B, 1, 28, 28].
+
+        Grey levels are those of uint8, divided by 255, as in the factual images.
+        """
+        style = self._table(Path(root), "factual")["style"]
+        return pen.render(cf_pa, style[index.cpu()]).float().to(cf_pa.device) / 255
+
+    def measure(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return thickness, intensity and slant [B] by `measure.measure`; the digit is left to a judge."""
+        return {name: value.to(images.device) for name, value in measure.measure(images).items()}
+
+    def _rows(self, root: Path, part: str, name: str) -> Split:
+        names = list(self.sizes)
+        first = sum(self.sizes[n] for n in names[: names.index(name)])
+        rows = slice(first, first + self.sizes[name])
+        table = self._table(Path(root), part)
+        return Split(table["images"][rows], table["parents"][rows], torch.arange(rows.start, rows.stop))
+
+    def _table(self, root: Path, part: str) -> dict[str, Tensor]:
+        if (root, part) not in self._tables:
+            name = f"strokes-{self.fingerprint(root)}/{part}.safetensors"
+            self._tables[root, part] = cache.load(root, name, lambda: self._draw(part))
+        return self._tables[root, part]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tables": {}}
+
+    @one_torch_thread()
+    def _draw(self, part: str) -> dict[str, Tensor]:
+        rng = torch.Generator().manual_seed(derive("strokes", part, self.seed))
+        count = sum(self.sizes.values()) if part == "factual" else self.sizes["train"] + self.sizes["valid"]
+        parents = (scm.sample if part == "factual" else scm.sample_independent)(count, rng)
+        style = torch.randn(count, pen.STYLE, generator=rng)
+        return {"images": pen.render(parents, style), "parents": parents, "style": style}
