@@ -13,10 +13,8 @@ import torch
 from cfbench_datasets.morphomnist import morphology
 from cfbench_datasets.morphomnist.dataset import MorphoMNIST
 from cfbench_datasets.strokes import measure, pen
+from portable import LIMITS, limits
 from threadpoolctl import threadpool_info, threadpool_limits
-
-CAPABILITIES = ("default", "avx2", "avx512")
-ONEDNN = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 
 
 def drawn() -> str:
@@ -33,16 +31,9 @@ def drawn() -> str:
     return digest.hexdigest()
 
 
-def available() -> list[str]:
-    """The instruction sets that PyTorch can be limited to on this processor."""
-    here = torch.backends.cpu.get_cpu_capability().lower()
-    return list(CAPABILITIES[: CAPABILITIES.index(here) + 1]) if here in CAPABILITIES else ["default"]
-
-
-@pytest.mark.parametrize("capability", available())
-def test_images_are_the_same_whatever_the_processor_can_do(capability):
-    limits = {"ATEN_CPU_CAPABILITY": capability, "ONEDNN_MAX_CPU_ISA": ONEDNN[capability]}
-    env = os.environ | limits | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+@pytest.mark.parametrize("limit", limits())
+def test_images_are_the_same_whatever_the_processor_can_do(limit):
+    env = os.environ | LIMITS[limit] | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
     code = f"import sys; sys.path[:0] = {sys.path!r}; import test_renderers; print(test_renderers.drawn())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == drawn()
