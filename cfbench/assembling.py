@@ -111,11 +111,10 @@ def _copy_failure(failure: Path, place: Path) -> None:
     match = re.fullmatch(r"(failed-[a-z]+)-\d+", failure.name)
     if not match or not store.complete(failure):
         return
-    there = list(place.glob(f"{match[1]}-*"))
+    there = store.records(place, match[1])
     if any(store.read_json(p / store.MANIFEST) == store.read_json(failure / store.MANIFEST) for p in there):
         return
-    number = max((int(p.name.rpartition("-")[2]) for p in there), default=0) + 1
-    store.copy_stage(failure, place / f"{match[1]}-{number}")
+    store.copy_stage(failure, store.numbered(place, match[1]))
 
 
 def _about(merge: Merge) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .environment import cores
 from .errors import UserError, did_you_mean
-from .grid import Run, declare, execute, finished, missing, tasks_of
+from .grid import Run, damaged, declare, execute, finished, missing, tasks_of
 from .progress import reported
 from .publish import publish
 from .reading import read_about, states
@@ -43,6 +43,8 @@ def run_command(
     todo = missing(run, done, only)
     _announce(run, todo)
     if dry_run:
+        for stage, broken in damaged(run, todo).items():
+            print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest", file=sys.stderr)
         return 0
     note = partial(_note_fit, run) if tensorboard else lambda outcome: None
     if tensorboard:
@@ -127,5 +129,5 @@ def find_run(name: str, run_root: Path) -> Path:
     for folder in (run_root / name, Path(name)):
         if (folder / "run.json").is_file():
             return folder
-    known = [p.parent.name for p in run_root.glob("*/run.json")]
+    known = [p.parent.name for p in run_root.glob("*/run.json") if p.is_file()]
     raise UserError(f"no run {name!r} in {run_root}; {did_you_mean(name, known)}")

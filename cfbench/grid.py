@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from .work import Outcome, Task, failure_of
 from .workers import ray_workers
 from .workshop import Workshop
 
-__all__ = ["Run", "check_writable", "declare", "execute", "finished", "is_finished", "missing", "tasks_of"]
+__all__ = ["Run", "check_writable", "damaged", "declare", "execute", "finished", "is_finished", "missing", "tasks_of"]
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,24 @@ def _chain(cell: Cell, prepare: str, judges: str) -> list[Task]:
     return [train, tune, images, scores]
 
 
+def _folders(run: Run, task: Task) -> list[Path]:
+    """The stages that a task makes."""
+    if task.cell is None:
+        place = run.shop.judge_folder if task.stage == "judges" else run.shop.plan_folder
+        return [place(task.dataset)]
+    stages = [f"score-{m}" for m in task.cell.scores] if task.stage == "scores" else [task.stage]
+    return [run.job.folder / task.cell.stage(s) for s in stages]
+
+
 def is_finished(run: Run, task: Task) -> bool:
     """Whether a task's folders are all there and whole."""
-    if task.cell is None:
-        if task.stage == "judges":
-            return store.whole(run.shop.judge_folder(task.dataset))
-        return store.whole(run.shop.plan_folder(task.dataset))
-    stages = [f"score-{m}" for m in task.cell.scores] if task.stage == "scores" else [task.stage]
-    return all(store.whole(run.job.folder / task.cell.stage(s)) for s in stages)
+    return all(map(store.whole, _folders(run, task)))
+
+
+def damaged(run: Run, tasks: Iterable[Task]) -> dict[Path, list[str]]:
+    """The stages of tasks that are there, and do not match their manifests, with the files that do not."""
+    there = (folder for task in tasks for folder in _folders(run, task) if os.path.lexists(folder / store.MANIFEST))
+    return {folder: broken for folder in there if (broken := store.mismatches(folder))}
 
 
 def finished(run: Run) -> set[str]:
@@ -194,6 +205,9 @@ def execute(
         workers = ray_workers(run.job, jobs, address)
     schedule, folder = Schedule(todo, done), run.job.folder
     sweep(folder)
+    for stage, broken in damaged(run, todo).items():
+        store.discard_broken(stage)
+        print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
     note(folder, "begin", tasks=len(todo), jobs=jobs)
     outlook = _outlook(run, schedule)
     with (

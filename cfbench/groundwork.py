@@ -14,7 +14,7 @@ from . import store
 from .bench import Bench
 from .furnishing import furnish
 from .imagefile import ImageFile
-from .plan import Act, Asked, Plan, make_plan
+from .plan import Act, Asked, Plan, check_parents, make_plan
 from .spec import Spec
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def mechanisms(bench: Bench, spec: Spec) -> Mechanisms:
     learned = Mechanisms(dataset.graph)
     if not store.whole(folder):
         train, valid = (dataset.split(job.data_root, part).parents for part in ("train", "valid"))
+        check_parents(train, len(train), dataset.graph.names, "the train split has")
         with bench.quiet("mechanisms"):
             learned.fit(train, lambda done, total: bench.progress("mechanisms", done, total))
         with bench.writing(folder, stage="mechanisms", key=bench.shop.mechanisms_key(spec), env=bench.env()) as draft:

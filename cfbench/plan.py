@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from .graph import CausalGraph, Variable
 from .rng import derive
 from .store import read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["Act", "Asked", "Plan", "check_plan", "make_plan"]
+__all__ = ["Act", "Asked", "Plan", "check_parents", "check_plan", "make_plan"]
 
 Act = Callable[[Tensor, Mapping[str, Tensor], torch.Generator], Tensor | None]
 """The response of parents [B, D] to do(variable = values [B])."""
@@ -95,6 +95,26 @@ def check_plan(dataset: Dataset, label: str, name: str) -> None:
         raise UserError(f"{label} has no plan {name!r}; {did_you_mean(name, known)}")
 
 
+def check_parents(pa: Tensor, rows: int, names: Sequence[str], what: str) -> None:
+    """Raise unless parents are finite numbers [rows, D].
+
+    Args:
+        pa: the parents.
+        rows: how many there should be.
+        names: of the D columns.
+        what: the beginning of the message: who gives them.
+
+    Raises:
+        UserError: they have another shape, or some are not finite: how many, in which column.
+    """
+    if tuple(pa.shape) != (rows, len(names)):
+        raise UserError(f"{what} parents {list(pa.shape)}; give {[rows, len(names)]} ({', '.join(names)})")
+    missing = (~pa.isfinite()).sum(0).tolist()
+    if any(missing):
+        found = ", ".join(f"{n} of {len(pa)} of {name}" for n, name in zip(missing, names, strict=True) if n)
+        raise UserError(f"{what} parents that are not finite: {found}; give numbers, or leave such rows out")
+
+
 def make_plan(
     dataset: Dataset,
     root: Path,
@@ -112,13 +132,16 @@ def make_plan(
     Parents respond by ``act``, or as the data set says where that is left out.
 
     Raises:
-        UserError: the data set has no plan of that name, or does not know how its parents respond.
+        UserError: the data set has no plan of that name, does not know how its parents respond, or has parents that
+            are not finite.
     """
     check_plan(dataset, type(dataset).__name__, name)
     train, pool = dataset.split(root, "train"), dataset.split(root, split)
     shuffled = np.random.default_rng(derive("factuals", seed)).permutation(len(pool))
     rows = torch.from_numpy(shuffled[: min(factuals, len(pool) // 2)].copy())
-    pa = pool.parents[rows]
+    pa, names = pool.parents[rows], dataset.graph.names
+    check_parents(train.parents, len(train), names, "the train split has")
+    check_parents(pool.parents, len(pool), names, f"the {split} split has")
     support = Support(dataset.graph, train.parents)
     asked = {}
     for v in dataset.graph.variables:
@@ -128,6 +151,7 @@ def make_plan(
             cf_pa = (act or dataset.act)(pa[factual], {v.name: value}, rng)
             if cf_pa is None:
                 raise UserError("this data set gives no response of the parents to do(); define `act` for its graph")
+            check_parents(cf_pa, len(factual), names, f"the action gives under do({v.name})")
             asked[v.name] = Asked(factual, value, cf_pa.float(), support(cf_pa))
     return Plan(name, split, rows, pool.index[rows], pa, asked)
 

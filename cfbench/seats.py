@@ -34,12 +34,18 @@ class Seat:
         self.path = self.folder / f"{self.row}{os.getpid()}.{next(NUMBERS)}"
 
     def take(self) -> None:
-        """Sit down; where that cannot be written, nobody is seen, and nobody sees this task."""
+        """Sit down, and clear the seats of processes that are gone.
+
+        Where that cannot be written, nobody is seen, and nobody sees this task.
+        """
         with suppress(OSError):
             if not self.folder.is_dir():
                 self.folder.mkdir(exist_ok=True)
                 self.folder.chmod(0o1777)  # other people's runs are seen too
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            for path in self.folder.glob(f"{self.row}*"):
+                if (pid := self._pid(path)) and not runs(pid):
+                    path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         with suppress(OSError):
@@ -55,15 +61,14 @@ class Seat:
         return self.most
 
     def _taken(self, path: Path) -> bool:
-        """Whether somebody else sits there; the seat of a process that is gone is cleared."""
+        """Whether somebody else sits there."""
+        pid = self._pid(path)
+        return path.name != self.path.name and pid > 0 and runs(pid)
+
+    def _pid(self, path: Path) -> int:
+        """The number of the process whose seat it is; 0 where it is nobody's."""
         pid = path.name.removeprefix(self.row).partition(".")[0]
-        if path.name == self.path.name or not pid.isdigit():
-            return False
-        if runs(int(pid)):
-            return True
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        return False
+        return int(pid) if pid.isdecimal() else 0
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .contract import Control, Dataset, Method, Noise
 from .environment import quiet
 from .errors import InvalidAnswer, UserError, did_you_mean
 from .graph import CausalGraph, Variable
-from .plan import Act
+from .plan import Act, check_parents
 from .rng import derive
 from .surroundings import standard
 
@@ -160,7 +160,10 @@ def _images(given: Any, graph: CausalGraph) -> Tensor:
         raise UserError(f"x holds uint8 or floats in [0, 1], found {x.dtype}")
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     x = x.clone() if x.is_inference() else x  # of which no gradient can be taken
-    if not x.isfinite().all() or x.min() < -1e-4 or x.max() > 1 + 1e-4:
+    if missing := int((~x.isfinite()).sum()):
+        wrong = int((~x.flatten(1).isfinite().all(1)).sum())
+        raise UserError(f"x holds {missing} pixels that are not finite, in {wrong} of {len(x)} images; leave those out")
+    if x.min() < -1e-4 or x.max() > 1 + 1e-4:
         raise UserError(f"x holds values in [0, 1], found {float(x.min()):.4g} to {float(x.max()):.4g}; divide by 255?")
     return x
 
@@ -195,8 +198,8 @@ def _values(name: str, given: Any, graph: CausalGraph, n: int) -> Tensor:
 
 
 def _outside(v: Variable, value: Tensor) -> str:
-    if not value.isfinite().all():
-        return "holds a value that is not finite"
+    if missing := int((~value.isfinite()).sum()):
+        return f"{missing} of {len(value)} values are not finite; give numbers"
     if v.categorical and ((value != value.round()) | (value < 0) | (value >= v.size)).any():
         bad = next(x for x in value.tolist() if x != round(x) or not 0 <= x < v.size)
         return f"found {bad:g}, the classes are 0 to {v.size - 1}"
@@ -218,8 +221,7 @@ def _act(
     if cf_pa is None:
         told = ", ".join(f"{d} to do({v})" for d, v in responding.items())
         raise UserError(f"nothing says how parents respond ({told}); give dataset=, or action= with learned mechanisms")
-    if tuple(cf_pa.shape) != tuple(pa.shape) or not cf_pa.isfinite().all():
-        raise UserError(f"the action gives {list(pa.shape)} finite values, found {list(cf_pa.shape)}")
+    check_parents(cf_pa, len(pa), graph.names, "the action gives")
     return cf_pa.float()
 
 

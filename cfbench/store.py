@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -30,6 +29,7 @@ __all__ = [
     "read_json",
     "read_sealed",
     "read_tensors",
+    "records",
     "replacing",
     "sha256",
     "sweep",
@@ -59,13 +59,15 @@ def writing(folder: Path, **about: Any) -> Iterator[Path]:
 
 
 def _settle(draft: Path, folder: Path) -> None:
-    """Give a draft its name, unless someone else's stands there complete."""
+    """Give a draft its name, unless someone else's stands there whole; a damaged one gives way."""
     draft.chmod(0o755)
     try:
         draft.rename(folder)
     except OSError:
-        if not complete(folder):
-            raise
+        if whole(folder):
+            return
+        discard_broken(folder)
+        draft.rename(folder)
 
 
 def complete(folder: Path) -> bool:
@@ -94,12 +96,8 @@ def _odd(folder: Path) -> Iterator[Path]:
 
 
 def whole(folder: Path) -> bool:
-    """Whether a stage is there and its files match its manifest; one that does not match is told and removed."""
-    if not os.path.lexists(folder / MANIFEST):
-        return False
-    if broken := discard_broken(folder):
-        print(f"cfbench: {folder}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
-    return not broken
+    """Whether a stage is there and its files match its manifest."""
+    return os.path.lexists(folder / MANIFEST) and not mismatches(folder)
 
 
 def mismatches(folder: Path) -> list[str]:
@@ -244,6 +242,12 @@ def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} is no safetensors file ({one_line(error, 120)}); {REMOVE}") from None
+
+
+def records(folder: Path, name: str) -> list[Path]:
+    """The stages ``name-1``, ``name-2`` ... in the order of their numbers; whatever else lies there is none."""
+    found = [p for p in folder.glob(f"{name}-*") if p.name.removeprefix(f"{name}-").isdecimal()]
+    return sorted((p for p in found if complete(p)), key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 def numbered(folder: Path, name: str) -> Path:

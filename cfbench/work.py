@@ -156,8 +156,7 @@ def record_failure(job: Job, task: Task, status: str, reason: str, log: str = ""
 
 def failure_of(folder: Path, task: Task) -> tuple[str, str, Path] | None:
     """Status, reason and folder of a task's last failure under its present key, if there is one."""
-    found = sorted((folder / _place(task)).glob(f"failed-{task.stage}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    for path in reversed(found):
+    for path in reversed(store.records(folder / _place(task), f"failed-{task.stage}")):
         about = store.read_json(path / store.MANIFEST)
         if about["key"] == _key(task):
             return about["status"], about["reason"], path

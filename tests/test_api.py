@@ -519,7 +519,21 @@ def test_asking_leaves_the_method_its_inputs_and_the_random_state_alone(question
         ({"do": {"kind": 0.5}}, "kind: found 0.5"),
         ({"do": {"kind": "upright"}}, "kind takes a number, or one an image; found 'upright'"),
         ({"do": {"level": [0.1, 0.2]}}, "level: 2 values for 6 images"),
-        ({"do": {"level": float("nan")}}, "not finite"),
+        ({"do": {"level": float("nan")}}, "level: 1 of 1 values are not finite"),
+        (
+            {"x": torch.zeros(6, 1, 8, 8).index_fill(0, torch.tensor([1, 4]), torch.nan)},
+            "x holds 128 pixels that are not finite, in 2 of 6 images",
+        ),
+        ({"pa": [[0, 0.5]] * 4 + [[0, torch.inf]] * 2}, "level: 2 of 6 values are not finite"),
+        ({"pa": {"kind": 0, "level": [0.5] * 5 + [torch.nan]}}, "level: 1 of 6 values are not finite"),
+        (
+            {"dataset": None, "action": lambda pa, do, rng: pa / (pa[:, :1] * 0)},
+            "the action gives parents that are not finite: 6 of 6 of kind, 6 of 6 of level; give numbers",
+        ),
+        (
+            {"dataset": None, "action": lambda pa, do, rng: pa[:, :1]},
+            "the action gives parents [6, 1]; give [6, 2] (kind, level)",
+        ),
         ({"dataset": None}, "nothing says how parents respond (level to do(kind)); give dataset="),
         ({"action": toys.Bars().act}, "give one of them"),
         ({"index": [1, 2]}, "2 numbers for 6 images"),

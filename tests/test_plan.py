@@ -11,6 +11,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from cfbench.conformance.toy import Bars
+from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.plan import Support, make_plan
 
@@ -104,3 +105,36 @@ def test_resamples_follow_from_who_is_asked_about_what_alone():
     assert replace(made, split="valid").resample_key != made.resample_key
     fewer = {v: replace(a, factual=a.factual.flip(0)) for v, a in made.asked.items()}
     assert replace(made, asked=fewer).resample_key != made.resample_key
+
+
+class Holes(Bars):
+    """Bars of which some parents are not finite."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def split(self, root, name):
+        split = super().split(root, name)
+        if name == self.where:
+            split.parents[:3, 1] = torch.nan
+        return split
+
+    def act(self, pa, do, rng):
+        new = super().act(pa, do, rng)
+        if self.where == "act" and "kind" in do:
+            new[1, 1] = torch.inf
+        return new[:, :1] if self.where == "shape" else new
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("train", "the train split has parents that are not finite: 3 of 512 of level; give numbers, or leave such"),
+        ("test", "the test split has parents that are not finite: 3 of 128 of level"),
+        ("act", r"the action gives under do\(kind\) parents that are not finite: 1 of 16 of level"),
+        ("shape", r"the action gives under do\(kind\) parents \[16, 1\]; give \[16, 2\] \(kind, level\)"),
+    ],
+)
+def test_parents_that_are_not_finite_are_told_by_column(where, says):
+    with pytest.raises(UserError, match=says):
+        make_plan(Holes(where), Path(), name="marginal", split="test", factuals=16)
