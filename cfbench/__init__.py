@@ -6,18 +6,19 @@ What is listed here is imported when it is first used: ``import cfbench`` alone 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
-    from .api import load, load_action, load_dataset, load_method, run
+    from .api.counterfactual import Answer, counterfactual
+    from .api.result import Result
+    from .api.run import load, load_action, load_dataset, load_method, run
     from .contract import Column, Control, Dataset, Derived, Fit, Method, Metric, Noise, Questions, Split
     from .errors import PluginError, UserError
     from .evidence import Evidence
     from .graph import CausalGraph, Variable
-    from .notebook import Result
     from .rng import Streams, derive
-    from .steps import Answer, counterfactual
 
 __all__ = [
     "Answer",
@@ -48,21 +49,16 @@ __all__ = [
     "run",
 ]
 
-try:
-    __version__ = version("cfbench-scm")
-except PackageNotFoundError:
-    __version__ = "0+unknown"
-
 _CONTRACT = ("Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split")
 _HOMES = {
-    **dict.fromkeys(("load", "load_action", "load_dataset", "load_method", "run"), "api"),
+    **dict.fromkeys(("load", "load_action", "load_dataset", "load_method", "run"), "api.run"),
     **dict.fromkeys(_CONTRACT, "contract"),
     **dict.fromkeys(("PluginError", "UserError"), "errors"),
     "Evidence": "evidence",
     **dict.fromkeys(("CausalGraph", "Variable"), "graph"),
-    "Result": "notebook",
+    "Result": "api.result",
     **dict.fromkeys(("Streams", "derive"), "rng"),
-    **dict.fromkeys(("Answer", "counterfactual"), "steps"),
+    **dict.fromkeys(("Answer", "counterfactual"), "api.counterfactual"),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split"]
 
+
 Noise = Any
 """Exogenous noise as a method abducts it: a tensor, or a tuple or dict of tensors."""
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["InvalidAnswer", "PluginError", "UserError", "did_you_mean", "one_line", "reason_of"]
+__all__ = ["InvalidAnswer", "PluginError", "UserError", "did_you_mean", "one_line", "one_of", "reason_of"]
 
 
 class UserError(Exception):
@@ -63,3 +63,20 @@ def _place(error: BaseException, file: Path | None) -> str:
     own = [f for f in frames if file and Path(f.filename) == file]
     innermost = (own or frames)[-1:]
     return "".join(f"{Path(f.filename).name} line {f.lineno}" for f in innermost)
+
+
+def one_of(what: str, name: str | None, known: Iterable[str]) -> str:
+    """The name that was given, or the only one there is.
+
+    Raises:
+        UserError: it is unknown, or none was given and there are several.
+    """
+    known = list(known)
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is None:
+        many = f"there are {len(known)}; say which: {', '.join(known)}" if known else "there is none"
+        raise UserError(f"no {what} is named, and {many}")
+    if name not in known:
+        raise UserError(f"no {what} {name!r}; {did_you_mean(name, known)}")
+    return name

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .contract import Split
 from .graph import CausalGraph
-from .rows import Rows, block_rows
+from .images import ImageRows, block_rows
 
 __all__ = ["Evidence", "JudgePanel"]
+
 
 IMAGES = ("x", "answer", "truth", "reverse", "cycles")
 
@@ -69,15 +70,15 @@ class _Each(Mapping[int, Tensor]):
 
 def _read(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _Each(value) if any(isinstance(v, Rows) for v in value.values()) else value
-    return value.load() if isinstance(value, Rows) else value
+        return _Each(value) if any(isinstance(v, ImageRows) for v in value.values()) else value
+    return value.load() if isinstance(value, ImageRows) else value
 
 
 def _chosen(value: Any, rows: Tensor) -> Any:
     """Some rows of images, which are not read."""
     if isinstance(value, Mapping):
         return {k: _chosen(v, rows) for k, v in value.items()}
-    return value if value is None else value.take(rows) if isinstance(value, Rows) else Rows(value, rows)
+    return value if value is None else value.take(rows) if isinstance(value, ImageRows) else ImageRows(value, rows)
 
 
 def _pick(value: Any, rows: Tensor) -> Any:

@@ -24,9 +24,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from cfbench import store
+from cfbench import storage
 from cfbench.contract import Method
-from cfbench.events import read_events
+from cfbench.runs.progress import read_events
 
 HERE = Path(__file__)
 MOOD = "CFBENCH_TEST_MOOD"
@@ -150,7 +150,7 @@ def _command(argv: list[str], log: str, environ: Mapping[str, str]) -> None:
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    from cfbench.cli import main
+    from cfbench.cli.main import main
 
     main(argv)
 
@@ -158,7 +158,7 @@ def _command(argv: list[str], log: str, environ: Mapping[str, str]) -> None:
 def begin(stage: Stage, *more: str) -> Any:
     """Start the command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cfbench.cli", "cfbench.commands", "cfbench.workshop", "chaos"])
+    context.set_forkserver_preload(["cfbench.cli.main", "cfbench.cli.run", "cfbench.runs.context", "chaos"])
     environ = {MOOD: os.environ[MOOD], "PATIENCE": "0.02", "CFBENCH_CHECKPOINT_S": "0.02", "OMP_NUM_THREADS": "1"}
     process = context.Process(target=_command, args=(stage.argv(*more), str(stage.root.with_suffix(".log")), environ))
     process.start()
@@ -366,9 +366,9 @@ def check(stage: Stage) -> None:
     now = manifests(stage.run)
     changed = [place for place, number in stage.finished.items() if now.get(place) != number]
     assert not changed, f"finished stages were lost or computed again: {changed} after {stage.told}"
-    spoilt = [p for p in now if p not in stage.damaged and store.mismatches(stage.run / p)]
+    spoilt = [p for p in now if p not in stage.damaged and storage.damaged_files(stage.run / p)]
     assert not spoilt, f"stages that nobody touched are spoilt: {spoilt} after {stage.told}"
-    stage.finished = {place: number for place, number in now.items() if not store.mismatches(stage.run / place)}
+    stage.finished = {place: number for place, number in now.items() if not storage.damaged_files(stage.run / place)}
 
 
 def counted(stage: Stage) -> None:

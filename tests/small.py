@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cfbench import store
-from cfbench.cli import _main
+from cfbench import storage
+from cfbench.cli.main import _main
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 METRICS = "truth,composition,realism"
@@ -33,18 +33,18 @@ def stage(run: Path, pattern: str) -> Path:
 
 def seal(folder: Path) -> None:
     """Make a stage's manifest agree with its files, as one who meddles with them would."""
-    about = store.read_json(folder / store.MANIFEST)
-    about["files"] = {name: store.sha256(folder / name) for name in about["files"]}
-    store.write_json(folder / store.MANIFEST, about)
+    about = storage.read_json(folder / storage.MANIFEST)
+    about["files"] = {name: storage.sha256(folder / name) for name in about["files"]}
+    storage.write_json(folder / storage.MANIFEST, about)
 
 
 def shift(folder: Path, file: str, by: float, name: str | None = None) -> None:
     """Add to the first number of one tensor, or of all that are floats, and seal the stage."""
-    tensors = store.read_tensors(folder / file)
+    tensors = storage.read_tensors(folder / file)
     for key, x in tensors.items():
         if x.numel() and x.is_floating_point() and name in (None, key):
             x.view(-1)[0] += by
-    store.write_tensors(folder / file, tensors)
+    storage.write_tensors(folder / file, tensors)
     seal(folder)
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from toys import Bars
 
-from cfbench import action, store
-from cfbench.action import Mechanisms, card, gumbels
-from cfbench.cli import _main
+from cfbench import storage
+from cfbench.cli.main import _main
+from cfbench.evaluation import mechanisms
+from cfbench.evaluation.mechanisms import ParentMechanisms, gumbels, mechanism_card
 from cfbench.graph import CausalGraph, Variable
 
 pytestmark = pytest.mark.portable
@@ -43,14 +44,14 @@ def draw(n: int, seed: int):
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
-    monkeypatch.setattr(action, "STEPS", 400)
+    monkeypatch.setattr(mechanisms, "STEPS", 400)
 
 
 @cache
-def fitted() -> Mechanisms:
+def fitted() -> ParentMechanisms:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learned = Mechanisms(GRAPH)
+        learned = ParentMechanisms(GRAPH)
         learned.fit(draw(N, 0)[0])
     return learned
 
@@ -134,9 +135,9 @@ def test_posterior_gumbel_noise_keeps_the_class_and_has_the_prior_as_its_mixture
 def test_the_card_compares_with_the_exact_response_where_there_is_one():
     bars = Bars()
     train, valid = (bars.split(Path(), part).parents for part in ("train", "valid"))
-    learned = Mechanisms(bars.graph)
+    learned = ParentMechanisms(bars.graph)
     learned.fit(train)
-    rows = {(r["variable"], r["data"]): r for r in card(learned, bars, train, valid)}
+    rows = {(r["variable"], r["data"]): r for r in mechanism_card(learned, bars, train, valid)}
     assert rows.keys() == {("kind", "real"), ("level", "real"), ("level", "do(kind)")}
     assert rows["level", "do(kind)"]["error"] < 0.02
     assert rows["level", "real"]["error"] == pytest.approx(math.log(0.2), abs=0.3)
@@ -149,7 +150,7 @@ def test_a_run_says_by_which_action_its_parents_respond(choice, tmp_path, capsys
     args += ["--run-root", str(tmp_path), "--name", "r", "--jobs", "1", "--no-plots", "--metrics", "composition,truth"]
     assert _main([*args, "--action", choice]) == 0
     assert f"action: {choice}" in capsys.readouterr().out
-    plan = store.read_tensors(next((tmp_path / "r" / "plans").glob("*")) / "plan.safetensors")
+    plan = storage.read_tensors(next((tmp_path / "r" / "plans").glob("*")) / "plan.safetensors")
     exact = Bars().act(plan["pa"], {"kind": plan["value/kind"]}, rng())
     assert torch.equal(plan["cf_pa/kind"], exact) == (choice == "exact")
     assert (plan["cf_pa/kind"] - exact).abs().max() < 0.1

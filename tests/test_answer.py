@@ -8,10 +8,10 @@ import pytest
 import torch
 from toys import Bars, Holes, Knows, Learns, Wide
 
-from cfbench.answer import answer_plan, mechanism
 from cfbench.contract import Control, Method
 from cfbench.errors import InvalidAnswer, UserError
-from cfbench.plan import Plan, Support, make_plan
+from cfbench.evaluation.answers import answer_plan, image_mechanism
+from cfbench.evaluation.plan import Plan, Support, make_plan
 
 BARS, ROOT = Bars(), Path()
 
@@ -24,7 +24,7 @@ def plan():
 def answers(method, plan, **options):
     x = BARS.split(ROOT, "test").x[plan.rows]
     defaults = {"seed": 0, "device": torch.device("cpu"), "rounds": 4}
-    return answer_plan(mechanism(method, BARS, ROOT, "test"), plan, x, **(defaults | options))
+    return answer_plan(image_mechanism(method, BARS, ROOT, "test"), plan, x, **(defaults | options))
 
 
 def test_the_plan_is_reproducible_and_survives_the_disk(plan, tmp_path):

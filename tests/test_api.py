@@ -16,10 +16,11 @@ import torch
 import toys
 
 import cfbench
-from cfbench import store
-from cfbench.cli import _main
-from cfbench.digest import source_digest
-from cfbench.plan import Plan
+from cfbench import storage
+from cfbench.cli.main import _main
+from cfbench.evaluation.plan import Plan
+from cfbench.plugins.digest import source_digest
+from cfbench.runs.manifest import write_manifest
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 METRICS = "composition,truth,runtime"
@@ -63,7 +64,7 @@ def handed(tmp_path_factory):
     """A run of classes and instances."""
     rows = [toys.Learns, {"half": toys.Knows(toys.Bars.graph, dim=0.5)}, "tunes", Raises, "identity", toys.Draws]
     weights = tmp_path_factory.mktemp("weights") / "grey.safetensors"
-    store.write_tensors(weights, {"mean": torch.full((1, 8, 8), 0.25)})
+    storage.write_tensors(weights, {"mean": torch.full((1, 8, 8), 0.25)})
     return cfbench.run(
         rows, toys.Bars(), metrics=[*METRICS.split(","), L2], plugins=[toys.Tunes], preset="tiny", controls=False,
         weights={"draws": weights},
@@ -79,12 +80,12 @@ def timeless(frame, *columns):
 def asked_about(folder, row, do):
     """The stored answers of a row to an intervention, with what it was asked."""
     cell = next(c for c, _ in cfbench.load(folder)._states if c.method.label == row)
-    about = cfbench.load(folder).about["datasets"]["bars"]
+    about = cfbench.load(folder).manifest.datasets["bars"]
     plan, stored = (
-        Plan.load(folder / about["plan"]),
-        store.read_tensors(folder / cell.stage("images") / "answers.safetensors"),
+        Plan.load(folder / about.plan),
+        storage.read_tensors(folder / cell.stage("images") / "answers.safetensors"),
     )
-    x = store.read_tensors(folder / about["plan"] / "factuals.safetensors")["x"]
+    x = storage.read_tensors(folder / about.plan / "factuals.safetensors")["x"]
     asked = plan.asked[do]
     rows = asked.factual
     return SimpleNamespace(
@@ -103,7 +104,7 @@ def test_names_give_the_numbers_of_the_command_line_to_the_letter(typed, tmp_pat
     again = pd.read_csv(tmp_path / "out" / "bars.csv")
     pd.testing.assert_frame_equal(timeless(again), timeless(theirs), check_exact=True)
     assert ours.folder == tmp_path / "tiny"
-    assert [c[0] for c in ours.about["commands"]] == ["cfbench.run"]
+    assert [c[0] for c in ours.manifest.commands] == ["cfbench.run"]
 
 
 def test_classes_and_instances_give_the_same_scores(typed, handed):
@@ -118,10 +119,9 @@ def test_classes_and_instances_give_the_same_scores(typed, handed):
 
 
 def test_a_registered_class_keeps_its_name():
-    from cfbench.handed import Handed
-    from cfbench.registry import Registry
+    from cfbench.plugins.registry import Registry, SessionPlugins
 
-    handed = Handed()
+    handed = SessionPlugins()
     for name in ("diffscm-cfg", "identity"):
         assert handed.specs("method", Registry().load("method", name)) == name
     assert handed.specs("method", {"mine[dim=2]": toys.Knows, "mine": toys.Knows}) == "mine[dim=2],mine"
@@ -186,12 +186,12 @@ def test_questions_and_judges_come_from_a_bundle_as_on_the_command_line(typed, t
         for name, given in (("one", tmp_path / "bars-v1"), ("two", [str(tmp_path / "bars-v1")]))
     )
     for result in (one, two):
-        assert result.about["datasets"]["bars"]["bundle"]["name"] == "bars-v1"
-        assert any(word.startswith("bundles=") for word in result.about["commands"][0])
-    first = cfbench.load(typed).about["datasets"]["bars"]
-    assert Path(one.about["datasets"]["bars"]["plan"]).name != Path(first["plan"]).name, "the bundle's key"
-    asked = [store.read_tensors(f / a["plan"] / "factuals.safetensors")["x"] for f, a in (
-        (typed, first), (one.folder, one.about["datasets"]["bars"])
+        assert result.manifest.datasets["bars"].bundle["name"] == "bars-v1"
+        assert any(word.startswith("bundles=") for word in result.manifest.commands[0])
+    first = cfbench.load(typed).manifest.datasets["bars"]
+    assert Path(one.manifest.datasets["bars"].plan).name != Path(first.plan).name, "the bundle's key"
+    asked = [storage.read_tensors(f / a.plan / "factuals.safetensors")["x"] for f, a in (
+        (typed, first), (one.folder, one.manifest.datasets["bars"])
     )]  # fmt: skip
     assert torch.equal(*asked)
     with pytest.raises(cfbench.UserError, match="no-such-bundle"):
@@ -330,7 +330,7 @@ def test_a_picture_outlives_its_result(handed):
 
 def test_a_run_without_a_plan_has_no_tables(handed, tmp_path):
     folder = tmp_path / "bare"
-    store.write_json(folder / "run.json", handed.about)
+    write_manifest(folder, handed.manifest)
     bare = cfbench.load(folder)
     assert len(bare.scores) == len(bare.plots) == 0
     assert "bars has no plan yet" in str(bare.table())
@@ -449,7 +449,7 @@ def test_a_row_whose_class_is_not_at_hand_is_told(handed):
 
 
 def test_learned_mechanisms_are_loaded_and_answer_as_the_plan_did(tmp_path, monkeypatch):
-    monkeypatch.setattr("cfbench.action.STEPS", 150)
+    monkeypatch.setattr("cfbench.evaluation.mechanisms.STEPS", 150)
     run = cfbench.run(
         "identity", toys.Bars, action="learned", run_root=tmp_path, preset="tiny", controls=False, metrics="runtime",
         progress=False, name="learned",
@@ -561,8 +561,8 @@ def test_a_package_that_is_imported_alone_is_light_and_has_all_it_lists():
         "assert set(cfbench.__all__) <= set(dir(cfbench))\n"
         "heavy = {'torch', 'numpy', 'pandas', 'click', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "import cfbench.grid\n"
-        "assert callable(cfbench.run) and cfbench.run.__module__ == 'cfbench.api'\n"
+        "import cfbench.engine.execute\n"
+        "assert callable(cfbench.run) and cfbench.run.__module__ == 'cfbench.api.run'\n"
         "assert all(getattr(cfbench, name) is not None for name in cfbench.__all__)\n"
         "assert not hasattr(cfbench, 'walk')\n"
     )

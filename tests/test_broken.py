@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cfbench.checking import check_command
-from cfbench.cli import _main
+from cfbench.cli.main import _main
+from cfbench.conformance.command import check_command
 
 BROKEN = Path(__file__).with_name("broken")
 NOWHERE = Path("no-such-folder")

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from cfbench.bundles import assigned, digest_of, read_bundle
-from cfbench.cli import _main
+from cfbench.cli.main import _main
+from cfbench.engine.request import Request
 from cfbench.errors import UserError
-from cfbench.reopening import reopen
-from cfbench.request import Request
-from cfbench.spec import Spec
-from cfbench.store import sha256
-from cfbench.workshop import Workshop
+from cfbench.plugins.spec import Spec
+from cfbench.runs.bundle import assign_bundles, digest_of, read_bundle
+from cfbench.runs.context import LoadedJob
+from cfbench.runs.manifest import reopen_job
+from cfbench.storage.stage import sha256
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 BARS = Spec("bars")
@@ -107,9 +107,9 @@ def test_keys_tell_a_run_by_a_bundle_from_one_of_its_own(labs):
 
 
 def test_a_run_taken_up_again_has_the_keys_without_the_bundle(labs):
-    shop = Workshop(reopen(labs / "runs/used", data_root=labs, device="cpu"))
-    assert shop.plan_key(BARS) == about(labs, "used")["datasets"]["bars"]["plan_key"]
-    assert shop.judge_folder(BARS).is_dir()
+    loaded = LoadedJob(reopen_job(labs / "runs/used", data_root=labs, device="cpu"))
+    assert loaded.plan_key(BARS) == about(labs, "used")["datasets"]["bars"]["plan_key"]
+    assert loaded.judge_folder(BARS).is_dir()
 
 
 def test_the_same_command_does_nothing_again_and_verify_repeats_it(labs, capsys):
@@ -180,12 +180,12 @@ def refused(folder, capfd, *args, says, plugin=TOYS):
 def test_a_bundle_is_for_the_data_set_of_its_label_or_else_of_its_name(copied):
     say(copied, dataset={"name": "folder", "preset": "", "params": {"path": "there"}})
     one, other = (Spec("folder", params={"path": p}) for p in ("here", "there"))
-    assert assigned([copied], [Spec("bars"), one, other])[0].dataset == "folder[path=there]"
-    assert assigned([copied], [Spec("bars"), one])[0].dataset == "folder[path=here]"
+    assert assign_bundles([copied], [Spec("bars"), one, other])[0].dataset == "folder[path=there]"
+    assert assign_bundles([copied], [Spec("bars"), one])[0].dataset == "folder[path=here]"
     with pytest.raises(
         UserError, match=r"is for folder\[path=there\], the run asks about folder\[path=here\], folder\[path=no"
     ):
-        assigned([copied], [one, Spec("folder", params={"path": "nowhere"})])
+        assign_bundles([copied], [one, Spec("folder", params={"path": "nowhere"})])
 
 
 @pytest.mark.parametrize(

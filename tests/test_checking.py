@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cfbench.checking import check_command
-from cfbench.cli import _main
+from cfbench.cli.main import _main
+from cfbench.conformance.command import check_command
 
 TOYS = Path(__file__).with_name("toys.py")
 BROKEN = Path(__file__).with_name("broken")

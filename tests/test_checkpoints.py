@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cfbench.checkpoints import Checkpoints
 from cfbench.conformance.toy import Bars
 from cfbench.contract import Control, Derived, Fit
-from cfbench.packing import pack, unpack
-from cfbench.registry import Registry
+from cfbench.engine.checkpoints import Checkpoints
+from cfbench.plugins.registry import Registry
+from cfbench.storage.tensors import load_state, save_state
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 REGISTRY, BARS, ROOT = Registry(), Bars(), Path()
@@ -89,13 +89,13 @@ def test_states_of_optimisers_survive_without_pickle(tmp_path):
     optimiser = torch.optim.Adam(net.parameters(), fused=True)
     net(torch.rand(2, 3, 8, 8)).sum().backward()
     optimiser.step()
-    pack({"optimiser": optimiser.state_dict(), "more": [1, None, "text", {"x": (2.5, True)}]}, tmp_path / "s")
-    found = unpack(tmp_path / "s")
+    save_state({"optimiser": optimiser.state_dict(), "more": [1, None, "text", {"x": (2.5, True)}]}, tmp_path / "s")
+    found = load_state(tmp_path / "s")
     assert found["more"] == [1, None, "text", {"x": [2.5, True]}]
     assert found["optimiser"]["param_groups"][0]["lr"] == 1e-3
     assert torch.equal(found["optimiser"]["state"][0]["exp_avg"], optimiser.state[net.weight]["exp_avg"])
     with pytest.raises(TypeError, match="found object"):
-        pack({"x": object()}, tmp_path / "t")
+        save_state({"x": object()}, tmp_path / "t")
 
 
 def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cfbench.cli import _main
+from cfbench.cli.main import _main
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 

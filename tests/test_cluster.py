@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cfbench import baggage, parcels, store
-from cfbench.cli import _main as cfbench
+from cfbench import storage
+from cfbench.cli.main import _main as cfbench
+from cfbench.engine import transfer
+from cfbench.engine.transfer import RemoteResult
 from cfbench.errors import UserError
-from cfbench.events import read_events
-from cfbench.parcels import Parcel
-from cfbench.work import Outcome
+from cfbench.plugins.spec import Spec
+from cfbench.runs.chain import Outcome, Status, Task
+from cfbench.runs.progress import read_events
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 
@@ -51,12 +53,12 @@ def test_a_cluster_gives_the_same_table_and_code_and_plugins_travel(tmp_path, cl
 
 
 def test_stages_come_back_where_the_folder_is_not_shared(tmp_path, cluster, alone, monkeypatch):
-    monkeypatch.setattr(parcels, "TOKEN", ".token-that-only-the-driver-writes")
+    monkeypatch.setattr(transfer, "TOKEN", ".token-that-only-the-driver-writes")
     assert cfbench(command(tmp_path, "--address", cluster.address)) == 2
     pd.testing.assert_frame_equal(numbers(tmp_path), alone)
     wrote = [e["stage"] for e in read_events(tmp_path / "tiny") if e["event"] == "wrote"]
     assert len(wrote) == len(set(wrote)) >= 10
-    assert not [f for stage in wrote for f in store.mismatches(tmp_path / "tiny" / stage)]
+    assert not [f for stage in wrote for f in storage.damaged_files(tmp_path / "tiny" / stage)]
     assert any("failed-train-1" in stage for stage in wrote)
 
 
@@ -90,22 +92,25 @@ def test_nobody_at_the_address_is_told_in_a_line(tmp_path, capsys):
     assert "--address 127.0.0.1:1: no Ray there" in capsys.readouterr().err
 
 
+DONE = Task("prepare", Spec("t"))
+
+
 def test_stages_that_leave_the_folder_or_are_spoilt_are_refused(tmp_path):
     for place, files in (("../out", {}), ("/out", {}), ("a", {"../../x": b""})):
         with pytest.raises(UserError, match="leaves the run's folder"):
-            Parcel(Outcome("t", "done"), {place: files}).unpack(tmp_path)
+            RemoteResult(Outcome(DONE, Status.DONE), {place: files}).unpack(tmp_path)
     spoilt = {"stage.json": b'{"files": {"x": "0"}}', "x": b"1"}
-    with pytest.raises(UserError, match="spoilt"):
-        Parcel(Outcome("t", "done"), {"a": spoilt}).unpack(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        RemoteResult(Outcome(DONE, Status.DONE), {"a": spoilt}).unpack(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
-    with store.writing(tmp_path / "there" / "failed-train-1", stage="train") as draft:
+    with storage.write_stage(tmp_path / "there" / "failed-train-1", stage="train") as draft:
         (draft / "log.txt").write_text("why")
     files = {p.name: p.read_bytes() for p in (tmp_path / "there" / "failed-train-1").iterdir()}
     for _ in range(2):
-        Parcel(Outcome("t", "failed"), {"cells/failed-train-1": files}).unpack(tmp_path / "here")
+        RemoteResult(Outcome(DONE, Status.FAILED), {"cells/failed-train-1": files}).unpack(tmp_path / "here")
     assert {p.name for p in (tmp_path / "here" / "cells").iterdir()} == {"failed-train-1", "failed-train-2"}
 
 
@@ -113,7 +118,7 @@ def test_baggage_is_an_installation(tmp_path):
     import subprocess
     import sys
 
-    folder = baggage.pack_baggage(tmp_path / "bag", [Path(TOYS)])
+    folder = transfer.pack_code(tmp_path / "bag", [Path(TOYS)])
     said = subprocess.run(
         [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],
         cwd=folder, env={"PYTHONPATH": str(folder), "PATH": ""}, capture_output=True, text=True, check=True,

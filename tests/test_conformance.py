@@ -11,7 +11,7 @@ from PIL import Image
 
 from cfbench.conformance import Subject, checks, subject
 from cfbench.conformance.toy import Bars
-from cfbench.registry import Registry
+from cfbench.plugins.registry import Registry
 
 pytestmark = pytest.mark.portable
 

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from cfbench.conformance import Check, Skipped, Violation, checks, subject
-from cfbench.conformance.surroundings import Surroundings
 from cfbench.conformance.toy import Bars
 from cfbench.contract import Column, Control, Dataset, Method, Metric, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
+from cfbench.runs.environment import ProcessState
 
 
 class Right(Method):
@@ -345,7 +345,7 @@ def find(thing, name) -> Check:
 
 @pytest.mark.parametrize(("base", "name", "says", "build"), CASES)
 def test_what_is_wrong_is_told(base, name, says, build):
-    before = Surroundings()
+    before = ProcessState()
     plugin = subject(wrong(base, build))
     found = find(plugin, name).outcome(plugin)
     assert isinstance(found, Violation), found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import matplotlib as mpl
 
@@ -13,9 +14,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cfbench import curves, store
-from cfbench.curves import write_curves
+from cfbench import storage
 from cfbench.errors import UserError
+from cfbench.plugins.spec import Spec
+from cfbench.report import curves
+from cfbench.report.curves import write_curves
+from cfbench.runs.job import Cell
 
 GUIDANCE = [
     {"contrast": c, "scale": s, "effectiveness": 0.2 * s - 0.1 * c, "change": 0.01 * s, "composition": 0.0, "cld": 1.0,
@@ -25,33 +29,27 @@ GUIDANCE = [
 PREDICTOR = [{"t": t, "digit": 1 - t / 1000, "width": 1 - t / 500} for t in (-1, 0, 100, 200)]
 
 
-def cell(label, seed=0, dataset="strokes", fit=None, keys=True):
-    return {
-        "dataset": {"name": dataset},
-        "method": {"name": label},
-        "seed": seed,
-        "fit": {"name": fit or label},
-        "keys": {s: f"{s}key" for s in ("train", "tune", "images")} if keys else {},
-        "scores": {},
-    }
+def cell(label, seed=0, dataset="strokes", fit=None, external=False):
+    keys = {} if external else {s: f"{s}key" for s in ("train", "tune", "images")}
+    return Cell(Spec(dataset), Spec(label), seed, Spec(fit or label), keys, external=external)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Makes a run of cells, with what each left in its stages: {(method, seed, stage): {file name: content}}.
 
-    Of run.json it has what curves look at, which is less than what makes it whole.
+    Its manifest has what curves look at, which is less than what makes it whole.
     """
-    monkeypatch.setattr("cfbench.curves.read_about", lambda folder: store.read_json(folder / "run.json"))
 
     def make(cells, left):
-        store.write_json(tmp_path / "run.json", {"format": 1, "cells": cells})
+        manifest = SimpleNamespace(cells=tuple(cells))
+        monkeypatch.setattr("cfbench.report.curves.read_manifest", lambda folder: manifest)
         for (method, seed, stage), files in left.items():
             folder = tmp_path / "cells" / "strokes" / method / f"seed-{seed}" / f"{stage}-{stage}key"
             folder.mkdir(parents=True)
             for name, content in files.items():
                 (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
-            store.write_json(folder / store.MANIFEST, {"files": {}})
+            storage.write_json(folder / storage.MANIFEST, {"files": {}})
         return tmp_path
 
     return make
@@ -67,7 +65,7 @@ def figures(monkeypatch):
         kept[path.name] = figure
         return path
 
-    monkeypatch.setattr(curves, "_save", keep)
+    monkeypatch.setattr(curves, "save_figure", keep)
     yield kept
     mpl.pyplot.close("all")
 
@@ -185,7 +183,7 @@ def test_nothing_recorded_makes_no_chart(run):
         ("silent", 0, "train"): {"costs.json": {"images_seen": 10}},
         ("odd", 0, "train"): {"log.jsonl": 'not json\n[1]\n{"loss": "none"}\n{"step": 1}\n{"loss": NaN}\n'},
     }
-    folder = run([cell("silent"), cell("odd"), cell("absent"), cell("keyless", keys=False)], left)
+    folder = run([cell("silent"), cell("odd"), cell("absent"), cell("keyless", external=True)], left)
     assert write_curves(folder, "strokes", folder) == []
     assert write_curves(folder, "unknown", folder) == []
 

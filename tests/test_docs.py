@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cfbench.contract import Control, Derived
-from cfbench.registry import Registry
-from cfbench.spec import parse_specs
+from cfbench.plugins.registry import Registry
+from cfbench.plugins.spec import parse_specs
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = Registry()

@@ -10,10 +10,10 @@ import click
 import pytest
 from blocks import LANGUAGES, Block, Reader, blocks, lines_of_code
 
-from cfbench.cli import cli
+from cfbench.cli.main import cli
 from cfbench.conformance import checks
 from cfbench.contract import Control, Dataset, Method, Metric
-from cfbench.registry import Registry
+from cfbench.plugins.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cfbench.cli import _main as cfbench
+from cfbench.cli.main import _main as cfbench
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cfbench.cli import _main as cfbench
-from cfbench.events import note, read_events
-from cfbench.faults import out_of_memory, passing, smaller
-from cfbench.store import read_json
+from cfbench.cli.main import _main as cfbench
+from cfbench.engine.failures import is_transient, out_of_memory, with_smaller_batches
+from cfbench.runs.progress import log_event, read_events
+from cfbench.storage.stage import read_json
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 ALONE = ["--no-plots", "--no-controls", "--metrics", "truth"]
@@ -55,8 +55,7 @@ def test_a_full_disk_is_held_against_nobody(tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cfbench.store.write_tensors", full)
-        patch.setattr("cfbench.plan.write_tensors", full)
+        patch.setattr("cfbench.storage.write_tensors", full)
         assert cfbench(command(tmp_path, "knows")) == 2
     assert "No space left" in capsys.readouterr().err
     assert not list(tmp_path.rglob("failed-*"))
@@ -130,26 +129,26 @@ def test_batches_shrink_for_want_of_memory_only():
             raise MemoryError
         return "fits"
 
-    assert smaller(16, attempt) == ("fits", 2)
+    assert with_smaller_batches(16, attempt) == ("fits", 2)
     assert tried == [16, 8, 4, 2]
     with pytest.raises(ZeroDivisionError):
-        smaller(16, lambda batch: 1 / 0)
+        with_smaller_batches(16, lambda batch: 1 / 0)
     with pytest.raises(MemoryError):
-        smaller(2, lambda batch: [][1] if batch == 0 else attempt(99))
+        with_smaller_batches(2, lambda batch: [][1] if batch == 0 else attempt(99))
 
 
 def test_blame_is_found_through_causes():
     error = RuntimeError("could not save")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert passing(error)
+    assert is_transient(error)
     assert not out_of_memory(error)
-    assert not passing(FileNotFoundError(errno.ENOENT, "none"))
+    assert not is_transient(FileNotFoundError(errno.ENOENT, "none"))
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not out_of_memory(RuntimeError("size mismatch"))
 
 
 def test_half_a_line_in_the_log_is_passed_over(tmp_path):
-    note(tmp_path, "begin", tasks=1)
+    log_event(tmp_path, "begin", tasks=1)
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"event": "sta')
     assert [e["event"] for e in read_events(tmp_path)] == ["begin"]

@@ -18,13 +18,13 @@ from cfbench_datasets.folder.image_folder import split_of
 from cfbench_datasets.folder.parents_table import read_rows
 from PIL import Image
 
-from cfbench.cli import _main
+from cfbench.cli.main import _main
 from cfbench.conformance import checks, subject
 from cfbench.contract import Derived, Fit, Method
 from cfbench.errors import UserError
+from cfbench.evaluation.plan import Plan
 from cfbench.judges import JudgeBudget, train_judges
-from cfbench.plan import Plan
-from cfbench.registry import Registry
+from cfbench.plugins.registry import Registry
 from cfbench.rng import Streams
 
 SIDES = (16, 20)
@@ -522,7 +522,7 @@ def test_prepare_names_mistakes_before_a_run_and_a_run_before_it_writes(pets, tm
 
 
 def test_a_run_ends_in_a_leaderboard_with_learned_mechanisms(tmp_path, monkeypatch):
-    monkeypatch.setattr("cfbench.action.STEPS", 100)
+    monkeypatch.setattr("cfbench.evaluation.mechanisms.STEPS", 100)
     make(tmp_path, colour=True)
     places = ["--run-root", str(tmp_path / "runs"), "--data-root", str(tmp_path)]
     asked = ["--datasets", "folder[path=pets]", "--methods", "deepscm,flowscm", "--preset", "tiny", "--jobs", "1"]

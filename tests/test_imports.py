@@ -13,11 +13,29 @@ ROOT = Path(__file__).parents[1]
 CORE = {"cfbench.contract", "cfbench.graph", "cfbench.rng"}
 """What a plugin needs to be written against: it rests on nothing else of cfbench."""
 SLOW = {"torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "ray", "safetensors", "PIL", "zuko"}
-QUICK = {"cfbench", "cfbench.cli", "cfbench.cli_plugins", "cfbench.registry", "cfbench.showing", "cfbench.checking"}
+QUICK = {
+    "cfbench",
+    "cfbench.cli.main",
+    "cfbench.cli.plugins",
+    "cfbench.plugins.registry",
+    "cfbench.plugins.describe",
+    "cfbench.conformance.command",
+}
 """Modules that list, help and a mistyped option are answered by."""
 
-NAMED = {"cfbench.baggage"}
+NAMED = {"cfbench.engine.transfer"}
 """Modules that name the folders of built-in plugins: one lays out the whole distribution for other machines."""
+LAYERS = (
+    ("version", "errors", "rng", "graph", "images", "contract", "evidence"),
+    ("storage", "plugins"),
+    ("metrics", "judges", "evaluation"),
+    ("runs",),
+    ("engine", "report", "conformance"),
+    ("exchange",),
+    ("cli", "api", "__main__"),
+)
+"""From the bottom up: what a module may import stands on its own floor or below."""
+FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
 LAZY = {ROOT / "cfbench/__init__.py"}
 """Files that import by a name: the package's own, which loads what Python users take from it when they do."""
 
@@ -125,10 +143,55 @@ def test_the_contract_rests_on_nothing_but_the_graph_and_the_streams():
     assert {u.split(".")[0] for name in CORE for u in used(name)} & SLOW == {"torch"}
 
 
-def test_nothing_reaches_up_to_the_command_line():
+def layer(name: str) -> int:
+    """The floor that a module stands on: what it is in the layers, the package's own front above all of them."""
+    parts = name.split(".")
+    return FLOOR[parts[1]] if len(parts) > 1 else len(LAYERS)
+
+
+def test_imports_run_downward_through_the_layers():
+    assert {name.split(".")[1] for name in modules() if "." in name} == FLOOR.keys()
     for name in modules():
-        up = {u for u in siblings(name) if u.startswith("cfbench.cli")}
-        assert not up or name.startswith(("cfbench.cli", "cfbench.__main__")), (name, up)
+        up = {u for u in siblings(name) - {"cfbench"} if layer(u) > layer(name)}
+        assert not up, (name, up)
+
+
+def test_packages_of_a_layer_import_each_other_in_one_direction_at_most():
+    found: dict[str, set[str]] = {}
+    for name in modules():
+        for other in siblings(name) - {"cfbench"}:
+            a, b = (each.split(".")[1] if "." in each else each for each in (name, other))
+            if a != b and layer(name) == layer(other):
+                found.setdefault(a, set()).add(b)
+    graph = {name: found.get(name, set()) for name in {*found, *(b for each in found.values() for b in each)}}
+    assert cycles(graph) == []
+
+
+def test_what_another_module_takes_is_public():
+    for name, file in modules().items():
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for source, taken in from_imports(ast.parse(file.read_text()), package):
+            if source in modules() and f"{source}.{taken}" not in modules() and source != "cfbench":
+                assert taken in public(source), f"{name} takes {taken} from {source}, which does not list it"
+
+
+def from_imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
+    """The modules that a module takes something from, and what."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            kept = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*kept, *([node.module] if node.module else [])])
+            yield from ((base, alias.name) for alias in node.names)
+
+
+@cache
+def public(name: str) -> frozenset[str]:
+    """What a module lists in ``__all__``."""
+    for node in ast.parse(modules()[name].read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
 
 
 @pytest.mark.parametrize("name", sorted(QUICK))
@@ -156,7 +219,7 @@ def test_no_module_is_loaded_by_a_name_that_is_made_up():
 
 @pytest.mark.parametrize("folder", ["methods", "datasets"])
 def test_built_in_plugins_need_only_what_any_plugin_may_have(folder):
-    tools = {f"cfbench.{name}" for name in ("errors", "evidence", "spec", "digest", "environment")}
+    tools = {f"cfbench.{name}" for name in ("errors", "evidence", "plugins.spec", "plugins.digest", "runs.environment")}
     for file in (ROOT / folder).rglob("*.py"):
         found = {u for u in imports(ast.parse(file.read_text()), f"cfbench_{folder}") if u in modules()}
         assert found <= {"cfbench"} | CORE | tools, file

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cfbench.baggage import pack_baggage
 from cfbench.conformance.toy import Bars
 from cfbench.contract import Column, Metric
-from cfbench.request import Request
-from cfbench.workshop import Workshop
+from cfbench.engine.request import Request
+from cfbench.engine.transfer import pack_code
+from cfbench.runs.context import LoadedJob
 
 TOYS = Path(__file__).with_name("toys.py")
 
@@ -32,12 +32,12 @@ sys.dont_write_bytecode = True
 import numpy, pandas, safetensors.torch, scipy.interpolate, scipy.ndimage, torch, zuko  # once for all edits
 
 def keys(options):
-    from cfbench.request import Request
+    from cfbench.engine.request import Request
     run = Request(**options, plugins=(Path("files/mine.py"),), run_root=Path("runs"), data_root=Path("data")).run()
-    shop, found = run.shop, {}
+    loaded, found = run.loaded, {}
     for d in run.datasets:
         shared = "data", "plan", "judges", "mechanisms"
-        found |= {f"{s} {d.name}": getattr(shop, {"judges": "judge"}.get(s, s) + "_key")(d) for s in shared}
+        found |= {f"{s} {d.name}": getattr(loaded, {"judges": "judge"}.get(s, s) + "_key")(d) for s in shared}
     for c in run.cells:
         stages = {**{s: c.keys[s] for s in ("train", "tune", "images")}, **c.scores}
         found |= {f"{s} {c.dataset.name} {c.method.label}": key for s, key in stages.items()}
@@ -145,7 +145,7 @@ METRICS = ["truth", "cld", "effectiveness"]
 def copy(tmp_path_factory):
     """An installation that may be edited, with another laboratory's distribution and a plugin file beside it."""
     folder = tmp_path_factory.mktemp("copy")
-    pack_baggage(folder, [])
+    pack_code(folder, [])
     for name, text in THEIRS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(textwrap.dedent(text).lstrip("\n"))
@@ -259,32 +259,32 @@ EDITS = {
         "cfbench/metrics/truth.py", swapped("from ..evidence import", "from cfbench.evidence import"), []
     ),
     "the path by which the plan's code imports": (
-        "cfbench/plan.py", swapped("from .rng import", "from cfbench.rng import"), []
+        "cfbench/evaluation/plan.py", swapped("from ..rng import", "from cfbench.rng import"), []
     ),
     "another metric": ("cfbench/metrics/realism.py", appended, []),
     "what metrics look at": (
         "cfbench/evidence.py", appended, SCORES
     ),
-    "how scores are made": ("cfbench/scoring.py", appended, SCORES),
+    "how scores are made": ("cfbench/evaluation/scoring.py", appended, SCORES),
     "how scores are resampled": (
-        "cfbench/stats.py", inside("resample_rows"), SCORES
+        "cfbench/evaluation/resamples.py", inside("resample_rows"), SCORES
     ),
-    "other statistics": ("cfbench/stats.py", inside("surely_better"), []),
-    "the plan": ("cfbench/plan.py", appended, of("plan")),
-    "the truth": ("cfbench/groundwork.py", inside("prepare"), of("plan")),
-    "the judges' stage": ("cfbench/groundwork.py", inside("judges"), of("judges")),
-    "the mechanisms": ("cfbench/action.py", appended, of("mechanisms")),
-    "how answers are asked for": ("cfbench/answer.py", appended, of("images")),
-    "who calls a method": ("cfbench/caller.py", appended, of("images")),
-    "how methods are fitted": ("cfbench/fitting.py", inside("train"), of("train")),
-    "how methods are tuned": ("cfbench/fitting.py", inside("tune"), of("tune")),
-    "the images' stage": ("cfbench/fitting.py", inside("images"), of("images")),
+    "other statistics": ("cfbench/report/ranking.py", inside("surely_better"), []),
+    "the plan": ("cfbench/evaluation/plan.py", appended, of("plan")),
+    "the truth": ("cfbench/engine/prepare.py", inside("prepare"), of("plan")),
+    "the judges' stage": ("cfbench/engine/prepare.py", inside("judges"), of("judges")),
+    "the mechanisms": ("cfbench/evaluation/mechanisms.py", appended, of("mechanisms")),
+    "how answers are asked for": ("cfbench/evaluation/answers.py", appended, of("images")),
+    "who calls a method": ("cfbench/evaluation/answers.py", appended, of("images")),
+    "how methods are fitted": ("cfbench/engine/fit.py", inside("train"), of("train")),
+    "how methods are tuned": ("cfbench/engine/fit.py", inside("tune"), of("tune")),
+    "the images' stage": ("cfbench/engine/fit.py", inside("images"), of("images")),
     "what a fit is given": ("cfbench/contract.py", inside("Fit"), of("train")),
     "what a metric declares": ("cfbench/contract.py", inside("Column"), []),
     "the streams of random numbers": ("cfbench/rng.py", appended, of("data")),
     "the graph": ("cfbench/graph.py", appended, of("data")),
-    "how tables are drawn": ("cfbench/leaderboard.py", appended, []),
-    "the command line": ("cfbench/cli.py", appended, []),
+    "how tables are drawn": ("cfbench/report/board.py", appended, []),
+    "the command line": ("cfbench/cli/main.py", appended, []),
     "the version of cfbench": (
         "cfbench_scm-0.1.0.dist-info/METADATA", swapped("Version: 0.1.0", "Version: 0.2.0"),
         ["data strokes", *of("train", "diffscm", "deepscm", "identity"), *of("images", "resample[of=diffscm]"), *SCORES]
@@ -352,10 +352,10 @@ def keys(rows="learns,draws", change=lambda job: job, **options):
     """The keys of a run of toys, whose job is changed."""
     asked = {"datasets": "bars", "methods": rows, "seeds": "0", "controls": False, "metrics": ",".join(METRICS)}
     run = Request(**{**asked, "plugins": (TOYS,), "device": "cpu", "preset": "tiny", **options}).run()
-    shop, d = Workshop(change(run.job), run.shop.classes), run.datasets[0]
-    found = {f"{s} bars": getattr(shop, f"{s}_key")(d) for s in ("data", "plan", "mechanisms")}
-    found |= {"judges bars": shop.judge_key(d)}
-    for cell in (shop.cell(c.dataset, c.method, c.seed, [*c.scores]) for c in run.cells):
+    loaded, d = LoadedJob(change(run.job), run.loaded.classes), run.datasets[0]
+    found = {f"{s} bars": getattr(loaded, f"{s}_key")(d) for s in ("data", "plan", "mechanisms")}
+    found |= {"judges bars": loaded.judge_key(d)}
+    for cell in (loaded.cell(c.dataset, c.method, c.seed, [*c.scores]) for c in run.cells):
         row = cell.method.name
         found |= {f"{s} bars {row}": cell.keys[s] for s in ("train", "tune", "images")}
         found |= {f"{m} bars {row}": key for m, key in cell.scores.items()}
@@ -438,12 +438,12 @@ def test_keys_of_a_data_set_that_was_handed_over_are_made_once(monkeypatch):
     asked = {"methods": "identity", "controls": False, "metrics": "truth", "device": "cpu", "preset": "tiny"}
     request = Request(datasets="large", classes={"large": Large()}, **asked)
     run, digested = request.run(), []
-    monkeypatch.setattr("cfbench.workshop.object_digest", lambda thing: digested.append(thing) or "other")
-    shop, spec = run.shop, run.datasets[0]
+    monkeypatch.setattr("cfbench.runs.context.object_digest", lambda thing: digested.append(thing) or "other")
+    loaded, spec = run.loaded, run.datasets[0]
     before = [run.cells[0].keys[s] for s in ("plan", "judges")]
-    assert [shop.plan_key(spec), shop.judge_key(spec)] == before
-    assert shop.mechanisms_key(spec)
+    assert [loaded.plan_key(spec), loaded.judge_key(spec)] == before
+    assert loaded.mechanisms_key(spec)
     assert not digested
-    fresh = Workshop(run.job, run.shop.classes)
+    fresh = LoadedJob(run.job, run.loaded.classes)
     assert [fresh.plan_key(spec), fresh.judge_key(spec)] != before
     assert len(digested) == 1

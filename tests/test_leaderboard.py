@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from cfbench.contract import Column
-from cfbench.latex import latex
-from cfbench.leaderboard import TIDY, Board, tidy, wide
 from cfbench.metrics.runtime import Runtime
-from cfbench.plots import _chunks, write_plots
-from cfbench.results import CellState, Results, Score
-from cfbench.sheet import contact_sheet
-from cfbench.tables import csv, markdown, render, write
-from cfbench.wording import footnotes, number
+from cfbench.report.board import TIDY, Board, tidy, wide
+from cfbench.report.format import footnotes, number
+from cfbench.report.plots import _chunks, write_plots
+from cfbench.report.render import csv, latex, markdown, render, write_tables
+from cfbench.report.sheet import contact_sheet
+from cfbench.runs.chain import Status
+from cfbench.runs.reader import CellState, Results, Score
 
 GREY = "grey levels"
 ABOUT = {
@@ -77,7 +77,7 @@ def build(seeds=(0,), factuals=120, methods=METHODS, failed=(), variables=("digi
             reason = "ValueError: loss is NaN at step 12" if bad else ""
             residual = "-" if method in CONTROLS else "full"
             notes = {"device": "cpu", "chosen": {"scale": 2.5} if method == "diffscm" else {}}
-            cells.append(CellState(method, seed, "failed" if bad else "ok", reason, residual, keys, notes))
+            cells.append(CellState(method, seed, Status.FAILED if bad else Status.OK, reason, residual, keys, notes))
             scores += [] if bad else list(_scores(method, seed, variables, shared, noise, sets))
     return Results(
         "strokes", "quick", tuple(methods), tuple(seeds), tuple(variables), factuals, factual,
@@ -281,8 +281,8 @@ def test_fewer_draws_of_many_factuals_are_told(failed, monkeypatch):
         return " ".join(footnotes(Board(results, 20)))
 
     assert "drawn in each resample" not in told(failed.results)
-    monkeypatch.setattr("cfbench.stats.MANY", 100)
-    monkeypatch.setattr("cfbench.stats.FEWER", 64)
+    monkeypatch.setattr("cfbench.evaluation.resamples.MANY", 100)
+    monkeypatch.setattr("cfbench.evaluation.resamples.FEWER", 64)
     assert "on 64 factuals drawn in each resample" in told(failed.results)
     assert "scaled by √(64/120)" in told(failed.results)
     without = tuple(s for s in failed.results.scores if s.kind != "set")
@@ -323,7 +323,7 @@ def test_terminal_tables_keep_within_their_width(board, width):
 
 
 def test_files_come_back_through_pandas(failed, tmp_path):
-    files = write(failed, tmp_path)
+    files = write_tables(failed, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in files.values())
     back = pd.read_csv(files["csv"], keep_default_na=False, na_values={"value": "", "low": "", "high": ""})
     numbers = ["value", "low", "high", "coverage"]
@@ -336,11 +336,11 @@ def test_files_come_back_through_pandas(failed, tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(failed, tmp_path, monkeypatch):
-    files = write(failed, tmp_path)
+    files = write_tables(failed, tmp_path)
     before = {p: p.read_bytes() for p in files.values()}
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write(Board(build(factuals=40), 20), tmp_path)
+        write_tables(Board(build(factuals=40), 20), tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -413,9 +413,9 @@ def test_plots_show_every_family_and_the_failures(failed, tmp_path):
 def test_a_failed_method_stands_in_its_line(failed):
     import matplotlib.pyplot as plt
 
-    from cfbench.plots import _panel, _style
+    from cfbench.report.plots import _panel, set_style
 
-    _style()
+    set_style()
     figure, ax = plt.subplots()
     _panel(ax, failed, next(iter(failed.columns)), True)
     assert [t.get_text() for t in ax.get_yticklabels()] == list(failed.methods)

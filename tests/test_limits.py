@@ -8,20 +8,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cfbench.cli import _main as cfbench
-from cfbench.limits import TimedOut, time_limit
+from cfbench.cli.main import _main as cfbench
+from cfbench.engine.failures import TaskTimeout, time_limit
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 
 
-def stubborn(ends: list[TimedOut], often: int) -> None:
+def stubborn(ends: list[TaskTimeout], often: int) -> None:
     """Code that goes on when it is told to end, but for so many times."""
     while True:
         try:
             time.sleep(60)
         except Exception:
             time.sleep(60)
-        except TimedOut as error:
+        except TaskTimeout as error:
             ends.append(error)
             if len(ends) == often:
                 raise
@@ -29,8 +29,8 @@ def stubborn(ends: list[TimedOut], often: int) -> None:
 
 @pytest.mark.parametrize("often", [1, 3])
 def test_a_block_ends_though_it_does_not_want_to(often):
-    begun, ends = time.monotonic(), list[TimedOut]()
-    with pytest.raises(TimedOut, match=r"longer than 0\.2 s"), time_limit(0.2):
+    begun, ends = time.monotonic(), list[TaskTimeout]()
+    with pytest.raises(TaskTimeout, match=r"longer than 0\.2 s"), time_limit(0.2):
         stubborn(ends, often)
     assert len(ends) == often
     assert time.monotonic() - begun < 50

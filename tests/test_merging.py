@@ -9,8 +9,8 @@ import shutil
 import pytest
 from small import doctor, seal, shift, small_run, stage, tree
 
-from cfbench import store
-from cfbench.cli import _main
+from cfbench import storage
+from cfbench.cli.main import _main
 
 LEARNS = "cells/bars/learns/seed-0"
 
@@ -158,7 +158,7 @@ def test_seconds_and_memory_are_no_difference(root):
     shutil.copytree(root / "a", root / "c")
     for kind in ("train", "images"):
         folder = stage(root / "c", f"{LEARNS}/{kind}-*")
-        store.write_json(folder / "costs.json", {**store.read_json(folder / "costs.json"), "fit_s": 99.0})
+        storage.write_json(folder / "costs.json", {**storage.read_json(folder / "costs.json"), "fit_s": 99.0})
         seal(folder)
     assert merge(root, "a", "c", "--strict") == 0
 
@@ -218,7 +218,7 @@ def test_rows_of_another_source_are_left_out_and_told(root, capsys):
 def fail(run, cell, reason):
     about = {"stage": "train", "status": "failed", "reason": reason, "key": cell["keys"]["train"]}
     folder = run / "cells/bars" / cell["method"]["name"] / f"seed-{cell['seed']}"
-    with store.writing(folder / "failed-train-1", **about) as draft:
+    with storage.write_stage(folder / "failed-train-1", **about) as draft:
         (draft / "log.txt").write_text(reason)
 
 
@@ -242,7 +242,7 @@ def test_failures_stay_only_where_the_cell_is_not_finished(root, capsys):
 @pytest.mark.parametrize("after", [0, 1, 7, 19])
 def test_a_killed_merge_continues_with_the_same_command(root, monkeypatch, after):
     assert merge(root, "a", "b", name="calm") == 0
-    copies, copy = [], store.copy_stage
+    copies, copy = [], storage.copy_stage
 
     def killed(source, folder):
         copies.append(folder)
@@ -251,10 +251,10 @@ def test_a_killed_merge_continues_with_the_same_command(root, monkeypatch, after
             raise KeyboardInterrupt
         return copy(source, folder)
 
-    monkeypatch.setattr(store, "copy_stage", killed)
+    monkeypatch.setattr(storage, "copy_stage", killed)
     assert merge(root, "a", "b") == 130
     assert not (root / "ab/run.json").exists()
-    monkeypatch.setattr(store, "copy_stage", copy)
+    monkeypatch.setattr(storage, "copy_stage", copy)
     assert merge(root, "a", "b") == 0
     assert tree(root / "ab") == tree(root / "calm")
 

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cfbench.cli import _main
+from cfbench.cli.main import _main
 from cfbench.conformance import checks, subject
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
-from cfbench.registry import Registry
+from cfbench.plugins.registry import Registry
+from cfbench.plugins.scaffold import New, new_command
 from cfbench.rng import Streams
-from cfbench.scaffold import New, new_command
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("method", "dataset", "metric")
@@ -192,7 +192,7 @@ def test_a_class_is_named_without_clashes(kind, name, cls):
 
 def test_a_file_is_written_in_no_time_without_torch(tmp_path):
     code = (
-        "import sys; from cfbench.cli import _main; code = _main(['new', 'method', 'quickly']);"
+        "import sys; from cfbench.cli.main import _main; code = _main(['new', 'method', 'quickly']);"
         "heavy = {m.partition('.')[0] for m in sys.modules} & {'torch', 'numpy', 'pandas', 'ray', 'cfbench_methods'};"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
     )

@@ -82,7 +82,7 @@ def test_nothing_that_is_read_can_run_code():
 @pytest.mark.parametrize("args", [["list"], ["--help"], ["run", "--help"], ["--version"]])
 def test_help_and_list_import_neither_torch_nor_plugins(args):
     code = (
-        "import sys; from cfbench.cli import _main; code = _main(sys.argv[1:]);"
+        "import sys; from cfbench.cli.main import _main; code = _main(sys.argv[1:]);"
         "bad = [m for m in sys.modules if m.split('.')[0] in"
         " ('torch', 'ray', 'numpy', 'pandas', 'cfbench_methods', 'cfbench_datasets')];"
         "sys.exit(f'{code} {bad}' if code or bad else 0)"

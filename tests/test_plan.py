@@ -12,8 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from cfbench.conformance.toy import Bars
 from cfbench.errors import UserError
+from cfbench.evaluation.plan import Support, make_plan
 from cfbench.graph import CausalGraph, Variable
-from cfbench.plan import Support, make_plan
 
 pytestmark = pytest.mark.portable
 

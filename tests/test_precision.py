@@ -14,14 +14,14 @@ import torch
 import toys
 
 import cfbench
-from cfbench import fitting, store
-from cfbench.bench import Bench
+from cfbench import storage
 from cfbench.contract import Method
-from cfbench.registry import Registry
-from cfbench.request import Request
-from cfbench.spec import Spec
-from cfbench.surroundings import Surroundings
-from cfbench.workshop import Workshop
+from cfbench.engine import fit
+from cfbench.engine.request import Request
+from cfbench.plugins.registry import Registry
+from cfbench.plugins.spec import Spec
+from cfbench.runs.context import Context, LoadedJob
+from cfbench.runs.environment import ProcessState
 
 MULT = {"width": 8, "mult": (1, 2)}
 LEARNED = {
@@ -43,14 +43,14 @@ def bench(root, methods, precision="fp32", images=2400, classes=None):
         data_root=root,
     )  # fmt: skip
     budget = replace(request.job.budget, images=images)
-    return Bench(Workshop(replace(request.job, budget=budget), request.classes))
+    return Context(LoadedJob(replace(request.job, budget=budget), request.classes))
 
 
 def losses(root, name, precision):
     """Those of the last stage of a fit, in the order of its training log."""
     here = bench(root / precision, name, precision)
-    cell = here.shop.cell(Spec("bars"), Spec(name, params=LEARNED[name]), 0, [])
-    fitting.train(here, cell)
+    cell = here.loaded.cell(Spec("bars"), Spec(name, params=LEARNED[name]), 0, [])
+    fit.train(here, cell)
     rows = [json.loads(row) for row in (here.folder(cell, "train") / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
     return [row["loss"] for row in rows if row["stage"] == rows[-1]["stage"]]
@@ -105,11 +105,11 @@ class Counts(Method):
 
 def test_what_a_method_does_to_its_weights_is_seen_at_once_in_bfloat16(tmp_path):
     here = bench(tmp_path, "counts", "bf16", classes={"counts": Counts})
-    cell = here.shop.cell(Spec("bars"), Spec("counts"), 0, [])
+    cell = here.loaded.cell(Spec("bars"), Spec("counts"), 0, [])
     for stage in ("train", "tune"):
-        getattr(fitting, stage)(here, cell)
+        getattr(fit, stage)(here, cell)
     for stage, what in (("train", "fit"), ("tune", "tune")):
-        assert store.read_json(here.folder(cell, stage) / f"{what}.json") == {what: [1, 2, 3]}
+        assert storage.read_json(here.folder(cell, stage) / f"{what}.json") == {what: [1, 2, 3]}
     run = cfbench.run(
         {"counts": Counts}, toys.Bars, preset="tiny", controls=False, metrics="composition", precision="bf16",
         run_root=tmp_path, data_root=tmp_path, progress=False,
@@ -118,7 +118,7 @@ def test_what_a_method_does_to_its_weights_is_seen_at_once_in_bfloat16(tmp_path)
     split = toys.Bars().split(tmp_path, "test")[:3]
     answer = cfbench.counterfactual(method, split.x, split.parents, {"level": 0.5}, dataset=toys.Bars())
     (images,) = run.folder.glob("cells/*/counts/seed-0/images-*/answers.safetensors")
-    for answers in (answer.image, *store.read_tensors(images).values()):
+    for answers in (answer.image, *storage.read_tensors(images).values()):
         assert (answers == 1).all()
 
 
@@ -136,7 +136,7 @@ def test_controls_compute_in_float32_whatever_the_precision(tmp_path):
         run_root=tmp_path, data_root=tmp_path, progress=False,
     )  # fmt: skip
     (images,) = run.folder.glob("cells/*/measures/seed-0/images-*/answers.safetensors")
-    assert all((answers == 1).all() for answers in store.read_tensors(images).values())
+    assert all((answers == 1).all() for answers in storage.read_tensors(images).values())
 
 
 class Sensitive(Method):
@@ -169,7 +169,7 @@ class Sensitive(Method):
 @contextmanager
 def set_by(change):
     """Context manager that puts all that a change sets back."""
-    before = Surroundings()
+    before = ProcessState()
     try:
         change()
         yield
@@ -197,7 +197,7 @@ FACTUALS = toys.Bars().split(Path(), "test")[:4]
 def computed(root, caller):
     """All tensors that a run stores, one of its answers again, and what the run leaves behind."""
     with CALLERS[caller]():
-        before = Surroundings()
+        before = ProcessState()
         run = cfbench.run(
             {"sensitive": Sensitive}, toys.Bars, preset="tiny", metrics="truth,composition,effectiveness",
             run_root=root, data_root=root, progress=False,
@@ -208,7 +208,7 @@ def computed(root, caller):
         left = before.changes()
     files = [p for p in run.folder.rglob("*.safetensors") if "plans" in p.parts or "cells" in p.parts]
     files += run.folder.rglob("judges/**/*.safetensors")
-    found = {str(p.relative_to(run.folder)) + name: v for p in files for name, v in store.read_tensors(p).items()}
+    found = {str(p.relative_to(run.folder)) + name: v for p in files for name, v in storage.read_tensors(p).items()}
     return found | {"answer": answer.image}, left
 
 

@@ -16,24 +16,33 @@ import pytest
 import torch
 from rich.console import Console
 
-from cfbench import progress, screen
-from cfbench.bench import Bench
-from cfbench.cells import Cell
-from cfbench.cli import _main
+from cfbench.cli.follow import monitor_of, status_lines
+from cfbench.cli.main import _main
 from cfbench.conformance.toy import BARS, ROOT
 from cfbench.contract import Dataset, Fit
-from cfbench.events import note
-from cfbench.following import told, view
-from cfbench.groundwork import prepare
-from cfbench.outlook import Outlook, Row, steps
-from cfbench.progress import Doing, Reporter, at_work, going, heard, running, working
-from cfbench.request import Request
-from cfbench.screen import drawn, head, lines
-from cfbench.spec import Spec
-from cfbench.tensorboard import scalars, write_scalars
+from cfbench.engine import display
+from cfbench.engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
+from cfbench.engine.prepare import prepare
+from cfbench.engine.request import Request
+from cfbench.plugins.spec import Spec
+from cfbench.report.curves import scalars, write_scalars
+from cfbench.runs import progress
+from cfbench.runs.chain import Outcome, Status, cell_tasks
+from cfbench.runs.context import Context
+from cfbench.runs.job import Cell
+from cfbench.runs.progress import (
+    ProgressReporter,
+    TaskProgress,
+    announcing,
+    forwarding_progress,
+    is_active,
+    log_event,
+    run_lock,
+    tasks_in_progress,
+)
 
 TOYS = str(Path(__file__).with_name("toys.py"))
-CFBENCH = [sys.executable, "-c", "from cfbench.cli import main; main()"]
+CFBENCH = [sys.executable, "-c", "from cfbench.cli.main import main; main()"]
 KEYS = {"train": "a" * 12, "tune": "b" * 12, "images": "c" * 12}
 
 
@@ -59,41 +68,41 @@ def cell(method, seed=0, dataset="bars", fit=None):
 
 
 def ended(folder, task, seconds, status="done"):
-    note(folder, "end", task=task, status=status, seconds=seconds)
+    log_event(folder, "end", task=task, status=status, seconds=seconds)
 
 
 def doing(folder, task, clock, *, stage="fit", done=0, total=100, first=0, spent=10.0):
-    said = Doing(task, stage, done, total, None, clock.now - spent, clock.now - spent, first, clock.now)
+    said = TaskProgress(task, stage, done, total, None, clock.now - spent, clock.now - spent, first, clock.now)
     path = folder / ".progress" / f"{len(list(folder.glob('.progress/*.json')))}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(said)))
 
 
 def outlook(folder, *cells, controls=()):
-    found = Outlook(folder, cells, controls)
+    found = RunMonitor(folder, cells, controls)
     found.update()
     return found
 
 
 def test_a_rate_counts_from_where_a_stage_began(tmp_path, clock):
-    with Reporter(tmp_path, "train a") as report:
+    with ProgressReporter(tmp_path, "train a") as report:
         report("fit", 500, 1000)
         clock(10)
         report("fit", 520, 1000, 0.25)
-        (state,) = running(tmp_path)
+        (state,) = tasks_in_progress(tmp_path)
         assert state.rate == pytest.approx(2.0)
         assert state.left(clock.now) == pytest.approx(240)
         assert state.left(clock.now + 40) == pytest.approx(200)
         assert str(state) == "fit 520/1000, 2.0/s, 4:00 left, loss 0.25"
         report("fit", 0, 1000)
-        (state,) = running(tmp_path)
+        (state,) = tasks_in_progress(tmp_path)
         assert (state.first, state.rate) == (0, None)
         clock(2)
         report("second", 7, 9)
         clock(2)
         report("second", 8, 9)
-        assert str(running(tmp_path)[0]) == "second 8/9, 0.5/s, 0:02 left"
-    assert running(tmp_path) == []
+        assert str(tasks_in_progress(tmp_path)[0]) == "second 8/9, 0.5/s, 0:02 left"
+    assert tasks_in_progress(tmp_path) == []
 
 
 def test_a_fit_that_goes_on_from_a_checkpoint_has_the_rate_of_what_it_does_itself(tmp_path, clock):
@@ -106,12 +115,12 @@ def test_a_fit_that_goes_on_from_a_checkpoint_has_the_rate_of_what_it_does_itsel
             clock(1.0)
 
     train = BARS.split(ROOT, "train")
-    with Reporter(tmp_path, "train a") as report:
+    with ProgressReporter(tmp_path, "train a") as report:
         fit = Fit(train, train, 1000, torch.device("cpu"), torch.Generator(), progress=report, keeper=Kept())
         batches = fit.batches(1000, 1, keep={"x": []})
         for _ in range(11):
             next(batches)
-        (state,) = running(tmp_path)
+        (state,) = tasks_in_progress(tmp_path)
         assert state.done == 510
         assert state.rate == pytest.approx(1.0)
 
@@ -121,9 +130,9 @@ def test_a_full_disk_ends_no_work(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with Reporter(tmp_path, "train a", interval=0) as report:
+    with ProgressReporter(tmp_path, "train a", interval=0) as report:
         report("fit", 1, 2)
-    assert running(tmp_path) == []
+    assert tasks_in_progress(tmp_path) == []
 
 
 def test_notes_of_strangers_are_read_with_care(tmp_path, clock):
@@ -137,32 +146,31 @@ def test_notes_of_strangers_are_read_with_care(tmp_path, clock):
     os.mkfifo(tmp_path / "events.jsonl")
     assert outlook(tmp_path, cell("mine")).seconds == {}
     (notes / "text.json").write_text((notes / "0.json").read_text().replace("1000.0", '"x"'))
-    (state,) = running(tmp_path)
+    (state,) = tasks_in_progress(tmp_path)
     assert str(state).isprintable()
     assert state.task.isprintable()
     assert len(state.stage) <= 60
 
 
 def test_a_run_is_going_as_long_as_its_process_lives(tmp_path):
-    assert not going(tmp_path)
-    code = "import sys, time; from pathlib import Path; from cfbench.progress import *\n"
-    code += (
-        "with at_work(Path(sys.argv[1])), Reporter(Path(sys.argv[1]), 'train a'): print(flush=True); time.sleep(600)"
-    )
+    assert not is_active(tmp_path)
+    code = "import sys, time; from pathlib import Path; from cfbench.runs.progress import *\n"
+    code += "folder = Path(sys.argv[1])\n"
+    code += "with run_lock(folder), ProgressReporter(folder, 'train a'): print(flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     process.stdout.readline()
-    assert going(tmp_path)
-    with at_work(tmp_path):
-        assert [d.task for d in running(tmp_path)] == ["train a"], "another driver's notes must stay"
+    assert is_active(tmp_path)
+    with run_lock(tmp_path):
+        assert [d.task for d in tasks_in_progress(tmp_path)] == ["train a"], "another driver's notes must stay"
     process.kill()
     process.wait()
     process.stdout.close()
-    assert not going(tmp_path)
-    assert running(tmp_path), "a kill leaves the note"
-    with at_work(tmp_path):
-        assert going(tmp_path)
-        assert running(tmp_path) == []
-    assert not going(tmp_path)
+    assert not is_active(tmp_path)
+    assert tasks_in_progress(tmp_path), "a kill leaves the note"
+    with run_lock(tmp_path):
+        assert is_active(tmp_path)
+        assert tasks_in_progress(tmp_path) == []
+    assert not is_active(tmp_path)
 
 
 def test_what_has_not_begun_takes_what_the_same_stage_of_other_cells_took(tmp_path, clock):
@@ -188,7 +196,7 @@ def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
         ended(tmp_path, f"{stage} bars mine seed 0", seconds)
     doing(tmp_path, "train bars mine seed 1", clock, done=20, spent=10)
     found = outlook(tmp_path, *cells)
-    found.done |= {t.id for t in (*steps(cells[0]), *found.shared)}
+    found.done |= {t.id for t in (*cell_tasks(cells[0]), *found.shared)}
     first, second, third = found.rows()
     assert (first.status, first.left, first.seconds) == ("ok", None, 130)
     assert (second.status, second.sure) == ("running", True)
@@ -210,7 +218,7 @@ def test_a_time_that_is_not_known_in_full_is_not_told_as_if_it_were(tmp_path, cl
     running_, pending = found.rows()
     assert (running_.left, running_.sure, running_.remaining) == (10, False, "0:10+")
     assert (pending.left, pending.remaining) == (None, "")
-    assert head(found).endswith("about 0:10 or more left")
+    assert headline(found).endswith("about 0:10 or more left")
 
 
 def test_rows_that_share_a_fit_both_show_it(tmp_path, clock):
@@ -219,15 +227,16 @@ def test_rows_that_share_a_fit_both_show_it(tmp_path, clock):
     doing(tmp_path, "train bars mine seed 0", clock)
     found = outlook(tmp_path, *cells)
     assert [r.status for r in found.rows()] == ["running", "running"]
-    found.end("train bars mine seed 0", "failed", "raises")
+    task = found.tasks["train bars mine seed 0"]
+    found.end(Outcome(task, Status.FAILED, "raises"))
     found.update()
     assert [(r.status, r.about) for r in found.rows()] == [("failed", "raises")] * 2
 
 
 def test_the_log_of_an_earlier_command_counts_for_times_and_not_as_done(tmp_path, clock):
-    note(tmp_path, "begin", tasks=3, jobs=2)
+    log_event(tmp_path, "begin", tasks=3, jobs=2)
     ended(tmp_path, "train bars mine seed 0", 5)
-    note(tmp_path, "begin", tasks=8, jobs=1)
+    log_event(tmp_path, "begin", tasks=8, jobs=1)
     (tmp_path / "events.jsonl").open("a").write('{"event": "end", "task": "train bars mine se')
     found = outlook(tmp_path, cell("mine"))
     assert (found.asked, found.slots, found.over, found.done) == (8, 1, set(), set())
@@ -245,25 +254,25 @@ def test_every_cell_has_a_row_and_of_many_those_that_matter(tmp_path, clock):
     cells = [cell(Spec("mine", params={"scale": 2}), seed) for seed in range(30)]
     doing(tmp_path, "images bars mine[scale=2] seed 20", clock)
     found = outlook(tmp_path, *cells)
-    found.done |= {t.id for c in cells[:10] for t in steps(c)}
+    found.done |= {t.id for c in cells[:10] for t in cell_tasks(c)}
     found.bad["train bars mine[scale=2] seed 12"] = ("failed", "raises")
-    wide = printed(drawn(found, "head", 100))
+    wide = printed(draw_table(found, "head", 100))
     assert all(c.label in wide for c in cells)
-    text = printed(drawn(found, "head", 14))
+    text = printed(draw_table(found, "head", 14))
     assert len(text.splitlines()) <= 13
     for row in ("running  bars mine[scale=2] seed 20", "failed   bars mine[scale=2] seed 12"):
         assert row in text
     assert "and 10 ok, 11 pending" in text
-    assert max(map(len, printed(drawn(found, "head", 14), 60).splitlines())) <= 60
+    assert max(map(len, printed(draw_table(found, "head", 14), 60).splitlines())) <= 60
 
 
 def test_without_a_terminal_a_task_is_told_of_now_and_then(tmp_path, clock, monkeypatch, capsys):
     doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
     found = outlook(tmp_path, cell("mine"))
-    assert lines(found)[0] == "  train bars mine seed 0: fit 50/100, 5.0/s, 0:10 left"
-    assert len(lines(found)) == 2
+    assert progress_lines(found)[0] == "  train bars mine seed 0: fit 50/100, 5.0/s, 0:10 left"
+    assert len(progress_lines(found)) == 2
     monkeypatch.setattr(progress, "EVERY", 0.02)
-    with screen.display(found) as say:
+    with display.live_display(found) as say:
         doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
         said = ""
         while "5.0/s" not in said:
@@ -303,7 +312,7 @@ def test_following_a_run_that_is_not_going_says_so(finished, capsys):
 
 def test_a_note_that_a_kill_left_is_nothing_under_way(finished, clock):
     doing(finished / "tiny", "train bars patient seed 0", clock)
-    assert [r.status for r in view(finished / "tiny").rows()] == ["ok", "failed", "invalid"]
+    assert [r.status for r in monitor_of(finished / "tiny").rows()] == ["ok", "failed", "invalid"]
 
 
 def hears_interrupts():
@@ -316,7 +325,7 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
     driver = subprocess.Popen([*CFBENCH, *run(tmp_path, "--methods", "patient,knows")], env=env, **quiet)
     try:
         deadline = time.monotonic() + 120
-        while not any(d.stage == "fit" for d in running(tmp_path / "tiny")):
+        while not any(d.stage == "fit" for d in tasks_in_progress(tmp_path / "tiny")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         driver.send_signal(signal.SIGSTOP)  # it is going, and gets nowhere until both have looked
@@ -340,15 +349,17 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
 
 
 def test_lines_are_as_wide_as_their_cells():
-    text = told([Row("a", "ok", "", 1.5), Row("longer", "running", "fit", 0.0, 61.0, False)])
+    text = status_lines(
+        [CellProgress("a", Status.OK, "", 1.5), CellProgress("longer", Status.RUNNING, "fit", 0.0, 61.0, False)]
+    )
     assert text[1] == "ok       a           1.5"
     assert text[2] == "running  longer           fit; 1:01+ left"
 
 
 def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
     places = {"run_root": tmp_path / "runs", "data_root": tmp_path, "plugins": (Path(TOYS),)}
-    shop, said = Request(methods="", controls=False, datasets="bars", preset="tiny", **places).shop, []
-    dataset = shop.dataset(Spec("bars"))
+    loaded, said = Request(methods="", controls=False, datasets="bars", preset="tiny", **places).loaded, []
+    dataset = loaded.dataset(Spec("bars"))
     usual = type(dataset).oracle
 
     def oracle(root, split, index, cf_pa):
@@ -356,7 +367,7 @@ def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
         return usual(dataset, root, split, index, cf_pa)
 
     dataset.oracle = oracle
-    prepare(Bench(shop, lambda *report, **_: said.append(report)), Spec("bars"))
+    prepare(Context(loaded, lambda *report, **_: said.append(report)), Spec("bars"))
     assert ("drawing", 0, 12) in said
     assert dataset.progress is Dataset.progress
     assert dataset.progress("drawing", 0, 1) is None
@@ -368,7 +379,7 @@ def test_a_data_set_that_lets_nobody_set_an_attribute_stays_silent():
         size: int = 3
 
     frozen = Frozen()
-    with heard(frozen, print):
+    with forwarding_progress(frozen, print):
         assert frozen.progress is Dataset.progress
 
 
@@ -387,11 +398,11 @@ def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
 
 
 def test_long_work_is_told_and_short_work_is_not(capsys):
-    with working("preparing a", patience=30):
+    with announcing("preparing a", patience=30):
         pass
     assert capsys.readouterr().err == ""
     said = ""
-    with working("preparing [a]", patience=0.01, every=0.01) as report:
+    with announcing("preparing [a]", patience=0.01, every=0.01) as report:
         report("drawing", 1000, 70_000)
         while "drawing 1,000/70,000" not in said:
             time.sleep(0.01)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from small import TOYS, small_run
 
-from cfbench import store
-from cfbench.cli import _main
-from cfbench.work import Task, failure_of
+from cfbench import storage
+from cfbench.cli.main import _main
+from cfbench.runs.chain import cell_tasks, last_failure
+from cfbench.runs.manifest import read_manifest
 
 CELL = "cells/bars/raises/seed-0"
 
@@ -75,7 +76,7 @@ def test_a_dry_run_tells_of_damaged_stages_and_leaves_them(root, capsys):
     assert small_run(root, "one", "--methods", "learns,raises") == 2
     assert capsys.readouterr().err.count("does not match its manifest; removed") == 2
     assert everything(root).keys() == before.keys()
-    assert all(store.whole(p.parent) for p in (root / "one").rglob(store.MANIFEST))
+    assert all(storage.is_intact(p.parent) for p in (root / "one").rglob(storage.MANIFEST))
 
 
 def test_a_dry_run_of_a_new_run_writes_nothing(tmp_path):
@@ -85,16 +86,16 @@ def test_a_dry_run_of_a_new_run_writes_nothing(tmp_path):
 
 def test_whether_a_stage_is_whole_is_told_without_a_change(root):
     (folder,) = (root / "one").glob("judges/*")
-    assert store.whole(folder)
+    assert storage.is_intact(folder)
     damage(root / "one", "judges/*/card.json")
     before = everything(root)
-    assert not store.whole(folder)
+    assert not storage.is_intact(folder)
     assert everything(root) == before
 
 
 def test_a_stage_is_written_in_place_of_a_damaged_one(tmp_path):
     for text in ("one", "two"):
-        with store.writing(tmp_path / "s") as draft:
+        with storage.write_stage(tmp_path / "s") as draft:
             (draft / "text").write_text(text)
         assert (tmp_path / "s" / "text").read_text() == text
         (tmp_path / "s" / "text").write_text("!")
@@ -139,12 +140,9 @@ def test_runs_and_merges_go_on_among_strays(root, capsys):
 
 
 def test_the_last_failure_is_that_of_the_highest_number(tmp_path, root):
-    from cfbench.reading import read_about, states
-
-    about = read_about(root / "one")
-    (cell,) = [c for c, _ in states(root / "one", about) if c.method.label == "raises"]
-    task = Task("train", cell.dataset, cell.fitted)
+    (cell,) = [c for c in read_manifest(root / "one").cells if c.method.label == "raises"]
+    task = cell_tasks(cell)[0]
     first = root / "one" / CELL / "failed-train-1"
     for number in (10, 9):
         shutil.copytree(first, first.with_name(f"failed-train-{number}"))
-    assert failure_of(root / "one", task)[2].name == "failed-train-10"
+    assert last_failure(root / "one", task).folder.name == "failed-train-10"

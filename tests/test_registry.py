@@ -12,11 +12,12 @@ from typing import Literal
 import pytest
 from cfbench_methods.identity import Identity
 
-from cfbench import digest
 from cfbench.errors import PluginError, UserError
 from cfbench.graph import CausalGraph, Variable
-from cfbench.registry import Plugin, Registry
-from cfbench.spec import parse_specs
+from cfbench.plugins import digest
+from cfbench.plugins.discovery import Plugin
+from cfbench.plugins.registry import Registry
+from cfbench.plugins.spec import parse_specs
 
 TOYS = Path(__file__).with_name("toys.py")
 MINE = (

@@ -14,7 +14,16 @@ import pandas as pd
 import pytest
 
 TOYS = str(Path(__file__).with_name("toys.py"))
-COMMAND = [sys.executable, "-c", "from cfbench.cli import main; main()", "run", "--plugin", TOYS, "--datasets", "bars"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from cfbench.cli.main import main; main()",
+    "run",
+    "--plugin",
+    TOYS,
+    "--datasets",
+    "bars",
+]
 COMMAND += ["--methods", "slow,knows", "--preset", "tiny", "--no-plots"]
 
 

@@ -12,21 +12,21 @@ import torch
 from crowd import Crowd, Nearly
 from safetensors.torch import load_file, save_file
 
-from cfbench import rows as rows_module
-from cfbench import scoring, stats
-from cfbench.answer import answer_plan, mechanism
-from cfbench.batches import estimate, estimates, sure
+from cfbench import images as rows_module
 from cfbench.conformance.judged import evidence
 from cfbench.contract import Column, Metric
 from cfbench.errors import UserError
-from cfbench.imagefile import ImageFile, stored
+from cfbench.evaluation import resamples, scoring
+from cfbench.evaluation.answers import answer_plan, image_mechanism
+from cfbench.evaluation.plan import make_plan
+from cfbench.evaluation.resamples import Resamples
+from cfbench.images import ImageRows
 from cfbench.metrics import kernel, minimality, neighbours
 from cfbench.metrics.interpretability import IM
 from cfbench.metrics.realism import Neighbours, Realism
 from cfbench.metrics.truth import TEA, TrueError
-from cfbench.plan import make_plan
-from cfbench.rows import Rows
-from cfbench.samples import Resamples, Sample, interval
+from cfbench.report.bootstrap import Sample, estimate, estimates, interval, surely_below
+from cfbench.storage.tensors import ImageFile, open_arrays
 
 HERE = Path(__file__).parent
 
@@ -55,7 +55,7 @@ class Counted:
 def lazily(do="kind"):
     given = evidence(do)
     sources = {name: Counted(getattr(given, name)) for name in ("x", "answer", "truth", "reverse")}
-    return type(given)(**{**vars(given), **{name: Rows(s) for name, s in sources.items()}}), sources
+    return type(given)(**{**vars(given), **{name: ImageRows(s) for name, s in sources.items()}}), sources
 
 
 def test_a_file_filled_by_rows_has_the_bytes_that_safetensors_writes(tmp_path):
@@ -74,19 +74,19 @@ def test_a_file_filled_by_rows_has_the_bytes_that_safetensors_writes(tmp_path):
 def test_rows_of_a_file_are_those_of_the_array(tmp_path, rows):
     x = torch.rand(100, 1, 2, 2)
     save_file({"x": x}, tmp_path / "file")
-    found = stored(tmp_path / "file")["x"]
+    found = open_arrays(tmp_path / "file")["x"]
     assert torch.equal(found[torch.tensor(rows, dtype=torch.long)], x[rows])
     assert torch.equal(found[:4], x[:4])
     mask = torch.zeros(100, dtype=torch.bool)
     mask[rows] = True
-    assert torch.equal(Rows(found, mask.nonzero()[:, 0]).load(), x[mask])
+    assert torch.equal(ImageRows(found, mask.nonzero()[:, 0]).load(), x[mask])
 
 
 def test_a_file_that_is_none_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"\xff" * 40)
     for name, said in (("file", "is no safetensors file"), ("nothing", "is missing")):
         with pytest.raises(UserError, match=said):
-            stored(tmp_path / name)
+            open_arrays(tmp_path / name)
 
 
 def test_answers_written_as_they_come_are_those_in_memory(tmp_path):
@@ -94,7 +94,7 @@ def test_answers_written_as_they_come_are_those_in_memory(tmp_path):
     plan = make_plan(data, tmp_path, name="marginal", split="test", factuals=30)
     x = data.split(tmp_path, "test").x[plan.rows]
     asked = {"seed": 0, "device": torch.device("cpu"), "batch": 8, "rounds": 11}
-    mech = mechanism(Nearly(data.graph), data, tmp_path, "test")
+    mech = image_mechanism(Nearly(data.graph), data, tmp_path, "test")
     held = answer_plan(mech, plan, x, **asked).images
     assert answer_plan(mech, plan, x, into=tmp_path / "answers", **asked).images == {}
     found = load_file(tmp_path / "answers")
@@ -188,8 +188,8 @@ def test_fewer_draws_of_many_factuals_tell_the_same_spread(monkeypatch):
     many = type(given)(**{**vars(given), **changed})
     spread = {}
     for most in (10_000, 100):
-        monkeypatch.setattr(stats, "MANY", most)
-        monkeypatch.setattr(stats, "FEWER", 50)
+        monkeypatch.setattr(resamples, "MANY", most)
+        monkeypatch.setattr(resamples, "FEWER", 50)
         (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, 8)
         spread[most] = row.values.std()
     expected = float(asked.cf_pa[:, 1].double().std()) / 20
@@ -235,7 +235,7 @@ def test_pairs_told_apart_by_order_statistics_are_those_of_their_intervals(level
     losses = np.stack([common + k / 12 + 0.3 * rng.normal(size=width) for k in range(24)] + [common, common])
     losses[3, :: max(width // 5, 2)] = np.nan
     losses[4, : width // 2 + 2] = np.nan
-    found = sure(losses, 1e-3, level)
+    found = surely_below(losses, 1e-3, level)
     for i, a in enumerate(losses):
         for j, b in enumerate(losses):
             assert found[i, j] == (i != j and interval(a - b, level)[1] < -1e-3), (i, j)
@@ -248,13 +248,13 @@ from pathlib import Path
 import torch
 from crowd import Crowd, Nearly
 from cfbench import rows
-from cfbench.answer import answer_plan, mechanism
-from cfbench.imagefile import stored
+from cfbench.evaluation.answers import answer_plan, image_mechanism as mechanism
+from cfbench.storage.tensors import open_arrays as stored
 from cfbench.judges import Judges
 from cfbench.metrics.minimality import FactualDistance
 from cfbench.metrics.realism import TrueRealism
 from cfbench.metrics.truth import TEA, TrueError
-from cfbench.plan import make_plan
+from cfbench.evaluation.plan import make_plan
 from cfbench import groundwork, scoring
 
 torch.set_num_threads(1)
@@ -304,16 +304,16 @@ from cfbench import budget
 number, place = 50_000, Path(sys.argv[1])
 tiny = budget.presets()["tiny"]
 budget.presets = lambda: {"tiny": {**tiny, "factuals": number, "rounds": 32}}
-from cfbench.grid import declare
-from cfbench.request import Request
-from cfbench.work import Task, perform
+from cfbench.engine.launch import declare
+from cfbench.engine.request import Request
+from cfbench.engine.tasks import Task, perform
 
 asked = {"datasets": f"crowd[n={2 * number}]", "methods": "nearly", "controls": False, "preset": "tiny", "name": "many"}
 run = Request(**asked, run_root=place, data_root=place, plugins=(Path("crowd.py"),)).run()
 declare(run, ["many"])
 (cell,) = run.cells
 for stage in sys.argv[2].split(","):
-    done = perform(run.job, Task(stage, cell.dataset, None if stage in ("prepare", "judges") else cell), run.shop)
+    done = perform(run.job, Task(stage, cell.dataset, None if stage in ("prepare", "judges") else cell), run.loaded)
     assert done.status == "done", done
 print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cfbench.cells import Cell
-from cfbench.grid import tasks_of
-from cfbench.request import Request
-from cfbench.schedule import Schedule
-from cfbench.spec import Spec
-from cfbench.work import Outcome, Task, inputs
+from cfbench.engine.execute import Schedule
+from cfbench.engine.request import Request
+from cfbench.plugins.spec import Spec
+from cfbench.runs.chain import Outcome, Status, Task, input_folders, tasks_of
+from cfbench.runs.job import Cell
 
 DATA = Spec("d")
 TOYS = Path(__file__).with_name("toys.py")
@@ -18,8 +17,8 @@ TOYS = Path(__file__).with_name("toys.py")
 def chain(seed=0):
     cell = Cell(DATA, Spec("m"), seed, Spec("m"))
     train = Task("train", DATA, cell)
-    images = Task("images", DATA, cell, (train.id,))
-    return train, images, Task("scores", DATA, cell, (images.id,))
+    images = Task("images", DATA, cell, needs=(train.id,))
+    return train, images, Task("scores", DATA, cell, needs=(images.id,))
 
 
 def test_a_chain_runs_in_order():
@@ -28,7 +27,7 @@ def test_a_chain_runs_in_order():
     for task in (train, images, scores):
         assert schedule.ready(4) == [task]
         assert schedule.ready(4) == []
-        schedule.end(Outcome(task.id, "done"))
+        schedule.end(Outcome(task, Status.DONE))
     assert not schedule.waiting
 
 
@@ -36,7 +35,7 @@ def test_no_more_than_the_slots_are_under_way():
     tasks = [chain(seed)[0] for seed in range(5)]
     schedule = Schedule(tasks, ())
     assert schedule.ready(2) == tasks[:2]
-    schedule.end(Outcome(tasks[0].id, "done"))
+    schedule.end(Outcome(tasks[0], Status.DONE))
     assert schedule.ready(2) == [tasks[2]]
 
 
@@ -46,8 +45,8 @@ def test_what_needs_a_failed_task_is_skipped_to_the_end_of_the_chain():
     schedule = Schedule([train, images, scores, other], ())
     schedule.ready(1)
     assert schedule.skip() == []
-    schedule.end(Outcome(train.id, "failed", "why"))
-    assert [(o.task, o.status) for o in schedule.skip()] == [(images.id, "skipped"), (scores.id, "skipped")]
+    schedule.end(Outcome(train, Status.FAILED, "why"))
+    assert [(o.task.id, o.status) for o in schedule.skip()] == [(images.id, "skipped"), (scores.id, "skipped")]
     assert schedule.ready(4) == [other]
 
 
@@ -65,9 +64,9 @@ def test_a_task_whose_need_was_done_before_starts():
 def test_a_task_needs_all_that_it_reads(tmp_path):
     asked = {"datasets": "bars", "methods": "deepscm", "seeds": "0,1", "preset": "tiny", "metrics": "truth"}
     run = Request(**asked, plugins=(TOYS,), run_root=tmp_path, data_root=tmp_path).run()
-    shop, tasks = run.shop, tasks_of(run)
+    loaded, tasks = run.loaded, tasks_of(run)
     makes = {
-        task.id: {"prepare": shop.plan_folder, "judges": shop.judge_folder}[task.stage](task.dataset)
+        task.id: {"prepare": loaded.plan_folder, "judges": loaded.judge_folder}[task.stage](task.dataset)
         if task.cell is None
         else run.job.folder / task.cell.stage(task.stage)
         for task in tasks
@@ -75,4 +74,4 @@ def test_a_task_needs_all_that_it_reads(tmp_path):
     }
     assert {"resample[of=deepscm]"} <= {t.cell.method.label for t in tasks if t.cell}
     for task in tasks:
-        assert set(inputs(shop, task)) <= {makes[name] for name in task.needs}, task.id
+        assert set(input_folders(loaded, task)) <= {makes[name] for name in task.needs}, task.id

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from cfbench import progress
-from cfbench.budget import Budget
-from cfbench.cells import Cell, Job
-from cfbench.events import read_events
-from cfbench.sharing import gpu_share, peak_of
-from cfbench.spec import Spec
-from cfbench.work import Outcome, Task
-from cfbench.workers import Workers
+from cfbench.engine.ray_executor import RayExecutor, gpu_share, peak_memory_of
+from cfbench.plugins.spec import Spec
+from cfbench.runs import progress
+from cfbench.runs.budget import Budget
+from cfbench.runs.chain import Outcome, Status, Task
+from cfbench.runs.job import Cell, Job
+from cfbench.runs.progress import read_events
 
 DATA = Spec("bars")
 
@@ -47,11 +46,18 @@ def test_answers_have_a_gpu_alone_so_that_their_times_are_their_own(tmp_path):
 def test_a_peak_is_the_largest_of_all_seeds(tmp_path):
     for seed, peak in enumerate((10.0, 30.0, 20.0)):
         seen(tmp_path, "m", seed, "train", train_peak_mb=peak)
-    assert peak_of(tmp_path, task("m", 7)) == 30
-    assert peak_of(tmp_path, task("other")) is None
-    assert peak_of(tmp_path, Task("judges", DATA)) is None
+    assert peak_memory_of(tmp_path, task("m", 7)) == 30
+    assert peak_memory_of(tmp_path, task("other")) is None
+    assert peak_memory_of(tmp_path, Task("judges", DATA)) is None
     (tmp_path / f"cells/bars/m/seed-1/train-{'0' * 12}/costs.json").write_text("[")
-    assert peak_of(tmp_path, task("m", 7)) == 20
+    assert peak_memory_of(tmp_path, task("m", 7)) == 20
+
+
+class Reference:
+    """What Ray gives for a task that it has."""
+
+    def __init__(self, task):
+        self.task = task
 
 
 class Ray:
@@ -64,12 +70,12 @@ class Ray:
 
     def cancel(self, reference, force):
         assert force
-        self.cancelled.append(reference[1])
+        self.cancelled.append(reference.task.id)
 
     def remote(self, **options):
         def options_of(**share):
             self.asked.append(share)
-            return SimpleNamespace(remote=lambda job, task: (len(self.asked), task.id))
+            return SimpleNamespace(remote=lambda job, task: Reference(task))
 
         return lambda function: SimpleNamespace(options=options_of)
 
@@ -80,11 +86,11 @@ class Ray:
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
-        return Outcome(reference[1], end)
+        return Outcome(reference.task, Status(end))
 
 
 def workers(tmp_path, ray, slots=4, gpus=1):
-    return Workers(ray, Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda"), slots, gpus)
+    return RayExecutor(ray, Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda"), slots, gpus)
 
 
 def test_four_small_tasks_share_a_gpu(tmp_path):
@@ -104,11 +110,11 @@ def test_what_runs_out_of_memory_or_dies_has_the_gpu_alone_before_that_is_its_en
     assert mine.wait() == []
     mine.start(task("m", 2))
     assert len(ray.asked) == 2, "a task was started beside one that must be alone"
-    assert [o.task for o in mine.wait()] == ["train bars m seed 1"]
+    assert [o.task.id for o in mine.wait()] == ["train bars m seed 1"]
     assert ray.asked[2]["num_gpus"] == 1.0
-    assert [o.task for o in mine.wait()] == ["train bars m seed 0"]
+    assert [o.task.id for o in mine.wait()] == ["train bars m seed 0"]
     assert ray.asked[3]["num_gpus"] == 0.5
-    assert [o.task for o in mine.wait()] == ["train bars m seed 2"]
+    assert [o.task.id for o in mine.wait()] == ["train bars m seed 2"]
     assert [e["again"] for e in read_events(tmp_path) if e["event"] == "crash"] == [False]
 
 
@@ -123,7 +129,7 @@ def test_a_second_time_is_the_end(tmp_path):
 def clock(monkeypatch):
     """Seconds that stand still until a test moves them."""
     now = [1000.0]
-    monkeypatch.setattr("cfbench.workers.time.time", lambda: now[0])
+    monkeypatch.setattr("cfbench.engine.ray_executor.time.time", lambda: now[0])
     return now
 
 
@@ -137,7 +143,7 @@ def under_way(folder, method, begun):
 
 def limited(tmp_path, ray):
     job = Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda", timeout=100.0)
-    mine = Workers(ray, job, 4, 1)
+    mine = RayExecutor(ray, job, 4, 1)
     for name in "ab":
         mine.start(task(name))
     return mine
@@ -151,13 +157,13 @@ def test_a_task_that_waits_for_a_gpu_is_not_over_its_time(tmp_path, clock):
     clock[0] += 105
     assert mine.wait() == []
     clock[0] += 10
-    assert [(o.task, o.status) for o in mine.wait()] == [("train bars b seed 0", "timeout")]
+    assert [(o.task.id, o.status) for o in mine.wait()] == [("train bars b seed 0", "timeout")]
     (tmp_path / progress.FOLDER / "b.json").unlink()
     under_way(tmp_path, "a", clock[0])
     clock[0] += 105
     assert mine.wait() == []
     clock[0] += 10
-    assert [o.task for o in mine.wait()] == ["train bars a seed 0"]
+    assert [o.task.id for o in mine.wait()] == ["train bars a seed 0"]
     assert ray.cancelled == ["train bars b seed 0", "train bars a seed 0"]
 
 
@@ -171,7 +177,7 @@ def test_the_note_of_an_earlier_attempt_does_not_count(tmp_path, clock):
 def test_where_nobody_tells_what_began_one_task_after_the_other_is_over_its_time(tmp_path, clock):
     mine = limited(tmp_path, Ray())
     clock[0] += 120
-    assert [o.task for o in mine.wait()] == ["train bars a seed 0"]
+    assert [o.task.id for o in mine.wait()] == ["train bars a seed 0"]
     assert mine.wait() == []
     clock[0] += 120
-    assert [o.task for o in mine.wait()] == ["train bars b seed 0"]
+    assert [o.task.id for o in mine.wait()] == ["train bars b seed 0"]

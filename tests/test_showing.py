@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cfbench.cli import _main
+from cfbench.cli.main import _main
 
 TOYS = str(Path(__file__).with_name("toys.py"))
-CODE = "import sys; from cfbench.cli import _main; code = _main(sys.argv[1:]);"
+CODE = "import sys; from cfbench.cli.main import _main; code = _main(sys.argv[1:]);"
 PLUGIN = """
 from cfbench.contract import Column, Dataset, Method, Metric
 
@@ -131,8 +131,8 @@ def test_show_tells_of_metrics_where_better_lies(capsys):
 
 
 def test_every_built_in_is_shown_whole(capsys):
-    from cfbench.registry import Registry
-    from cfbench.showing import KINDS
+    from cfbench.plugins.describe import KINDS
+    from cfbench.plugins.registry import Registry
 
     registry = Registry()
     for kind in KINDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cfbench.errors import UserError
-from cfbench.spec import Spec, brief, fold, parse_settings, parse_specs
+from cfbench.plugins.spec import Spec, brief, fold, parse_settings, parse_specs
 
 
 def test_a_list_of_specs_keeps_order_and_drops_repeats():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from cfbench.batches import sure
 from cfbench.contract import Column
-from cfbench.samples import interval
-from cfbench.stats import Sample, compare, draw, estimate, holm, ranks, resample_rows, surely_better
+from cfbench.evaluation.resamples import draw_resamples, resample_rows
+from cfbench.report.bootstrap import Sample, estimate, interval, surely_below
+from cfbench.report.ranking import compare, holm, ranks, surely_better
 
 pytestmark = pytest.mark.portable
 
@@ -31,7 +31,7 @@ def width(e):
 
 def test_interval_agrees_with_scipy_and_the_standard_error():
     x = np.random.default_rng(0).gamma(2.0, size=150)
-    e = estimate(image(x), draw("plan", 150, 1))
+    e = estimate(image(x), draw_resamples("plan", 150, 1))
     reference = sp.bootstrap((x,), np.mean, n_resamples=4000, method="percentile", random_state=1)
     low, high = reference.confidence_interval
     error = x.std(ddof=1) / np.sqrt(len(x))
@@ -44,7 +44,7 @@ def test_interval_agrees_with_scipy_and_the_standard_error():
 
 def test_interval_covers_the_truth_in_95_of_100_cases():
     rng = np.random.default_rng(1)
-    resamples = draw("plan", 80, 1, replicates=400)
+    resamples = draw_resamples("plan", 80, 1, replicates=400)
     hits = []
     for _ in range(400):
         e = estimate(image(rng.normal(3, 2, 80)), resamples)
@@ -54,26 +54,26 @@ def test_interval_covers_the_truth_in_95_of_100_cases():
 
 def test_questions_about_one_factual_count_as_one_unit():
     x = np.random.default_rng(2).normal(size=60)
-    resamples = draw("plan", 60, 1)
+    resamples = draw_resamples("plan", 60, 1)
     once = estimate(image(x), resamples)
     thrice = estimate(image(np.tile(x, 3), np.tile(np.arange(60), 3)), resamples)
     assert width(thrice) == pytest.approx(width(once))
-    apart = estimate(image(np.tile(x, 3)), draw("plan", 180, 1))
+    apart = estimate(image(np.tile(x, 3)), draw_resamples("plan", 180, 1))
     assert width(apart) < 0.7 * width(once)
 
 
 def test_resamples_are_the_same_for_all_and_prefixes_of_each_other():
-    few, many = draw("plan", 30, 3, replicates=5), draw("plan", 30, 3, replicates=9)
+    few, many = draw_resamples("plan", 30, 3, replicates=5), draw_resamples("plan", 30, 3, replicates=9)
     assert (few.counts == many.counts[:5]).all()
     assert (few.seeds == many.seeds[:5]).all()
     assert (few.counts.sum(1) == 30).all()
-    assert not (few.counts == draw("other", 30, 3, replicates=5).counts).all()
+    assert not (few.counts == draw_resamples("other", 30, 3, replicates=5).counts).all()
 
 
 def test_rows_of_a_replicate_repeat_questions_as_often_as_their_factual():
     factual = np.array([4, 0, 4, 7, 2])
     for r in range(5):
-        counts = draw("plan", 9, 1, replicates=5).counts[r]
+        counts = draw_resamples("plan", 9, 1, replicates=5).counts[r]
         rows = resample_rows("plan", factual, r, factuals=9)
         assert [int((rows == q).sum()) for q in range(5)] == [int(counts[f]) for f in factual]
 
@@ -82,8 +82,8 @@ def test_set_score_on_resampled_rows_gives_the_interval_of_the_image_score():
     x = np.random.default_rng(3).normal(size=100)
     factual = np.arange(100)
     stored = [x[resample_rows("plan", factual, r, factuals=100)].mean() for r in range(200)]
-    resamples = draw("plan", 100, 1)
-    whole = estimate(image(x), draw("plan", 100, 1, replicates=200))
+    resamples = draw_resamples("plan", 100, 1)
+    whole = estimate(image(x), draw_resamples("plan", 100, 1, replicates=200))
     part = estimate(Sample("set", np.array([x.mean()]), np.array([stored]), None, 100, 100), resamples)
     shift = x.mean() - np.mean(stored)
     assert part.low == pytest.approx(whole.low + shift)
@@ -93,7 +93,7 @@ def test_set_score_on_resampled_rows_gives_the_interval_of_the_image_score():
 def test_set_replicates_are_centred_on_the_score():
     rng = np.random.default_rng(4)
     biased = rng.normal(7, 1, (1, 200))
-    e = estimate(Sample("set", np.array([5.0]), biased, None, 50, 50), draw("plan", 50, 1))
+    e = estimate(Sample("set", np.array([5.0]), biased, None, 50, 50), draw_resamples("plan", 50, 1))
     assert np.mean(e.replicates) == pytest.approx(5.0)
     assert e.low < 5 < e.high
 
@@ -103,10 +103,10 @@ def test_seeds_that_differ_widen_the_interval():
     x = rng.normal(size=100)
     shifted = x + np.array([[-0.5], [0.0], [0.5]])
     alike = np.repeat(x[None], 3, axis=0)
-    resamples = draw("plan", 100, 3)
+    resamples = draw_resamples("plan", 100, 3)
     assert width(estimate(image(shifted), resamples)) > 1.5 * width(estimate(image(alike), resamples))
     assert estimate(image(shifted), resamples).training
-    one = estimate(image(x), draw("plan", 100, 1))
+    one = estimate(image(x), draw_resamples("plan", 100, 1))
     assert width(estimate(image(alike), resamples)) == pytest.approx(width(one))
 
 
@@ -114,7 +114,7 @@ def test_pairing_shrinks_the_interval_of_the_difference():
     rng = np.random.default_rng(6)
     hard = rng.normal(0, 3, 200)
     a, b = (image(hard + shift + rng.normal(0, 0.2, 200)) for shift in (0.0, 0.1))
-    resamples = draw("plan", 200, 1)
+    resamples = draw_resamples("plan", 200, 1)
     (c,) = compare({"a": a, "b": b}, resamples, LOWER)
     paired = sp.ttest_rel(a.values[0], b.values[0])
     interval = paired.confidence_interval(0.95)
@@ -130,7 +130,7 @@ def test_pairing_shrinks_the_interval_of_the_difference():
 
 def test_p_values_are_uniform_where_nothing_differs():
     rng = np.random.default_rng(7)
-    resamples = draw("plan", 60, 1, replicates=300)
+    resamples = draw_resamples("plan", 60, 1, replicates=300)
     p = [
         compare({"a": image(rng.normal(size=60)), "b": image(rng.normal(size=60))}, resamples, LOWER)[0].p
         for _ in range(200)
@@ -147,7 +147,7 @@ def test_identical_methods_tie_and_ten_standard_errors_do_not(about, better):
     x = np.random.default_rng(8).normal(size=100)
     error = x.std() / 10
     samples = {"low": image(x), "twin": image(x), "high": image(x + 10 * error)}
-    resamples = draw("plan", 100, 1)
+    resamples = draw_resamples("plan", 100, 1)
     told = {(c.first, c.second): c for c in compare(samples, resamples, about)}
     assert told["low", "twin"].tie
     assert told["low", "twin"].p == 1
@@ -163,7 +163,7 @@ def test_identical_methods_tie_and_ten_standard_errors_do_not(about, better):
 def test_with_a_target_the_nearer_mean_is_better():
     x = np.random.default_rng(9).normal(0, 0.1, 100)
     samples = {"near": image(x + 0.9), "over": image(x + 1.6), "under": image(x + 0.2)}
-    rank = ranks(samples, draw("plan", 100, 1), TARGET)
+    rank = ranks(samples, draw_resamples("plan", 100, 1), TARGET)
     assert rank == {"near": (1, 1), "over": (2, 2), "under": (3, 3)}
 
 
@@ -171,7 +171,7 @@ def test_order_of_methods_changes_nothing():
     rng = np.random.default_rng(10)
     samples = {name: image(rng.normal(i / 10, 1, 80)) for i, name in enumerate("abcd")}
     backwards = dict(reversed(samples.items()))
-    resamples = draw("plan", 80, 1)
+    resamples = draw_resamples("plan", 80, 1)
     assert ranks(samples, resamples, LOWER) == ranks(backwards, resamples, LOWER)
     assert surely_better(samples, resamples, LOWER) == surely_better(backwards, resamples, LOWER)
     ahead = {c.better for c in compare(samples, resamples, LOWER)}
@@ -186,7 +186,7 @@ def test_leaving_out_the_worst_answers_never_helps(about):
     cheat = x.copy()
     cheat[worst] = np.nan
     samples = {"honest": image(x), "cheat": image(cheat)}
-    resamples = draw("plan", 100, 1)
+    resamples = draw_resamples("plan", 100, 1)
     assert samples["cheat"].coverage == pytest.approx(0.6)
     assert ("cheat", "honest") not in surely_better(samples, resamples, about)
     assert ranks(samples, resamples, about)["honest"][0] == 1
@@ -198,7 +198,7 @@ def test_a_set_score_on_fewer_answers_is_never_surely_better():
     rng = np.random.default_rng(12)
     full = Sample("set", np.array([5.0]), rng.normal(5, 0.1, (1, 200)), None, 100, 100)
     part = Sample("set", np.array([2.0]), rng.normal(2, 0.1, (1, 200)), None, 60, 100)
-    resamples = draw("plan", 100, 1)
+    resamples = draw_resamples("plan", 100, 1)
     assert surely_better({"full": full, "part": part}, resamples, LOWER) == set()
     even = Sample("set", part.points, part.values, None, 100, 100)
     assert surely_better({"full": full, "even": even}, resamples, LOWER) == {("even", "full")}
@@ -208,16 +208,16 @@ def test_missing_answers_keep_their_place_and_a_missing_seed_counts_against_the_
     x = np.random.default_rng(13).normal(size=(3, 50))
     holes = x.copy()
     holes[1, :10] = np.nan
-    e = estimate(image(holes), draw("plan", 50, 3))
+    e = estimate(image(holes), draw_resamples("plan", 50, 3))
     assert e.value == pytest.approx(np.mean([np.nanmean(row) for row in holes]))
     gone = x.copy()
     gone[2] = np.nan
     samples = {"gone": image(gone), "there": image(x)}
-    assert ranks(samples, draw("plan", 50, 3), LOWER)["there"][0] == 1
+    assert ranks(samples, draw_resamples("plan", 50, 3), LOWER)["there"][0] == 1
 
 
 def test_costs_have_an_interval_only_over_seeds():
-    resamples = draw("plan", 20, 3)
+    resamples = draw_resamples("plan", 20, 3)
     assert np.isnan(estimate(Sample("cell", np.array([3.0])), resamples).low)
     e = estimate(Sample("cell", np.array([3.0, 4.0, 5.0])), resamples)
     assert (e.value, e.low, e.high) == (4.0, 3.0, 5.0)
@@ -226,7 +226,7 @@ def test_costs_have_an_interval_only_over_seeds():
 
 def test_nothing_scored_gives_nan_and_no_rank():
     samples = {"none": image(np.full(30, np.nan)), "some": image(np.ones(30))}
-    resamples = draw("plan", 30, 1)
+    resamples = draw_resamples("plan", 30, 1)
     assert np.isnan(estimate(samples["none"], resamples).value)
     assert ranks(samples, resamples, LOWER) == {"some": (1, 1)}
 
@@ -237,7 +237,7 @@ def test_blocks_of_similar_methods_tell_what_each_pair_does(noise):
     place, common = rng.permutation(150) / 40, rng.normal(size=120)
     losses = place[:, None] * (1 + 0.2 * common) + noise * rng.normal(size=(150, 120))
     losses[7] = losses[8]
-    found = sure(losses, 1e-6, 0.95)
+    found = surely_below(losses, 1e-6, 0.95)
     ends = np.percentile(losses[:, None] - losses[None], 97.5, axis=2)
     assert (found == (ends < -1e-6)).all()
     assert found.any() == (noise < 3)
@@ -251,7 +251,7 @@ def test_pairs_compared_together_are_as_each_alone(about):
     samples["control"] = image(rng.normal(size=40))
     samples["a"].values[0, :7] = np.nan
     samples["b"].values[:, 5] = np.nan
-    resamples = draw("plan", 40, 3)
+    resamples = draw_resamples("plan", 40, 3)
     together = compare(samples, resamples, about)
     assert len(together) == 15
     for c in together:

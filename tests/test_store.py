@@ -13,26 +13,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from cfbench import drafts, store
+from cfbench import storage
+from cfbench.storage import temporary
 
 
 def fill(folder, value):
-    store.write_tensors(folder / "t.safetensors", {"x": torch.full((3,), float(value))})
+    storage.write_tensors(folder / "t.safetensors", {"x": torch.full((3,), float(value))})
 
 
 def test_a_stage_appears_when_its_block_ends(tmp_path):
     folder = tmp_path / "cell" / "train-abc"
-    with store.writing(folder, stage="train") as draft:
+    with storage.write_stage(folder, stage="train") as draft:
         fill(draft, 1)
         assert not folder.exists()
-    assert store.complete(folder)
-    assert store.read_json(folder / "stage.json")["stage"] == "train"
-    assert store.read_tensors(folder / "t.safetensors")["x"].tolist() == [1, 1, 1]
+    assert storage.is_complete(folder)
+    assert storage.read_json(folder / "stage.json")["stage"] == "train"
+    assert storage.read_tensors(folder / "t.safetensors")["x"].tolist() == [1, 1, 1]
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):
     def fail():
-        with store.writing(tmp_path / "s") as draft:
+        with storage.write_stage(tmp_path / "s") as draft:
             fill(draft, 1)
             raise RuntimeError
 
@@ -42,26 +43,26 @@ def test_a_block_that_fails_leaves_nothing(tmp_path):
 
 
 def test_who_comes_second_drops_its_work(tmp_path):
-    with store.writing(tmp_path / "s") as slow:
+    with storage.write_stage(tmp_path / "s") as slow:
         fill(slow, 1)
-        with store.writing(tmp_path / "s") as fast:
+        with storage.write_stage(tmp_path / "s") as fast:
             fill(fast, 2)
-    assert store.read_tensors(tmp_path / "s" / "t.safetensors")["x"].tolist() == [2, 2, 2]
+    assert storage.read_tensors(tmp_path / "s" / "t.safetensors")["x"].tolist() == [2, 2, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 @pytest.mark.parametrize("damage", ["change", "remove", "manifest"])
 def test_a_damaged_stage_is_found_out_and_removed(tmp_path, damage):
     folder = tmp_path / "s"
-    with store.writing(folder) as draft:
+    with storage.write_stage(folder) as draft:
         fill(draft, 1)
-    assert store.discard_broken(folder) == []
+    assert storage.remove_damaged(folder) == []
     victim = folder / ("stage.json" if damage == "manifest" else "t.safetensors")
     if damage == "remove":
         victim.unlink()
     else:
         victim.write_bytes(victim.read_bytes()[:-1] + b"!")
-    assert store.discard_broken(folder)
+    assert storage.remove_damaged(folder)
     assert not folder.exists()
 
 
@@ -100,20 +101,20 @@ def test_drafts_of_a_killed_process_are_swept_up_and_those_of_a_living_one_are_n
         before = everything(tmp_path)
         assert len(before - KEPT) == 7
         try:
-            assert store.sweep(tmp_path) == []
+            assert storage.remove_abandoned(tmp_path) == []
             assert everything(tmp_path) == before
         finally:
             process.send_signal(signal.SIGKILL)
-    assert len(store.sweep(tmp_path)) == 4
+    assert len(storage.remove_abandoned(tmp_path)) == 4
     assert everything(tmp_path) == KEPT
-    assert store.sweep(tmp_path) == []
+    assert storage.remove_abandoned(tmp_path) == []
 
 
 def test_drafts_of_this_process_are_left_alone(tmp_path):
-    with store.writing(tmp_path / "s") as draft:
+    with storage.write_stage(tmp_path / "s") as draft:
         fill(draft, 1)
-        assert store.sweep(tmp_path) == []
-    assert store.complete(tmp_path / "s")
+        assert storage.remove_abandoned(tmp_path) == []
+    assert storage.is_complete(tmp_path / "s")
 
 
 @pytest.mark.parametrize("name", [".images-aa-draft-0123abcd-1-abcd_123", ".train-0123456789ab-abcd_123"])
@@ -124,13 +125,13 @@ def test_drafts_of_other_machines_are_swept_up_when_nothing_in_them_changed_for_
     now = time.time()
 
     def aged(path: Path, days: float):
-        os.utime(path, (now - days * drafts.AGE,) * 2)
+        os.utime(path, (now - days * temporary.AGE,) * 2)
 
     for path in (file.parent, file.parent.parent):
         aged(path, 3)
     for days, swept in ((0, 0), (0.9, 0), (1.1, 1)):
         aged(file, days)
-        assert len(store.sweep(tmp_path)) == swept
+        assert len(storage.remove_abandoned(tmp_path)) == swept
     assert everything(tmp_path) == {"cells"}
 
 
@@ -142,7 +143,7 @@ def test_what_is_no_draft_is_never_swept_up(tmp_path):
         for path in (tmp_path / name / "file", tmp_path / name):
             os.utime(path, (0, 0))
     before = everything(tmp_path)
-    assert store.sweep(tmp_path) == []
+    assert storage.remove_abandoned(tmp_path) == []
     assert everything(tmp_path) == before
 
 
@@ -152,6 +153,6 @@ def test_of_a_link_that_is_named_like_a_draft_only_the_link_is_removed(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / f".x-draft-{drafts.machine()}-{gone.pid}-abcd_123").symlink_to(tmp_path / "mine")
-    assert len(store.sweep(tmp_path / "run")) == 1
+    (tmp_path / "run" / f".x-draft-{temporary.machine_id()}-{gone.pid}-abcd_123").symlink_to(tmp_path / "mine")
+    assert len(storage.remove_abandoned(tmp_path / "run")) == 1
     assert everything(tmp_path) == {"run", "mine", "mine/file"}

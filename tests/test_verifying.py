@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import TOYS, doctor, shift, small_run, stage, tree
 
-from cfbench.cli import _main
+from cfbench.cli.main import _main
 
 METHODS = "learns,knows,draws,resample[of=draws[shade=0.2]],tunes,holes"
 LEARNS = "cells/bars/learns/seed-0"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cfbench.cli import _main as cfbench
+from cfbench.cli.main import _main as cfbench
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 

@@ -16,7 +16,18 @@ from .opened import DatasetSubject
 from .subject import Subject
 from .surroundings import seeded
 
-__all__ = ["DEFINED", "SPLITS", "disjoint", "in_range", "judged", "measured", "ranged", "repeatable", "undisturbed"]
+__all__ = [
+    "DEFINED",
+    "PART",
+    "SPLITS",
+    "disjoint",
+    "in_range",
+    "judged",
+    "measured",
+    "ranged",
+    "repeatable",
+    "undisturbed",
+]
 
 FEW = 8
 """Images that are measured."""

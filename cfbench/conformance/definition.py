@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from ..contract import Control, Dataset, Derived, Method, Metric
-from ..signatures import contract_errors
+from ..plugins.signatures import contract_errors
 from .check import check, demand
 from .fitted import MethodSubject
 from .subject import Subject

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 
+from ..runs.environment import RANDOM_STATES
 from .check import Violation, check, demand
 from .definition import constructs
 from .fitted import BUDGET, SMALL, MethodSubject, Trained, same
 from .subject import Subject
-from .surroundings import RANDOM
 from .toy import BARS, ROOT
 
 __all__ = ["FITS", "finite_weights", "fits", "seeds", "tunes"]
@@ -111,7 +111,7 @@ def undisturbed(subject: Subject) -> None:
     _ = s.restored
     calls = ("the constructor", "fit", "load_state_dict", "tune")
     # The harness seeds torch's generator for initial weights and dropout.
-    s.left_alone("draw from run.rng in fit", calls, but=RANDOM[0])
+    s.left_alone("draw from run.rng in fit", calls, but=RANDOM_STATES[0])
 
 
 @check("fit-seed", "the same seed gives the same weights, another seed others", fits)

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..answer import mechanism
 from ..contract import Control, Derived, Fit, Method, Noise
+from ..evaluation.answers import image_mechanism
 from ..rng import Streams
 from .check import Skipped, Violation, demand
 from .subject import Subject
 from .toy import BARS, ROOT, Asked, Painter, asked
 
-__all__ = ["BUDGET", "Answers", "MethodSubject", "Trained", "copied", "picked", "same"]
+__all__ = ["BUDGET", "SMALL", "Answers", "MethodSubject", "Trained", "copied", "picked", "same"]
 
 BUDGET = 1024
 """Training images of the one fit that is looked at in all ways."""
@@ -133,13 +133,13 @@ class MethodSubject(Subject):
 
     def abduct(self, q: Asked, plugin: Any = None) -> Noise:
         """The noise of the questions' images; counterfactual parents do not exist yet."""
-        mech = mechanism(plugin or self.restored, BARS, ROOT, "test")
+        mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
         with self.calling("abduct", truth=self._control):
             return mech.abduct(q.x, q.pa, q.index, Streams(q.seeds))
 
     def predict(self, u: Noise, pa: Tensor, seeds: tuple[int, ...], plugin: Any = None) -> Any:
         """What noise gives under parents."""
-        mech = mechanism(plugin or self.restored, BARS, ROOT, "test")
+        mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
         with self.calling("answer" if self._control else "predict", truth=self._control):
             return mech.predict(u, pa, Streams(s + 1000 for s in seeds))
 

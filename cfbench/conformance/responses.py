@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..contract import Dataset, Split
+from ..evaluation.plan import PLANS, Plan, make_plan
 from ..graph import Variable
-from ..plan import PLANS, Plan, make_plan
 from .check import Skipped, check, demand
 from .datasets import PART, disjoint, in_range, ranged
 from .fitted import same

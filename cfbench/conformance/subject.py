@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ..errors import reason_of
+from ..runs.environment import RANDOM_STATES, ProcessState
 from .check import Check, Skipped, Violation
-from .surroundings import RANDOM, Peeks, Surroundings, seeded, watched
+from .surroundings import Peeks, seeded, watched
 
 __all__ = ["Subject"]
 
@@ -66,7 +67,7 @@ class Subject:
             seeds: of torch's global generator, and of the others.
         """
         with torch.set_grad_enabled(grad), nullcontext() if seeds is None else seeded(*seeds):
-            before, modules = Surroundings(), len(sys.modules)
+            before, modules = ProcessState(), len(sys.modules)
             try:
                 with nullcontext() if truth else watched(self.peeks, what):
                     yield
@@ -96,5 +97,5 @@ class Subject:
             for name, change in self.disturbed.get(what, {}).items():
                 if name != but:
                     how = f" ({change})" if change else ""
-                    instead = remedy if name in RANDOM else "put it back, or leave it alone"
+                    instead = remedy if name in RANDOM_STATES else "put it back, or leave it alone"
                     raise Violation(f"{what} changes {name}{how}; {instead}")

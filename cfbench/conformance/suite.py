@@ -6,9 +6,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from ..conformance import answers, datasets, definition, dependence, direction, fits, metrics, responses
 from ..contract import Control, Dataset, Derived, Method, Metric
 from ..errors import UserError
-from . import answers, datasets, definition, dependence, direction, fits, metrics, responses
 from .check import Check
 from .fitted import MethodSubject
 from .judged import MetricSubject

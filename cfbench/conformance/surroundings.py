@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from ..contract import Dataset
-from ..surroundings import RANDOM, Surroundings
+from ..runs.environment import ProcessState
 
-__all__ = ["RANDOM", "Peeks", "Surroundings", "seeded", "watched"]
+__all__ = ["Peeks", "seeded", "watched"]
 
 
 @contextmanager
 def seeded(seed: int, others: int) -> Iterator[None]:
     """A block with torch's global generator seeded, and numpy's and Python's with ``others``; all are put back."""
-    before = Surroundings()
+    before = ProcessState()
     torch.manual_seed(seed)
     np.random.seed(others)
     random.seed(others)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from cfbench.contract import Split
-from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.plugins.digest import key_of, source_digest
 
 from ..common import cache
 from .decode import LARGEST, TYPES, read_images

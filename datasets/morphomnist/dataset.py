@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cfbench.contract import Dataset, Split
-from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError, did_you_mean
 from cfbench.graph import CausalGraph
+from cfbench.plugins.digest import key_of, source_digest
+from cfbench.plugins.spec import Spec
 from cfbench.rng import derive
-from cfbench.spec import Spec
 
 from ..common import cache
 from ..common.threads import one_blas_thread, one_torch_thread

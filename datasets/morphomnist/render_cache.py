@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cfbench.digest import key_of
+from cfbench.plugins.digest import key_of
 
 from ..common import cache
 from . import worker_pool

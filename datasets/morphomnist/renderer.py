@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfbench.digest import source_digest
+from cfbench.plugins.digest import source_digest
 
 from . import morphology, published, worker_pool
 from .render_cache import RenderCache

@@ -44,9 +44,9 @@ def redraw(digits: Bytes, measured: Array, shapes: Array, workers: int | None = 
 
 
 def _cores() -> int:
-    from cfbench.environment import cores  # not above: workers need no torch
+    from cfbench.runs.environment import available_cores  # not above: workers need no torch
 
-    return cores()
+    return available_cores()
 
 
 def _redraw(digits: Bytes, measured: Array, shapes: Array) -> tuple[Array, Bytes]:

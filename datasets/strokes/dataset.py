@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cfbench.contract import Dataset, Split
-from cfbench.digest import key_of, source_digest
 from cfbench.errors import UserError
+from cfbench.plugins.digest import key_of, source_digest
 from cfbench.rng import derive
 
 from ..common import cache

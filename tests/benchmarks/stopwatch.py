@@ -51,7 +51,7 @@ def watch_all(plugin: str) -> None:
     """Watch every plugin, and the making of judges."""
     import cfbench.judges
     from cfbench.judges import report, training
-    from cfbench.registry import Registry
+    from cfbench.plugins.registry import Registry
 
     registry = Registry([Path(plugin)] if plugin else [])
     for kind, names in WATCHED.items():
@@ -82,14 +82,16 @@ def family(pid: int) -> float:
 
 def main(argv: list[str], plugin: str, ray: bool) -> None:
     """Run a command and print what it took."""
-    from cfbench import cli, commands, grid, workers
+    from cfbench.cli import main, run
+    from cfbench.engine import execute as executing
+    from cfbench.engine import ray_executor
 
     if ray:  # where one worker does all: the command itself starts Ray for several only
-        grid.nullcontext = lambda here: workers.ray_workers(here.job, 1)
+        executing.nullcontext = lambda here: ray_executor.ray_executor(here.job, 1)
     else:
         watch_all(plugin)
-        assert grid.nullcontext is nullcontext
-    working, execute = [0.0], commands.execute
+        assert executing.nullcontext is nullcontext
+    working, execute = [0.0], run.execute
 
     def timed(*given: Any, **named: Any) -> Any:
         import ray as module
@@ -105,10 +107,10 @@ def main(argv: list[str], plugin: str, ray: bool) -> None:
         return execute(*given, **named)
 
     if ray:
-        commands.execute = timed
+        run.execute = timed
     sys.argv = ["cfbench", *argv]
     loaded = time.process_time()
-    code = cli._main(argv)
+    code = main._main(argv)
     assert code == 0, code
     told = {"loading": loaded, "total": time.process_time() + working[0], "workers": working[0]}
     print(f"\n{json.dumps({**told, **{kind: SPENT[kind] for kind in (*WATCHED, 'judges')}})}")

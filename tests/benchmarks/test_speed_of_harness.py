@@ -8,8 +8,8 @@ import pytest
 import torch
 from toys import Bars, Knows
 
-from cfbench.answer import answer_plan, mechanism
-from cfbench.plan import make_plan
+from cfbench.evaluation.answers import answer_plan, image_mechanism
+from cfbench.evaluation.plan import make_plan
 from cfbench.rng import Streams
 
 ROOT = Path()
@@ -27,7 +27,7 @@ def test_answering(benchmark, plan, who):
     x = data.split(ROOT, "test").x[plan.rows]
 
     def harness():
-        mech = mechanism(method, data, ROOT, "test")
+        mech = image_mechanism(method, data, ROOT, "test")
         return answer_plan(mech, plan, x, seed=0, device=torch.device("cpu"), rounds=0)
 
     def bare():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.image.fid import _compute_fid
 
+from cfbench.evaluation.resamples import draw_resamples, resample_rows
 from cfbench.metrics.frechet import frechet, moments, reference
-from cfbench.stats import draw, resample_rows
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_resampling(benchmark, how):
     scores = np.random.default_rng(0).normal(size=500)
 
     def counts():
-        return draw("key", 500, 1, 1000).counts @ scores / 500
+        return draw_resamples("key", 500, 1, 1000).counts @ scores / 500
 
     def rows():
         ids = np.arange(500)

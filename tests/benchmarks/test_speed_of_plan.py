@@ -10,7 +10,7 @@ import time
 import pytest
 from test_plan import RowByRow, drawn, graph
 
-from cfbench.plan import Support
+from cfbench.evaluation.plan import Support
 
 
 @pytest.mark.benchmark(group="support of parents")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from cfbench import store
-from cfbench.cli import _main
-from cfbench.leaderboard import Board
-from cfbench.reading import read_results
-from cfbench.tables import csv
+from cfbench import storage
+from cfbench.cli.main import _main
+from cfbench.report.board import Board
+from cfbench.report.render import csv
+from cfbench.runs.reader import read_results
 
 TOYS = str(Path(__file__).parents[1] / "toys.py")
 SHAPES = [pytest.param((200, 5), id="200x5"), pytest.param((1000, 1), id="1000x1", marks=pytest.mark.slow)]
@@ -40,22 +40,24 @@ def crowded(request, tmp_path_factory):
             cells.append(mine)
             for stage in source.iterdir():
                 _copy(stage, folder / f"cells/bars/learns{m:03d}/seed-{seed}" / stage.name, rng, m)
-    store.write_json(folder / "run.json", about | {"cells": cells})
+    storage.write_json(folder / "run.json", about | {"cells": cells})
     return folder, methods * seeds
 
 
 def _copy(stage: Path, target: Path, rng: np.random.Generator, m: int) -> None:
     """A stage; one of scores a little worse for each method after the first, and a little noisy."""
     if not stage.name.startswith("score-"):
-        store.copy_stage(stage, target)
+        storage.copy_stage(stage, target)
         return
-    said, arrays = store.read_json(stage / "scores.json"), store.read_tensors(stage / "scores.safetensors")
+    said, arrays = storage.read_json(stage / "scores.json"), storage.read_tensors(stage / "scores.safetensors")
     for name, values in arrays.items():
         noise = torch.from_numpy(rng.normal(m / 100, 0.2, size=values.shape))
         arrays[name] = values * (1 + noise)
-    with store.writing(target, **{k: v for k, v in store.read_json(stage / "stage.json").items() if k != "files"}) as d:
-        store.write_json(d / "scores.json", said)
-        store.write_tensors(d / "scores.safetensors", arrays)
+    with storage.write_stage(
+        target, **{k: v for k, v in storage.read_json(stage / "stage.json").items() if k != "files"}
+    ) as d:
+        storage.write_json(d / "scores.json", said)
+        storage.write_tensors(d / "scores.safetensors", arrays)
 
 
 @pytest.mark.benchmark(group="tidy CSV of 1,000 cells")

@@ -1,0 +1,3 @@
+"""The suite from Python."""
+
+from __future__ import annotations

@@ -1,0 +1,149 @@
+"""A fitted method read back from a run."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import storage
+from ..contract import Control, Dataset, Method
+from ..errors import UserError, did_you_mean, one_of
+from ..evaluation.plan import Act
+from ..evaluation.precision import compute_in_bfloat16
+from ..graph import CausalGraph
+from ..plugins.registry import SessionPlugins
+from ..plugins.spec import Spec, parse_specs
+from ..runs.context import LoadedJob
+from ..runs.environment import pick_device, standard
+from ..runs.job import Cell, GivenWeights, Job
+from ..runs.manifest import Manifest, read_manifest, refuse_links, reopen_job
+from ..runs.reader import CellState, cell_states, reading_run
+from ..storage.schema import mapping, scalar
+
+__all__ = ["load_fitted", "load_learned_action"]
+
+
+@standard()
+def load_fitted(
+    folder: Path, row: str, seed: int, dataset: str | None, *, data_root: Path, device: str, handed: SessionPlugins
+) -> Method:
+    """The method of a row, with its weights and what it tuned, in evaluation mode; see `cfbench.load_method`.
+
+    Raises:
+        UserError: there is no such row, or it is not fitted, or is no method.
+    """
+    manifest = read_manifest(folder)
+    cell, state = _cell(folder, manifest, row, seed, dataset)
+    loaded = LoadedJob(_job(folder, cell, data_root, device, handed), handed.classes)
+    _check_method(loaded, cell)
+    train, tune = folder / cell.stage("train"), folder / cell.stage("tune")
+    refuse_links(path for stage in (train, tune) for path in [stage, *stage.glob("*")])
+    if not (storage.is_complete(train) and storage.is_complete(tune)):
+        found = f"{state.status}: {state.reason}" if state.reason else "not fitted yet"
+        raise UserError(f"{cell.label} of the run {folder.name} is {found}")
+    _compare(loaded, cell, manifest)
+    described = _Described(loaded.job, loaded.classes, manifest.datasets[cell.dataset.label].graph)
+    with reading_run(folder):
+        chosen = mapping(storage.read_json(tune / "chosen.json"), scalar)
+    method = described.method(cell, **chosen)
+    assert isinstance(method, Method)
+    try:
+        method.load_state_dict(storage.read_tensors(train / "weights.safetensors"))
+    except RuntimeError as error:
+        raise UserError(f"{cell.label}: its class has changed, the weights do not fit any more: {error}") from error
+    dressed = described.dressed(cell, method)
+    assert isinstance(dressed, Method)
+    if loaded.job.precision == "bf16":
+        compute_in_bfloat16(dressed)
+    return dressed.to(pick_device(device)).eval()
+
+
+def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | None) -> tuple[Cell, CellState]:
+    """The cell of a row."""
+    found = cell_states(folder, manifest)
+    labels = list(dict.fromkeys(c.method.label for c, _ in found))
+    specs = parse_specs(row)
+    if len(specs) != 1 or specs[0].label not in labels:
+        raise UserError(f"the run {folder.name} has no row {row!r}; {did_you_mean(row, labels)}")
+    mine = [(c, s) for c, s in found if c.method.label == specs[0].label]
+    name = one_of("data set", dataset, dict.fromkeys(c.dataset.label for c, _ in mine))
+    seeds = {c.seed: (c, s) for c, s in mine if c.dataset.label == name}
+    if seed not in seeds:
+        raise UserError(f"{row} has no seed {seed} in the run {folder.name}; it has {', '.join(map(str, seeds))}")
+    return seeds[seed]
+
+
+def _job(folder: Path, cell: Cell, data_root: Path, device: str, handed: SessionPlugins) -> Job:
+    """The run's job, with the weights that the row was given."""
+    job = reopen_job(folder, data_root=data_root, device=device, plugins=handed.files)
+    manifest = folder / cell.stage("train") / storage.MANIFEST
+    if cell.external or not manifest.exists():
+        return job
+    with reading_run(folder):
+        given = mapping(storage.read_json(manifest)).get("weights")
+        return (
+            replace(job, weights=(GivenWeights(cell.fit.label, Path(given["file"]), given["sha256"]),))
+            if given
+            else job
+        )
+
+
+def _check_method(loaded: LoadedJob, cell: Cell) -> None:
+    """Nothing, where a row is a method whose class is at hand."""
+    name = cell.method.name
+    if cell.external:
+        raise UserError(f"the answers of {name} were made elsewhere: there is no method to load")
+    if name not in loaded.registry.names("method"):
+        raise UserError(f"{name} is not installed; give plugins=[its file or class]")
+    if issubclass(loaded.registry.load("method", name), Control):
+        raise UserError(f"{name} is a control, which learns nothing: there is no method to load")
+
+
+def _compare(loaded: LoadedJob, cell: Cell, manifest: Manifest) -> None:
+    """Warn where a fit today would be another one."""
+    try:
+        today = loaded.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
+        data = loaded.data_key(cell.dataset)
+    except (UserError, OSError) as error:
+        warnings.warn(f"{cell.label}: whether its fit is up to date cannot be told: {error}", stacklevel=4)
+        return
+    if today != cell.keys["train"]:
+        plan = loaded.job.folder / manifest.datasets[cell.dataset.label].plan / storage.MANIFEST
+        same = plan.exists() and storage.read_json(plan).get("data") == data
+        what = "source or settings are" if same else "source or data are"
+        warnings.warn(f"{cell.label}: its {what} not those that it was fitted with", stacklevel=4)
+
+
+def load_learned_action(folder: Path, dataset: str | None) -> Act:
+    """The learned response of a data set's parents; see `cfbench.load_action`.
+
+    Raises:
+        UserError: there is no such data set, its response is known, or its mechanisms are not fitted.
+    """
+    from ..evaluation.mechanisms import ParentMechanisms
+
+    datasets = read_manifest(folder).datasets
+    name = one_of("data set", dataset, datasets)
+    entry = datasets[name]
+    if not entry.mechanisms:
+        raise UserError(f"the parents of {name} respond as it says itself; give dataset={name!r}")
+    weights = folder / entry.mechanisms / "weights.safetensors"
+    if not weights.is_file():
+        raise UserError(f"the mechanisms of {name} are not fitted yet in the run {folder.name}")
+    mechanisms = ParentMechanisms(entry.graph)
+    mechanisms.load_state_dict(storage.read_tensors(weights))
+    return mechanisms.act
+
+
+@dataclass(frozen=True)
+class _Described(LoadedJob):
+    """A job that knows the graph of a data set from its run, so that no data need to be there."""
+
+    graph: CausalGraph | None = None
+
+    def dataset(self, spec: Spec) -> Dataset:
+        dataset = Dataset()
+        assert self.graph is not None
+        dataset.graph = self.graph
+        return dataset

@@ -1,0 +1,266 @@
+"""A run as a notebook shows it: its scores as data frames, and tables and pictures that display themselves."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from ..errors import UserError, one_of
+from ..report.board import TIDY, Board
+from ..report.publish import load_board, write_leaderboard, write_sheet
+from ..runs.chain import Status
+from ..runs.job import Cell
+from ..runs.manifest import read_manifest
+from ..runs.reader import CellState, cell_states
+
+__all__ = ["Picture", "Result", "Table", "drawing"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that a notebook displays; ``path`` is there as long as this object is."""
+
+    path: Path
+    keep: Any = field(default=None, repr=False, compare=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Copy the PNG to ``path``."""
+        return Path(shutil.copyfile(self.path, path))
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """A block that draws, after which matplotlib's backend and settings are the notebook's own again."""
+    import matplotlib
+
+    before = dict.__getitem__(matplotlib.rcParams, "backend")  # asking in the usual way would choose one
+    try:
+        with matplotlib.rc_context():
+            yield
+    finally:
+        if isinstance(before, str):
+            matplotlib.use(before)
+        else:
+            dict.__setitem__(matplotlib.rcParams, "backend", before)
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """The printed tables of some data sets: HTML in a notebook, text in a terminal."""
+
+    boards: tuple[Board, ...]
+    missing: tuple[str, ...] = ()
+
+    def text(self, width: int = 120) -> str:
+        """The tables for ``width`` columns of text, with footnotes."""
+        from rich.console import Console
+
+        from ..report.render import render
+
+        out = io.StringIO()
+        console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+        for board in self.boards:
+            console.print(render(board, width))
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        return "\n".join([*lines, *map(_no_plan, self.missing)])
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        from ..report.render import html
+
+        return "\n".join([*map(html, self.boards), *(f"<p>{escape(_no_plan(d))}</p>" for d in self.missing)])
+
+
+def _no_plan(dataset: str) -> str:
+    return f"{dataset} has no plan yet, so there is no table of it."
+
+
+class Result:
+    """A run, read from its folder; what is derived from its cells is derived once, when it is first asked for.
+
+    It shows the cells that the run declared when it was read, whatever another run does in the folder afterwards.
+
+    Args:
+        folder: of the run.
+        classes: plugins at hand that the run was asked for with, by name.
+        files: plugin files that it was asked for with.
+        data_root: where its data lie.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Mapping[str, Any] | None = None,
+        data_root: Path | None = None,
+        files: tuple[Path, ...] = (),
+    ) -> None:
+        self.folder, self.classes, self.data_root, self.files = folder, dict(classes or {}), data_root, files
+        self.manifest = read_manifest(folder)
+        self._boards: dict[str, Board | None] = {}
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets of the run."""
+        return tuple(self.manifest.datasets)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The rows of the run, controls left out."""
+        controls = self.manifest.controls
+        return tuple(dict.fromkeys(c.method.label for c, _ in self._states if c.method.label not in controls))
+
+    @cached_property
+    def _states(self) -> list[tuple[Cell, CellState]]:
+        return cell_states(self.folder, self.manifest)
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The cells that have not come to a good end: dataset, method, seed, status, reason."""
+        rows = [
+            (c.dataset.label, c.method.label, c.seed, s.status, s.reason or "not run")
+            for c, s in self._states
+            if s.status is not Status.OK
+        ]
+        return pd.DataFrame(rows, columns=["dataset", "method", "seed", "status", "reason"])
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row for each score, as in ``DATASET.csv``."""
+        return self._stacked(lambda board: board.tidy, TIDY)
+
+    @cached_property
+    def wide(self) -> pd.DataFrame:
+        """One row for each method and data set, as in ``DATASET-wide.csv``."""
+        return self._stacked(lambda b: b.wide.assign(dataset=b.results.dataset).set_index("dataset").reset_index())
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Paired differences of methods, as in ``DATASET-pairs.csv``."""
+        return self._stacked(lambda board: board.pairs)
+
+    def _stacked(self, frame: Callable[[Board], pd.DataFrame], columns: list[str] | None = None) -> pd.DataFrame:
+        frames = [frame(board) for d in self.datasets if (board := self._board(d))]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def _board(self, dataset: str) -> Board | None:
+        if dataset not in self._boards:
+            self._boards[dataset] = load_board(self.folder, dataset, self.manifest)
+        return self._boards[dataset]
+
+    def _one(self, dataset: str | None) -> Board:
+        """The leaderboard of a data set, which may be left out where there is one."""
+        if dataset is None:
+            dataset = one_of("data set with a plan", None, [d for d in self.datasets if self._board(d)])
+        if board := self._board(one_of("data set", dataset, self.datasets)):
+            return board
+        raise UserError(_no_plan(dataset))
+
+    def table(self, dataset: str | None = None) -> Table:
+        """The printed tables of a data set, or of all.
+
+        Raises:
+            UserError: there is no such data set in the run.
+        """
+        asked = [one_of("data set", dataset, self.datasets)] if dataset else self.datasets
+        boards = {d: self._board(d) for d in asked}
+        return Table(tuple(b for b in boards.values() if b), tuple(d for d, b in boards.items() if not b))
+
+    @property
+    def plots(self) -> list[str]:
+        """The charts that `plot` can draw, over all data sets."""
+        boards = [b for d in self.datasets if (b := self._board(d))]
+        return list(dict.fromkeys(name for b in boards for name in [*self._charts(b), *self._curves(b)]))
+
+    @staticmethod
+    def _charts(board: Board) -> list[str]:
+        from ..report.plots import charts
+
+        return list(charts(board))
+
+    def _curves(self, board: Board) -> dict[str, Path]:
+        """The charts of what methods recorded, by name."""
+        from ..report.curves import write_curves
+
+        if board.results.dataset not in self._drawn:
+            with drawing():
+                paths = write_curves(self.folder, board.results.dataset, self._folder, self.manifest)
+            self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
+        return self._drawn[board.results.dataset]
+
+    @cached_property
+    def _drawn(self) -> dict[str, dict[str, Path]]:
+        return {}
+
+    @cached_property
+    def _place(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory(prefix="cfbench-")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._place.name)
+
+    def plot(self, metric: str | None = None, dataset: str | None = None) -> Picture:
+        """A chart: of a metric's scores, ``quality-cost`` (by default), or of what methods recorded (see `plots`).
+
+        Raises:
+            UserError: there is no such chart, or no such data set.
+        """
+        from ..report.plots import write_plot
+
+        board = self._one(dataset)
+        known = self._charts(board)
+        name = "quality-cost" if metric is None and "quality-cost" in known else metric
+        if name not in known:
+            curves = self._curves(board)
+            return Picture(curves[one_of("chart", name, [*known, *curves])], self._place)
+        with drawing():
+            return Picture(write_plot(board, name, self._folder), self._place)
+
+    def gallery(self, dataset: str | None = None, columns: int = 16) -> Picture:
+        """The contact sheet: the same questions answered by every row, about ``columns`` of them.
+
+        Raises:
+            UserError: there is no such data set.
+        """
+        folder = self._folder / f"gallery-{columns}"
+        return Picture(
+            write_sheet(self.folder, self._one(dataset).results.dataset, folder, columns, self.manifest), self._place
+        )
+
+    def write(self, out: str | Path | None = None, *, pictures: bool = True) -> list[Path]:
+        """Write all tables and pictures, by default where ``cfbench run`` does; the files written."""
+        out = Path(out or self.folder / "leaderboard")
+        boards = [b for d in self.datasets if (b := self._board(d))]
+        with drawing():
+            written = [
+                write_leaderboard(self.folder, b, out, pictures=pictures, manifest=self.manifest) for b in boards
+            ]
+        return [path for kinds in written for paths in kinds.values() for path in paths]
+
+    def __repr__(self) -> str:
+        total, bad = len(self._states), len(self.failures)
+        said = f"{bad} of {total} cells unfinished, see .failures" if bad else f"{total} of {total} cells finished"
+        return (
+            f"Result({self.folder.name}: {', '.join(self.methods) or 'controls'} on {', '.join(self.datasets)}; {said})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>\n{self.table()._repr_html_()}"

@@ -1,0 +1,232 @@
+"""The suite from Python: run it, read a run back, load data sets, and fitted methods by the name of their row."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..engine.launch import Todo, launch
+from ..engine.request import Request
+from ..errors import UserError
+from ..plugins.registry import SessionPlugins
+from ..plugins.spec import parse_specs
+from ..report.curves import check_installed, scalar_writer
+from ..runs.context import Run
+from ..runs.job import DATA_ROOT
+from ..runs.manifest import find_run
+from .result import Result
+
+if TYPE_CHECKING:
+    from ..contract import Dataset, Method
+    from ..evaluation.plan import Act
+
+__all__ = ["load", "load_action", "load_dataset", "load_method", "run"]
+
+
+def run(
+    methods: Any = "diffscm,deepscm",
+    datasets: Any = "strokes",
+    preset: str = "quick",
+    *,
+    seeds: int | str | Iterable[int] | None = None,
+    plan: str = "marginal",
+    action: Literal["exact", "learned"] | None = None,
+    split: Literal["test", "valid"] = "test",
+    settings: Mapping[str, Any] | Iterable[str] = (),
+    weights: Mapping[str, str | Path] | Iterable[str] = (),
+    metrics: Any = None,
+    controls: bool = True,
+    device: str = "auto",
+    jobs: int = 0,
+    threads: int = 1,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    timeout: float | None = None,
+    bundles: str | Path | Iterable[str | Path] = (),
+    tensorboard: bool = False,
+    name: str | None = None,
+    data_root: str | Path | None = None,
+    run_root: str | Path = "runs",
+    plugins: Any = (),
+    only: Literal["missing", "failed", "all"] = "missing",
+    progress: bool = True,
+) -> Result:
+    """Do what ``cfbench run`` does: what is finished is not done again, and a cell that fails is told, not raised.
+
+    Args:
+        methods: rows as on the command line (``"diffscm,hvae[width=16]"``), classes or instances of methods or
+            controls, a list mixing these, or a mapping of rows to classes or instances.
+        datasets: likewise.
+        preset: the budget, the same for all methods.
+        seeds: training seeds; the preset's where left out.
+        settings: ``{"diffscm.steps": 50}``, or a list of ``"diffscm.steps=50"``.
+        weights: ``{"diffscm": "file.safetensors"}``, or a list of ``"diffscm=file.safetensors"``.
+        metrics: likewise as methods; all where left out.
+        jobs: tasks at once, by default one a core; classes and instances at hand are run in this process, one by one.
+        bundles: folders that `cfbench bundle` wrote, to take questions and judges of a data set from.
+        tensorboard: whether to write training logs for TensorBoard, to ``tensorboard/`` in the run.
+        data_root: folder with data sets; by default the environment's ``CFBENCH_DATA_ROOT``, or ``data``.
+        plugins: files that define plugins, and classes or instances to be found by name; or a mapping of names.
+        only: which unfinished tasks to do: those never tried, those that failed before, or both.
+        progress: whether to say on standard error what is being done.
+
+    Raises:
+        UserError: a name is unknown, a name is taken, or a value is wrong; TensorBoard is not installed.
+    """
+    if tensorboard:
+        check_installed()
+    handed = SessionPlugins(plugins)
+    request = Request(
+        methods=handed.specs("method", methods), datasets=handed.specs("dataset", datasets),
+        metrics=None if metrics is None else _nonempty(handed.specs("metric", metrics)), seeds=_numbers(seeds),
+        preset=preset, plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
+        controls=controls, device=device, threads=threads, precision=precision, timeout=timeout,
+        bundles=_paths(bundles), name=name,
+        data_root=_data_root(data_root), run_root=Path(run_root), plugins=handed.files, classes=handed.classes,
+    )  # fmt: skip
+    with nullcontext() if progress else redirect_stderr(StringIO()):
+        done = _execute(request, jobs, only, tensorboard)
+    return Result(done.job.folder, handed.classes, done.job.data_root, handed.files)
+
+
+def _execute(request: Request, jobs: int, only: Literal["missing", "failed", "all"], tensorboard: bool) -> Run:
+    run = request.run()
+    _check_graphs(request)
+    if request.classes and jobs > 1:
+        print("cfbench: only this process knows the classes at hand; one task at a time", file=sys.stderr)
+    after = scalar_writer(run) if tensorboard else lambda outcome: None
+    jobs = 1 if request.classes else jobs
+    launch(run, _described(request), only=only, jobs=jobs, announce=_announce, after=after)
+    return run
+
+
+def _announce(todo: Todo) -> None:
+    print(f"run {todo.run.job.folder}: {len(todo.tasks)} of {todo.total} tasks to do", file=sys.stderr)
+
+
+def _described(request: Request) -> list[str]:
+    """What was asked for and is not the default, as ``run.json`` lists commands."""
+    usual = Request()
+    asked = {n: v for n, v in vars(request).items() if n in Request.__dataclass_fields__ and v != getattr(usual, n)}
+    asked.pop("classes", None)
+    return ["cfbench.run", *(f"{name}={value}" for name, value in asked.items())]
+
+
+def _check_graphs(request: Request) -> None:
+    """Instances of methods are made for the graph that they are asked about.
+
+    Raises:
+        UserError: one is not.
+    """
+    for row in request.rows:
+        made = request.classes.get(row.name)
+        graph = None if made is None or isinstance(made, type) else getattr(made, "graph", None)
+        for spec in request.sets if graph else ():
+            if request.loaded.dataset(spec).graph != graph:
+                raise UserError(f"{row.name} is made for another graph than that of {spec.label}; give its class")
+
+
+def _nonempty(specs: str) -> str:
+    if not specs:
+        raise UserError("no metric is given; leave metrics out for all of them")
+    return specs
+
+
+def _numbers(seeds: int | str | Iterable[int] | None) -> str | None:
+    if seeds is None or isinstance(seeds, str):
+        return seeds
+    return ",".join(map(str, [seeds] if isinstance(seeds, int) else seeds))
+
+
+def _pairs(given: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+    """``key=value`` texts, as options have them."""
+    if isinstance(given, Mapping):
+        return tuple(f"{k}={v}" for k, v in given.items())
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
+    return tuple(map(Path, [given] if isinstance(given, (str, Path)) else given))
+
+
+def _data_root(given: str | Path | None) -> Path:
+    return Path(given or os.environ.get(DATA_ROOT, "data"))
+
+
+def load(run: str | Path, run_root: str | Path = "runs") -> Result:
+    """A run by its name or folder, read from its cells; no plugin is imported.
+
+    Raises:
+        UserError: there is none.
+    """
+    return Result(find_run(str(run), Path(run_root)))
+
+
+def load_dataset(dataset: Any, *, data_root: str | Path | None = None, plugins: Any = ()) -> Dataset:
+    """A data set by name (``"strokes"``, ``"folder[path=mine]"``), or an instance of one, opened.
+
+    Raises:
+        UserError: it is unknown, or its data are missing.
+    """
+    handed = SessionPlugins(plugins)
+    if isinstance(dataset, str):
+        specs = parse_specs(dataset)
+        if len(specs) != 1:
+            raise UserError(f"{dataset!r} names {len(specs)} data sets; give one")
+        if specs[0].name in handed.classes:
+            dataset = handed.classes[specs[0].name]
+        else:
+            cls, params = handed.registry.resolve("dataset", specs[0])
+            dataset = cls(**params)
+    made = dataset() if isinstance(dataset, type) else dataset
+    made.open(_data_root(data_root).resolve())
+    return made
+
+
+def load_method(
+    run: str | Path | Result,
+    method: str,
+    *,
+    seed: int = 0,
+    dataset: str | None = None,
+    run_root: str | Path = "runs",
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    plugins: Any = (),
+) -> Method:
+    """A fitted method of a run, with its weights and what it tuned, in evaluation mode and the run's precision.
+
+    Warns where its source, settings or data are not those that it was fitted with.
+
+    Args:
+        run: its name or folder, or the `Result` of `run`, which knows the classes at hand.
+        method: the row as the table names it: ``"diffscm"``, ``"diffscm[steps=50]"``.
+        dataset: may be left out where the row has been fitted to one.
+        plugins: files, classes or instances, or a mapping of names to those, beside those of the `Result`; files
+            that ``run.json`` names are not executed.
+
+    Raises:
+        UserError: there is no such row, or it is not fitted, or is no method that could be loaded.
+    """
+    from .load import load_fitted
+
+    result = run if isinstance(run, Result) else load(run, run_root)
+    handed = SessionPlugins(plugins, result.classes)
+    handed.files = tuple(dict.fromkeys((*result.files, *handed.files)))
+    root = _data_root(data_root) if data_root or not result.data_root else result.data_root
+    return load_fitted(result.folder, method, seed, dataset, data_root=root, device=device, handed=handed)
+
+
+def load_action(run: str | Path | Result, dataset: str | None = None, *, run_root: str | Path = "runs") -> Act:
+    """How a data set's parents respond by the mechanisms that a run fitted to them: ``action(pa, do, rng)``.
+
+    Raises:
+        UserError: there is no such run or data set, its response is known, or the mechanisms are not fitted.
+    """
+    from .load import load_learned_action
+
+    return load_learned_action((run if isinstance(run, Result) else load(run, run_root)).folder, dataset)

@@ -1,0 +1,139 @@
+"""The command ``status``: where every cell of a run stands, once or for as long as the run goes on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import storage
+from ..engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
+from ..runs.chain import STAGES, Status, cell_tasks
+from ..runs.job import Cell
+from ..runs.manifest import Manifest, find_run, read_manifest
+from ..runs.progress import EVERY, is_active
+from ..runs.reader import cell_states
+
+__all__ = ["monitor_of", "status_command"]
+
+
+LOOK = 0.5
+"""Seconds between two looks."""
+
+
+def status_command(name: str, run_root: Path, follow: bool = False) -> int:
+    """Print where every cell stands; with ``follow`` again and again until the run stops, or Ctrl-C."""
+    folder = find_run(name, run_root)
+    if follow and is_active(folder):
+        try:
+            _follow(folder)
+        except KeyboardInterrupt:
+            return 0
+    for line in status_lines(monitor_of(folder).rows()):
+        print(line)
+    if follow:
+        print(f"no process is at work on {folder}; the same `cfbench run` does what is pending", file=sys.stderr)
+    return 0
+
+
+def monitor_of(folder: Path) -> RunMonitor:
+    """The cells of a run as they stand on disk.
+
+    Raises:
+        UserError: there is no run in the folder, or a stage is not as cfbench writes it.
+    """
+    manifest = read_manifest(folder)
+    monitor = RunMonitor(folder, manifest.cells, manifest.controls)
+    _read_stages(monitor, manifest)
+    monitor.update()
+    if not is_active(folder):
+        monitor.doing = {}
+    return monitor
+
+
+def _read_stages(monitor: RunMonitor, manifest: Manifest) -> None:
+    """Which stages are there, and how cells ended."""
+    found = cell_states(monitor.folder, manifest)
+    monitor.status = {cell.label: (state.status, state.reason) for cell, state in found}
+    monitor.done = {
+        t.id for cell, state in found for t in cell_tasks(cell) if _is_done(monitor.folder, cell, t.stage, state.status)
+    }
+    for task in monitor.shared:
+        entry = manifest.datasets[task.dataset.label]
+        if storage.is_complete(monitor.folder / entry.stages[STAGES[task.stage].key]):
+            monitor.done.add(task.id)
+
+
+def _is_done(folder: Path, cell: Cell, stage: str, status: Status) -> bool:
+    if stage == "scores" or status.answered:
+        return status.answered
+    return storage.is_complete(folder / cell.stage(stage))
+
+
+def status_lines(rows: list[CellProgress]) -> list[str]:
+    """Rows as lines of text: status, cell, seconds, what is under way or why it is not."""
+    width = max((len(r.label) for r in rows), default=0)
+    head = _line("status", "cell", width, "seconds", "under way, or why not")
+    return [head, *(_row_line(row, width) for row in rows)]
+
+
+def _row_line(row: CellProgress, width: int) -> str:
+    seconds = f"{row.seconds:.1f}" if row.seconds else ""
+    left = f"{row.remaining} left" if row.status is Status.RUNNING and row.remaining else ""
+    return _line(row.status, row.label, width, seconds, "; ".join(filter(None, (row.about, left))))
+
+
+def _line(status: str, label: str, width: int, seconds: str, about: str) -> str:
+    return f"{status:<8} {label:<{width}} {seconds:>8}  {about}".rstrip()
+
+
+def _follow(folder: Path) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    (_watch_live if console.is_terminal else _watch_plain)(folder, console)
+
+
+def _watch_live(folder: Path, console: Any) -> None:
+    from rich.live import Live
+
+    monitor = monitor_of(folder)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        _watch(folder, monitor, lambda o: live.update(draw_table(o, headline(o), console.size.height), refresh=True))
+
+
+def _watch_plain(folder: Path, console: Any) -> None:
+    """Cells whose status has changed, and now and then what is under way."""
+    before: dict[str, Status] = {}
+    said = 0.0
+
+    def show(monitor: RunMonitor) -> None:
+        nonlocal said
+        rows = monitor.rows()
+        for line in status_lines(
+            [r for r in rows if before.get(r.label) != r.status and (before or r.status is Status.RUNNING)]
+        )[1:]:
+            print(line, flush=True)
+        before.update({r.label: r.status for r in rows})
+        if monitor.now - said >= EVERY:
+            said = monitor.now
+            for line in progress_lines(monitor):
+                print(line, flush=True)
+
+    _watch(folder, monitor_of(folder), show)
+
+
+def _watch(folder: Path, monitor: RunMonitor, show: Callable[[RunMonitor], None]) -> None:
+    """Show a run until it stops; stages are looked for when tasks have ended, not too often where that takes long."""
+    cost, looked, due = 0.0, time.monotonic(), False
+    while is_active(folder):
+        due |= monitor.update()
+        if due and time.monotonic() - looked > 10 * cost:
+            begun = time.monotonic()
+            _read_stages(monitor, read_manifest(folder))
+            looked, due = time.monotonic(), False
+            cost = looked - begun
+        show(monitor)
+        time.sleep(LOOK)

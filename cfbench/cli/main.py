@@ -1,0 +1,137 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UserError
+from ..version import __version__
+from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
+from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
+from .options import data_root, examples, plugin, run_root
+from .plugins import COMMANDS as PLUGIN_COMMANDS
+from .runs import COMMANDS as RUN_COMMANDS
+
+__all__ = ["main"]
+
+
+@click.group(
+    epilog=examples(
+        "cfbench run                                   Diff-SCM against DeepSCM on digits that need no download",
+        "cfbench run --methods diffscm[scale=2] --datasets mnist --data-root ~/data",
+        "cfbench list                                  what can be run",
+        "cfbench leaderboard quick                     the tables of a run again",
+    )
+)
+@click.version_option(__version__, prog_name="cfbench")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Benchmark counterfactual image models: same questions, same judges, intervals on every number."""
+    context.obj = {"debug": debug}
+
+
+@cli.command(
+    epilog=examples(
+        "cfbench run                                              both methods on strokes, a few minutes",
+        "cfbench run --methods 'diffscm,diffscm[contrast=0]'       two rows that share one fit",
+        "cfbench run --methods diffscm --set diffscm.steps=50     the same setting for all of its rows",
+        "cfbench run --methods mine --plugin mine.py --split valid    develop without looking at test answers",
+        "cfbench run --datasets strokes,mnist --preset standard --device cuda",
+        "cfbench run --datasets morphomnist --action learned      parents respond by mechanisms fitted to them",
+    )
+)
+@click.option(
+    "--methods", default="diffscm,deepscm", show_default=True, help="Rows: name, name:preset, name[key=value]."
+)
+@click.option("--datasets", default="strokes", show_default=True, help="Data sets, by name.")
+@click.option("--seeds", help="Training seeds, as 0,1,2.  [default: the preset's]")
+@click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, standard or full.")
+@click.option(
+    "--plan", default="marginal", show_default=True, help="Questions: marginal, force-change, or the data's own."
+)
+@click.option(
+    "--action", type=click.Choice(["exact", "learned"]),
+    help="Parents respond by their known mechanisms or by fitted ones.  [default: exact where the data set knows them]",
+)  # fmt: skip
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Factuals.")
+@click.option("--bundle", "bundles", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Take questions and judges of a data set from a bundle.")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
+@click.option("--weights", multiple=True, metavar="METHOD=FILE.safetensors",
+              help="Weights made elsewhere for a method's rows, in place of its fit.")  # fmt: skip
+@click.option("--metrics", help="Metrics, by name.  [default: all]")
+@click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--jobs", type=click.IntRange(0), default=0, help="Tasks at once.  [default: a core each; 1 on a GPU]")
+@click.option("--address", metavar="ADDRESS",
+              help="Ray cluster to use: auto, HOST:PORT, ray://HOST:PORT.  [default: this machine]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a task.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+              help="Methods compute in float32, or convolutions and products in bfloat16.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="End each stage of a cell that takes longer.")  # fmt: skip
+@click.option("--name", help="Name of the run.  [default: the preset's, and what else differs]")
+@click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
+              help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
+@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
+@click.option("--tensorboard", is_flag=True, help="Write training logs for TensorBoard, to tensorboard/ in the run.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@data_root
+@run_root
+@plugin
+def run(**options: Any) -> int:
+    """Fit methods, ask them all the same questions, score the answers, write the leaderboard.
+
+    What is finished is not done again: the same command continues a run that was killed.
+    """
+    from .run import run_command
+
+    return run_command(argv=sys.argv[1:], **options)
+
+
+@cli.command(epilog=examples("cfbench prepare mnist --data-root ~/data", "cfbench prepare strokes mnist"))
+@click.argument("datasets", nargs=-1, required=True)
+@data_root
+@plugin
+def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...]) -> int:
+    """Bring data sets under the data root: the only command that uses a network."""
+    from .run import prepare_command
+
+    return prepare_command(datasets, data_root, plugins)
+
+
+for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMMANDS):
+    cli.add_command(_command)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 130 interrupted."""
+    sys.exit(_main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
+    try:
+        return cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _say(error.format_message())
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        return _say(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        print("cfbench: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say(text: str) -> int:
+    print(f"cfbench: error: {' '.join(text.split())}", file=sys.stderr)
+    return 1

@@ -1,0 +1,70 @@
+"""What the commands do, apart from reading their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..engine.launch import Todo, launch, report_unfinished
+from ..engine.request import Request
+from ..plugins.spec import parse_specs
+from ..report.curves import check_installed, scalar_writer
+from ..report.publish import publish
+from ..runs.manifest import find_run, read_manifest
+from ..runs.progress import announcing_progress
+
+__all__ = ["leaderboard_command", "prepare_command", "run_command"]
+
+
+def run_command(
+    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, tensorboard: bool, dry_run: bool,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
+    if tensorboard:
+        check_installed()
+    run = Request(**options).run()
+    after = scalar_writer(run) if tensorboard and not dry_run else lambda outcome: None
+    launch(run, argv, only=only, jobs=jobs, address=address, dry_run=dry_run, announce=_announce, after=after)
+    if dry_run:
+        return 0
+    for dataset in run.datasets:
+        publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
+    return report_unfinished(run.job.folder, {c.label for c in run.cells})
+
+
+def _announce(todo: Todo) -> None:
+    """Print what will be done and what is there."""
+    run, budget = todo.run, todo.run.job.budget
+    print(f"run {run.job.folder}")
+    print(
+        f"  preset {budget.name}: {budget.images:,} training images a method, up to {budget.factuals} factuals "
+        f"of the {run.job.split} split, plan {run.job.plan}, device {run.job.device}"
+    )
+    unfinished = {t.cell.label for t in todo.tasks if t.cell}
+    for cell in run.cells:
+        print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.label}")
+    print(f"  {len(todo.tasks)} of {todo.total} tasks to do", flush=True)
+
+
+def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...]) -> int:
+    """Prepare data sets one after another."""
+    from ..plugins.registry import Registry
+
+    registry = Registry(plugins)
+    loaded = [(s, registry.resolve("dataset", s)) for text in datasets for s in parse_specs(text)]
+    for spec, (cls, params) in loaded:
+        dataset = cls(**params)
+        dataset.open(data_root.resolve())
+        with announcing_progress(dataset, f"preparing {spec.label}"):
+            dataset.prepare(data_root.resolve())
+        print(f"{spec.label} is ready under {data_root}")
+    return 0
+
+
+def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool) -> int:
+    """Write the tables and pictures of a run, and print the tables."""
+    folder = find_run(name, run_root)
+    for dataset in read_manifest(folder).datasets:
+        publish(folder, dataset, out or folder / "leaderboard", pictures=plots)
+    return 0

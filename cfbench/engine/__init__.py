@@ -1,0 +1,3 @@
+"""From a request to finished tasks: prepare, fit, score, execute, Ray, failures, display."""
+
+from __future__ import annotations

@@ -1,0 +1,202 @@
+"""Tasks scheduled and executed, in this process or by Ray, with a display and two-step interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from types import FrameType
+from typing import Protocol
+
+from .. import storage
+from ..runs.chain import Outcome, Status, Task, damaged, tasks_of
+from ..runs.context import LoadedJob, Run
+from ..runs.job import Job
+from ..runs.progress import log_event, remove_note
+from ..storage.temporary import remove_abandoned
+from .display import RunMonitor, live_display
+from .ray_executor import ray_executor
+from .tasks import run_task
+
+__all__ = ["Executor", "InProcessExecutor", "Interrupt", "Schedule", "execute", "interruptible"]
+
+
+class Executor(Protocol):
+    """Takes tasks whose needs are met, and gives back outcomes as they come."""
+
+    slots: int
+
+    def start(self, task: Task) -> None: ...
+
+    def wait(self) -> list[Outcome]:
+        """The outcomes of the tasks that ended meanwhile, which may be none."""
+        ...
+
+
+class InProcessExecutor:
+    """Does a task when it is waited for; Ray is not imported."""
+
+    slots = 1
+
+    def __init__(self, job: Job, loaded: LoadedJob) -> None:
+        self.job, self.loaded = job, loaded
+        self.queue: list[Task] = []
+
+    def start(self, task: Task) -> None:
+        self.queue.append(task)
+
+    def wait(self) -> list[Outcome]:
+        return [run_task(self.job, self.queue.pop(0), self.loaded)]
+
+
+class Schedule:
+    """Tasks in the order in which they should start, given what is done already."""
+
+    def __init__(self, todo: Iterable[Task], done: Iterable[str]) -> None:
+        self._waiting = {t.id: t for t in todo}
+        self.in_flight: set[str] = set()
+        self.done = set(done)
+        self.outcomes: dict[str, Outcome] = {}
+        self._hopeful = False
+
+    @property
+    def waiting(self) -> list[Task]:
+        """The tasks that have not started."""
+        return [*self._waiting.values()]
+
+    def ready(self, slots: int) -> list[Task]:
+        """The tasks to start now, so that no more than ``slots`` are under way."""
+        able = (name for name, task in self._waiting.items() if self.done.issuperset(task.needs))
+        free = list(islice(able, max(slots - len(self.in_flight), 0)))
+        self.in_flight.update(free)
+        return [self._waiting.pop(name) for name in free]
+
+    def skip(self) -> list[Outcome]:
+        """Outcomes of the tasks that need what is neither done, under way nor waiting; they are taken out."""
+        skipped: list[Outcome] = []
+        while not self._hopeful:
+            alive = self.done | self.in_flight | self._waiting.keys()
+            lost = {name: set(task.needs) - alive for name, task in self._waiting.items()}
+            news = [
+                Outcome(self._waiting.pop(name), Status.SKIPPED, f"needs {min(needs)}")
+                for name, needs in lost.items()
+                if needs
+            ]
+            self.outcomes |= {o.task.id: o for o in news}
+            skipped += news
+            self._hopeful = not news
+        return skipped
+
+    def end(self, outcome: Outcome) -> None:
+        """Take note of how a task ended."""
+        self.in_flight.discard(outcome.task.id)
+        self.outcomes[outcome.task.id] = outcome
+        if outcome.status is Status.DONE:
+            self.done.add(outcome.task.id)
+        else:
+            self._hopeful = False
+
+
+GRACE = 5.0
+"""Seconds that stages under way have to finish."""
+
+
+class Interrupt:
+    """Whether the user has asked to stop."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked, self.say = False, say
+        self.timer = threading.Timer(GRACE, os.kill, (os.getpid(), signal.SIGINT))
+        self.timer.daemon = True
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say(f"stopping: what is under way has {GRACE:g} s to finish; Ctrl-C again stops now")
+        self.timer.start()
+
+
+@contextmanager
+def interruptible(say: Callable[[str], None]) -> Iterator[Interrupt]:
+    """A block that the first interrupt asks to stop, and that a second one, or the end of the grace, stops."""
+    interrupt = Interrupt(say)
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield interrupt
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupt
+    finally:
+        interrupt.timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def execute(
+    run: Run,
+    todo: list[Task],
+    done: Iterable[str],
+    jobs: int,
+    address: str | None = None,
+    after: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped.
+
+    With several ``jobs``, or an ``address``, Ray does them. ``after`` is told how each ended.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop, and tasks are left.
+    """
+    workers: AbstractContextManager[Executor]
+    workers = nullcontext(InProcessExecutor(run.job, run.loaded))
+    if jobs > 1 or address:
+        workers = ray_executor(run.job, jobs, address)
+    schedule, folder = Schedule(todo, done), run.job.folder
+    remove_abandoned(folder)
+    for stage, broken in damaged(run, todo).items():
+        storage.remove_damaged(stage)
+        print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
+    log_event(folder, "begin", tasks=len(todo), jobs=jobs)
+    monitor = _monitor(run, schedule)
+    with (
+        live_display(monitor) as say,
+        interruptible(say) as interrupt,
+        workers as executor,
+    ):
+        while True:
+            for outcome in schedule.skip():
+                monitor.end(outcome)
+                say(_outcome_line(outcome))
+            for task in [] if interrupt.asked else schedule.ready(executor.slots):
+                executor.start(task)
+            if not schedule.in_flight:
+                break
+            for outcome in executor.wait():
+                schedule.end(outcome)
+                monitor.end(outcome)
+                remove_note(folder, outcome.task.id)
+                say(_outcome_line(outcome))
+                after(outcome)
+    log_event(folder, "stop", left=len(schedule.waiting))
+    if schedule.waiting:
+        raise KeyboardInterrupt
+    return list(schedule.outcomes.values())
+
+
+def _monitor(run: Run, schedule: Schedule) -> RunMonitor:
+    """What the display shows: every cell, what is done and what failed before and is left alone."""
+    monitor = RunMonitor(run.job.folder, run.cells, run.controls)
+    monitor.done |= schedule.done
+    alone = {t.id for t in tasks_of(run)} - schedule.done - {t.id for t in schedule.waiting}
+    monitor.bad |= dict.fromkeys(alone, (Status.FAILED, "before; --only failed tries again"))
+    return monitor
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    if outcome.status is Status.DONE:
+        return f"{outcome.task.id}: {outcome.seconds:.1f} s"
+    return f"{outcome.task.id}: {outcome.status}{',' if outcome.status is Status.SKIPPED else ':'} {outcome.reason}"

@@ -1,0 +1,211 @@
+"""A cell from fit to images: its weights, the answer parameters it chooses, and its answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import storage
+from ..contract import Control, Fit, Method, Split
+from ..errors import UserError
+from ..evaluation.answers import Answers, answer_plan, image_mechanism, synchronize
+from ..evaluation.plan import Plan
+from ..images import ImageRows, Uint8Images
+from ..rng import derive
+from ..runs.context import Context
+from ..runs.environment import peak_memory
+from ..runs.job import Cell, GivenWeights
+from .checkpoints import Checkpoints
+from .failures import with_smaller_batches
+
+__all__ = ["images", "train", "tune"]
+
+
+BATCH = {"cpu": 64, "cuda": 512}
+"""Images in one call of a method: what caches hold, or what keeps a GPU busy."""
+
+
+class TrainingLog:
+    """What a method logs and records while it is fitted or tuned."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, object]] = []
+        self.tables: dict[str, object] = {}
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Keep a row of the training log.
+
+        Raises:
+            FloatingPointError: its ``loss`` is not finite.
+        """
+        self.rows.append(row)
+        loss = row.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            where = ", ".join(f"{k} {row[k]}" for k in ("stage", "step") if k in row)
+            raise FloatingPointError(f"training diverged: the loss is {loss} at {where or f'row {len(self.rows)}'}")
+
+    def write(self, folder: Path) -> None:
+        """Put every table and the log into a folder."""
+        for name, table in self.tables.items():
+            storage.write_json(folder / f"{name}.json", table)
+        if self.rows:
+            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def train(context: Context, cell: Cell) -> None:
+    """The weights of a method, with its training log and what it recorded."""
+    folder, diary = context.folder(cell, "train"), TrainingLog()
+    if storage.is_intact(folder):
+        return
+    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
+    given = context.loaded.weights(cell.method)
+    kept = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), diary.rows)
+    with context.quiet("train", cell.seed), peak_memory(context.device) as peak:
+        method = context.loaded.method(cell)
+        if given:
+            costs |= _take(method, given) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
+        elif isinstance(method, Method):
+            run = _fit(context, cell, diary)
+            run.keeper = kept
+            method.to(context.device).train()
+            kept.start()
+            with context.precise(method):
+                method.fit(run)
+            synchronize(context.device)
+            costs["fit_s"], costs["images_seen"] = kept.seconds, float(run.seen)
+            costs["bits_per_dim"] = _bits(diary)
+            costs["parameters"] = _size(method)
+            _check_finite(method)
+        others = float(context.others())
+    about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
+    with context.writing(folder, stage="train", key=cell.keys["train"], env=context.env(), **about) as draft:
+        if isinstance(method, Method):
+            storage.write_tensors(draft / "weights.safetensors", method.state_dict())
+        costs |= {"train_peak_mb": peak["peak_mb"], "fit_others": others}
+        storage.write_json(draft / "costs.json", costs)
+        diary.write(draft)
+    kept.discard()
+
+
+def _take(method: Method | Control, given: GivenWeights) -> dict[str, float]:
+    """Load weights that were made elsewhere.
+
+    Raises:
+        UserError: they are not those of this method, or not finite.
+    """
+    if not isinstance(method, Method):
+        raise UserError(f"{given.row} is a control and takes no weights")
+    try:
+        method.load_state_dict(storage.read_tensors(given.file))
+    except RuntimeError as error:
+        raise UserError(f"{given.file.name} does not hold the weights of {given.row}: {error}") from error
+    _check_finite(method)
+    return {"parameters": _size(method)}
+
+
+def _size(method: Method) -> float:
+    return float(sum(p.numel() for p in method.parameters()))
+
+
+def tune(context: Context, cell: Cell) -> None:
+    """The answer parameters that a method leaves open, chosen by itself on the validation split."""
+    folder, diary = context.folder(cell, "tune"), TrainingLog()
+    if storage.is_intact(folder):
+        return
+    chosen: dict[str, Any] = {}
+    with context.quiet("tune", cell.seed):
+        method = _trained(context, cell.base)
+        start = time.perf_counter()
+        if isinstance(method, Method):
+            with torch.no_grad(), context.precise(method):
+                chosen = dict(method.tune(_fit(context, cell, diary, spent=True)))
+            synchronize(context.device)
+        seconds = time.perf_counter() - start
+    with context.writing(folder, stage="tune", key=cell.keys["tune"], env=context.env()) as draft:
+        storage.write_json(draft / "chosen.json", chosen)
+        storage.write_json(draft / "costs.json", {"tune_s": seconds})
+        diary.write(draft)
+
+
+def images(context: Context, cell: Cell) -> None:
+    """The answers to the plan, and what they cost."""
+    folder = context.folder(cell, "images")
+    if storage.is_intact(folder):
+        return
+    job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
+    plan = Plan.load(context.loaded.plan_folder(cell.dataset))
+    x = ImageRows(Uint8Images(dataset.split(job.data_root, job.split).images), plan.rows)
+    with storage.temporary_folder(folder) as made:
+        file = made / "answers.safetensors"
+        with context.quiet("images", cell.seed), peak_memory(context.device) as peak:
+            method = _trained(context, cell, **storage.read_json(context.folder(cell, "tune") / "chosen.json"))
+            mech = image_mechanism(method, dataset, job.data_root, job.split)
+            with context.precise(method):
+                answers, batch = with_smaller_batches(
+                    BATCH[context.device.type],
+                    lambda size: answer_plan(
+                        mech, plan, x, into=file, seed=cell.seed, device=context.device, batch=size,
+                        rounds=job.budget.rounds, progress=lambda done, total: context.progress("images", done, total),
+                    ),
+                )  # fmt: skip
+            others = float(context.others())
+        costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"], "answer_others": others}
+        about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
+        about |= {"batch": batch, "env": context.env()}
+        with context.writing(folder, stage="images", key=cell.keys["images"], **about) as draft:
+            file.rename(draft / file.name)
+            storage.write_json(draft / "costs.json", costs)
+
+
+def _costs(method: Method | Control, answers: Answers) -> dict[str, float]:
+    """Time and network evaluations of an image in both steps."""
+    calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
+    costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
+    return costs | {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
+
+
+def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]:
+    """Answers that break the contract; a control may leave a question without one."""
+    return {what: n for what, n in wrong.items() if isinstance(method, Method) or "not finite" not in what}
+
+
+def _fit(context: Context, cell: Cell, diary: TrainingLog, *, spent: bool = False) -> Fit:
+    """What a method may use; with a ``spent`` budget it may look at data, but not train on any more."""
+    job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
+    budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
+    train, valid = (_own(dataset.split(job.data_root, part)) for part in ("train", "valid"))
+    return Fit(
+        train, valid, budget, context.device, rng,
+        diary.log, diary.tables.__setitem__, context.progress, budget if spent else 0,
+    )  # fmt: skip
+
+
+def _own(split: Split) -> Split:
+    """A copy that a method may spoil without harm to the next one's data."""
+    return Split(split.images.clone(), split.parents.clone(), split.index.clone())
+
+
+def _trained(context: Context, cell: Cell, **chosen: Any) -> Method | Control:
+    method = context.loaded.method(cell, **chosen)
+    if isinstance(method, Method):
+        method.load_state_dict(storage.read_tensors(context.folder(cell, "train") / "weights.safetensors"))
+        method.to(context.device).eval()
+    return context.loaded.dressed(cell, method)
+
+
+def _bits(diary: TrainingLog) -> float:
+    """What a method recorded of its likelihood on validation images, in bits per dimension; NaN without one."""
+    found = diary.tables.get("likelihood")
+    return float(found["bits_per_dim"]) if isinstance(found, Mapping) and "bits_per_dim" in found else math.nan
+
+
+def _check_finite(method: Method) -> None:
+    bad = [name for name, value in method.state_dict().items() if not value.double().isfinite().all()]
+    if bad:
+        raise FloatingPointError(f"training diverged: {bad[0]} is not finite")

@@ -1,0 +1,243 @@
+"""Ray's workers: several tasks at once, on this machine or on a cluster, and how much of a GPU each takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .. import storage
+from ..errors import UserError
+from ..runs.chain import Outcome, Status, Task
+from ..runs.context import load_job
+from ..runs.job import Job
+from ..runs.progress import log_event, remove_note, tasks_in_progress
+from .tasks import record_failure, run_task
+from .transfer import RemoteResult, StageSender, pack_code, run_remotely
+
+__all__ = ["gpu_share", "peak_memory_of", "ray_executor"]
+
+
+ROOM = 1.25
+"""Of the memory that a method was seen to take, for what allocators and contexts take beside it."""
+
+
+def gpu_share(folder: Path, task: Task, slots: int, memory_mb: float | None) -> float:
+    """The part of a GPU, above 0 and at most 1, that a task asks Ray for.
+
+    An equal share, or more where an earlier fit of the same method and data set was seen to take more memory; all of
+    it for answers, whose times are in the table.
+
+    Args:
+        folder: of the run.
+        slots: tasks that may share a GPU.
+        memory_mb: of the GPU; None where it is not known.
+    """
+    if task.stage == "images":
+        return 1.0
+    peak = peak_memory_of(folder, task) if memory_mb else None
+    return min(1.0, max(1 / slots, ROOM * peak / memory_mb if peak and memory_mb else 0.0))
+
+
+def peak_memory_of(folder: Path, task: Task) -> float | None:
+    """The most memory [MiB] that the fit of a task was seen to take in any seed of its cell; None if in none."""
+    if task.cell is None or task.stage != "train":
+        return None
+    peaks = []
+    for path in (folder / task.cell.fitted.path).parent.glob("seed-*/train-*/costs.json"):
+        try:
+            peaks.append(float(storage.read_json(path).get("train_peak_mb") or 0))
+        except (UserError, TypeError, ValueError, AttributeError):
+            continue
+    return max(peaks, default=0.0) or None
+
+
+WATCH, GRACE = 0.5, 10.0
+"""Seconds between looks at what is under way, and how long a worker may take to start and to stop."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A task given to Ray: whether it is tried again, and since when Ray has it."""
+
+    task: Task
+    again: bool = False
+    begun: float = 0.0
+
+
+class RayExecutor:
+    """Ray workers; a task whose process dies, or has no memory, is tried once more, alone, before that is its end.
+
+    Fits share a GPU as far as the memory allows that their methods were seen to take; answers, which are timed, have
+    it to themselves.
+    """
+
+    def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: StageSender | None = None) -> None:
+        self.ray, self.job, self.slots, self.sender = ray, job, slots, sender
+        self.each = math.ceil(slots / gpus) if gpus else 0
+        self.memory_mb = _memory(job) if gpus else None
+        self.remote = ray.remote(max_retries=0)(run_remotely if sender else _in_worker)
+        self.in_flight: dict[Any, Submission] = {}
+        self.waiting: list[Submission] = []
+        self.ended = 0.0
+
+    def start(self, task: Task) -> None:
+        submission = Submission(task)
+        if self.waiting or any(s.again for s in self.in_flight.values()):
+            self.waiting.append(submission)
+        else:
+            self._submit(submission)
+
+    def _submit(self, submission: Submission) -> None:
+        carried = () if self.sender is None else (self.sender.token, self.sender.needed(submission.task))
+        started = self.remote.options(**self._share(submission)).remote(self.job, submission.task, *carried)
+        self.in_flight[started] = replace(submission, begun=time.time())
+
+    def _share(self, submission: Submission) -> dict[str, float]:
+        """What a task asks Ray for: cores, and the part of a GPU that it needs; all of one when tried again."""
+        share = {"num_cpus": float(self.job.threads if self.sender else 1)}
+        if self.each:
+            part = gpu_share(self.job.folder, submission.task, self.each, self.memory_mb)
+            share["num_gpus"] = 1.0 if submission.again else part
+        return share
+
+    def wait(self) -> list[Outcome]:
+        ready, _ = self.ray.wait(list(self.in_flight), num_returns=1, timeout=WATCH)
+        outcomes = [o for o in (self._outcome(ref, self.in_flight.pop(ref)) for ref in ready) if o]
+        self.ended = time.time() if ready else self.ended
+        outcomes += self._overdue()
+        self._next()
+        return outcomes
+
+    def _next(self) -> None:
+        """Start what waits: a task that is tried again when nothing else is under way, the others after it."""
+        self.waiting.sort(key=lambda s: not s.again)
+        while self.waiting and not any(s.again for s in self.in_flight.values()):
+            if self.waiting[0].again and self.in_flight:
+                return
+            self._submit(self.waiting.pop(0))
+
+    def _overdue(self) -> list[Outcome]:
+        """End a task that did not end itself in time: native code that hears no alarm."""
+        if not self.job.timeout:
+            return []
+        begun = {doing.task: doing.begun for doing in tasks_in_progress(self.job.folder)}
+        for ref, submission in self.in_flight.items():
+            if submission.task.cell and time.time() - self._since(submission, begun) > self.job.timeout + GRACE:
+                self.ray.cancel(ref, force=True)
+                del self.in_flight[ref]
+                self.ended = time.time()
+                reason = f"took longer than {self.job.timeout:g} s (--timeout) and had to be killed"
+                return [record_failure(self.job, submission.task, Status.TIMEOUT, reason)]
+        return []
+
+    def _since(self, submission: Submission, begun: Mapping[str, float]) -> float:
+        """When a task began, which may wait for a GPU before; infinite while others are known to work, and it is not.
+
+        Where a cluster shares no folder, none is known to: then those that Ray had first are taken to have begun when
+        the last other one ended, at the latest.
+        """
+        unknown = math.inf if begun else max(submission.begun, self.ended)
+        return max(submission.begun, begun.get(submission.task.id, unknown))
+
+    def _outcome(self, ref: Any, submission: Submission) -> Outcome | None:
+        try:
+            done = self.ray.get(ref)
+            done = done.unpack(self.job.folder) if isinstance(done, RemoteResult) else done
+            return None if done.status is Status.OOM and self._again(submission, "oom") else done
+        except self.ray.exceptions.RayTaskError as error:
+            return record_failure(self.job, submission.task, Status.FAILED, f"{type(error).__name__}: {error}")
+        except self.ray.exceptions.RayError as error:
+            name = type(error).__name__
+            if self._again(submission, name):
+                return None
+            memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+            status, why = (Status.OOM, "took all memory") if memory else (Status.CRASHED, "died")
+            return record_failure(self.job, submission.task, status, f"its process {why} twice ({name})")
+
+    def _again(self, submission: Submission, reason: str) -> bool:
+        """Note a crash, or memory that ran out; whether the task is tried once more, alone, as it was not yet."""
+        remove_note(self.job.folder, submission.task.id)
+        log_event(self.job.folder, "crash", task=submission.task.id, reason=reason, again=submission.again)
+        if not submission.again:
+            self.waiting.append(Submission(submission.task, again=True))
+        return not submission.again
+
+
+def _in_worker(job: Job, task: Task) -> Outcome:
+    return run_task(job, task, load_job(job))
+
+
+def _warm_up() -> None:
+    """Nothing more than what finding this function takes."""
+
+
+@contextmanager
+def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[RayExecutor]:
+    """Workers for so many tasks at once (0: as many as a cluster has cores): a Ray of their own, or one at an address.
+
+    On a cluster the code of cfbench and the plugin files travel with the workers; data lie under each node's own
+    CFBENCH_DATA_ROOT, or where they lie here. The run's folder may be shared by the nodes; where it is not, stages
+    travel through Ray.
+
+    Raises:
+        UserError: there is no Ray at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    with TemporaryDirectory(prefix="cfbench-") as packed:
+        if address is None:
+            gpus = _gpus(job)
+            ray.init(
+                address="local", num_cpus=slots, num_gpus=gpus, include_dashboard=False,
+                runtime_env={"env_vars": threads}, **quiet,
+            )  # fmt: skip
+        else:
+            env = {"env_vars": threads, "working_dir": str(pack_code(Path(packed), job.plugins))}
+            _join(ray, address, env, quiet)
+            gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
+        try:
+            slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
+            if address is None:  # all load their libraries while the first task, which the others wait for, is done
+                _ = [ray.remote(max_retries=0)(_warm_up).remote() for _ in range(slots)]
+            yield RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
+        finally:
+            ray.shutdown()
+
+
+def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, runtime_env=env, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--address {address}: no Ray there ({reason}); start one with `ray start --head`") from error
+
+
+def _memory(job: Job) -> float | None:
+    """The memory of a GPU of this machine in MiB; None where there is none to ask."""
+    import torch
+
+    return torch.cuda.get_device_properties(job.device).total_memory / 2**20 if torch.cuda.is_available() else None
+
+
+def _gpus(job: Job) -> int:
+    if not job.device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,185 @@
+"""What a user asks for, and the run that it comes to, every name and value checked before anything is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ..contract import Control, Method
+from ..errors import PluginError, UserError
+from ..evaluation.plan import check_plan
+from ..plugins.spec import Spec, parse_settings, parse_specs
+from ..runs.budget import Budget
+from ..runs.bundle import Bundle, assign_bundles, budget_of
+from ..runs.context import LoadedJob, Run
+from ..runs.environment import pick_device, standard
+from ..runs.job import Job, parse_weights
+from ..runs.progress import announcing_progress
+from .prepare import check_bundle
+
+__all__ = ["CONTROLS", "Request"]
+
+
+CONTROLS = ("identity", "nearest", "oracle", "untrained")
+"""Methods that run beside whatever is asked for."""
+RESAMPLE = "resample"
+"""The control that is derived from each method that can draw."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``cfbench run``; ``classes`` are plugins that live in this process alone, by name."""
+
+    methods: str = "diffscm,deepscm"
+    datasets: str = "strokes"
+    seeds: str | None = None
+    preset: str = "quick"
+    plan: str = "marginal"
+    action: Literal["exact", "learned"] | None = None
+    split: Literal["test", "valid"] = "test"
+    settings: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    metrics: str | None = None
+    controls: bool = True
+    device: str = "auto"
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    timeout: float | None = None
+    bundles: tuple[Path, ...] = ()
+    name: str | None = None
+    data_root: Path = Path("data")
+    run_root: Path = Path("runs")
+    plugins: tuple[Path, ...] = ()
+    classes: Mapping[str, Any] = field(default_factory=dict)
+
+    @standard()
+    def run(self) -> Run:
+        """The run with all its cells.
+
+        Raises:
+            UserError: a name is unknown or a value is wrong; a plugin that cannot be loaded spoils its row only.
+        """
+        for spec in self.sets:
+            self._check_data(spec)
+        beside = [s for s in map(Spec, CONTROLS) if self.controls and s.label not in {r.label for r in self.rows}]
+        for spec in [*self.rows, *beside]:
+            self._check_row(spec)
+        beside += [s for s in self._resampled() if s.label not in {r.label for r in self.rows}]
+        metrics, seeds = self._metrics(), self.numbers
+        asked = [(row, seed) for row in self.rows for seed in seeds]
+        asked += [(c, seed) for c in beside for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
+        cells = tuple(
+            self.loaded.cell(d, m, seed, metrics) for d in self.sets for m, seed in asked if self._applies(d, m, beside)
+        )
+        return Run(self.job, cells, self.loaded, tuple(c.label for c in beside), tuple(self.sets))
+
+    @cached_property
+    def job(self) -> Job:
+        """What every cell shares."""
+        return Job(
+            self.run_root.resolve() / _plain(self.name or self._default_name()), self.data_root.resolve(),
+            budget_of(Budget.named(self.preset), self.given), self.split, self.plan, self.action,
+            str(pick_device(self.device)), self.threads, self.precision, tuple(p.resolve() for p in self.plugins),
+            parse_weights(self.weights, self.rows), self.timeout, self.given,
+        )  # fmt: skip
+
+    @cached_property
+    def given(self) -> tuple[Bundle, ...]:
+        """The bundles, each with the data set that it is for."""
+        return assign_bundles(self.bundles, self.sets)
+
+    @cached_property
+    def loaded(self) -> LoadedJob:
+        return LoadedJob(self.job, self.classes)
+
+    @cached_property
+    def rows(self) -> list[Spec]:
+        return parse_settings(self.settings, parse_specs(self.methods)) if self.methods else []
+
+    @cached_property
+    def sets(self) -> list[Spec]:
+        return parse_specs(self.datasets)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The training seeds."""
+        if self.seeds is None:
+            return self.job.budget.seeds
+        try:
+            seeds = tuple(dict.fromkeys(int(s) for s in self.seeds.split(",")))
+        except ValueError:
+            raise UserError(f"--seeds {self.seeds!r} is no list of whole numbers; write 0,1,2") from None
+        if min(seeds) < 0:
+            raise UserError(f"--seeds {self.seeds!r} holds a negative number; write 0,1,2")
+        return seeds
+
+    def _default_name(self) -> str:
+        action = f"{self.action}-action" if self.action else ""
+        others = ((self.plan, "marginal"), (self.split, "test"), (self.precision, "fp32"), (action, ""))
+        bundles = (f"{b.name}-{b.version}" for b in self.given)
+        return "-".join([self.preset, *(value for value, usual in others if value != usual), *bundles])
+
+    def _check_data(self, spec: Spec) -> None:
+        dataset = self.loaded.dataset(spec)
+        check_plan(dataset, spec.label, self.plan)
+        self.loaded.action(spec)
+        with announcing_progress(dataset, f"reading {spec.label}"):
+            if bundle := self.loaded.bundle(spec):
+                check_bundle(bundle, dataset, self.job)
+            if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
+                dataset.split(self.job.data_root, "train"), dataset.split(self.job.data_root, self.split)
+
+    def _check_row(self, spec: Spec) -> None:
+        try:
+            self.loaded.method_class(spec)
+        except PluginError as error:
+            print(f"cfbench: {spec.label} will fail: {error}", file=sys.stderr)
+
+    def _class(self, spec: Spec) -> type[Any]:
+        """The class of a row; that of any method where it cannot be loaded."""
+        try:
+            return self.loaded.registry.load("method", spec.name)
+        except PluginError:
+            return Method
+
+    def _metrics(self) -> list[str]:
+        """The metrics that are asked for; by default all, but for those that cannot be loaded."""
+        if not self.metrics:
+            return self.loaded.loadable("metric")
+        names = [s.label for s in parse_specs(self.metrics)]
+        for name in names:
+            self.loaded.registry.load("metric", name)
+        return names
+
+    def _resampled(self) -> list[Spec]:
+        """A fresh sample of each row's model, where it can draw one; one of all rows that differ in answers only."""
+        registry, found = self.loaded.registry, dict[str, Spec]()
+        if not self.controls or RESAMPLE not in registry.names("method"):
+            return []
+        draws = registry.load("method", RESAMPLE)
+        for spec in self.rows:
+            cls = self._class(spec)
+            method = cls is not Method and issubclass(cls, Method) and self.loaded.derived_from(spec) is None
+            if method and draws.applies(cls):
+                fit = {k: v for k, v in spec.params.items() if k not in cls.answer_params}
+                key = replace(spec, preset=self.loaded.fit_preset(spec), params=fit).label
+                found.setdefault(key, Spec(RESAMPLE, params={"of": spec.label}))
+        return list(found.values())
+
+    def _applies(self, dataset: Spec, method: Spec, beside: list[Spec]) -> bool:
+        """Whether a control that nobody asked for has anything to say about a data set."""
+        if method not in beside or not issubclass(self._class(method), Control):
+            return True
+        cls, params = self.loaded.registry.resolve("method", method)
+        data = self.loaded.dataset(dataset)
+        return cls(data.graph, **params).applies(data)
+
+
+def _plain(name: str) -> str:
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
+    return name

@@ -1,0 +1,112 @@
+"""One task of a run, done in any process, its failure written down instead of raised."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import storage
+from ..errors import InvalidAnswer, UserError, reason_of
+from ..runs.chain import Outcome, Status, Task, failure_folder, input_folders
+from ..runs.context import Context, LoadedJob
+from ..runs.environment import standard
+from ..runs.job import Job
+from ..runs.progress import ProgressReporter, log_event
+from . import fit, prepare
+from .contention import DeviceUse, using_device
+from .failures import TaskTimeout, is_transient, status_of, time_limit
+from .score import MetricError, scores
+
+__all__ = ["record_failure", "run_task"]
+
+
+RUNNERS: Mapping[str, Callable[[Context, Any], None]] = {
+    "prepare": prepare.prepare,
+    "judges": prepare.judges,
+    "train": fit.train,
+    "tune": fit.tune,
+    "images": fit.images,
+    "scores": scores,
+}
+
+
+def run_task(job: Job, task: Task, loaded: LoadedJob | None = None) -> Outcome:
+    """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
+    start = time.perf_counter()
+    log_event(job.folder, "start", task=task.id)
+    outcome = _attempt(job, task, loaded or LoadedJob(job))
+    seconds = round(time.perf_counter() - start, 3)
+    log_event(job.folder, "end", task=task.id, status=outcome.status, reason=outcome.reason, seconds=seconds)
+    return replace(outcome, seconds=seconds)
+
+
+def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
+    try:
+        if damaged := next(_damaged_inputs(loaded, task), None):
+            return Outcome(task, Status.FAILED, _one_line(f"{damaged}; the same command computes it again"))
+        with (
+            standard(),
+            ProgressReporter(job.folder, task.id) as report,
+            using_device(Context(loaded).device) as place,
+            time_limit(job.timeout if task.cell else None),
+        ):
+            RUNNERS[task.stage](Context(loaded, _both(report, place), place.look), task.cell or task.dataset)
+    except (Exception, SystemExit, TaskTimeout) as error:
+        reason = _reason(error, _file(task, loaded))
+        if is_transient(error):
+            return Outcome(task, Status.FAILED, _one_line(f"{reason}; make room, then the same command tries again"))
+        return record_failure(job, task, status_of(error), reason, traceback.format_exc())
+    return Outcome(task, Status.DONE)
+
+
+def _both(report: ProgressReporter, place: DeviceUse) -> Callable[..., None]:
+    """Progress that is reported, and at which is looked who else computes."""
+
+    def progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        place.look()
+        report(stage, done, total, loss)
+
+    return progress
+
+
+def _damaged_inputs(loaded: LoadedJob, task: Task) -> Iterator[str]:
+    """What a task reads that is not as it was written, whoever did that since the run began."""
+    for folder in input_folders(loaded, task):
+        if broken := storage.damaged_files(folder):
+            yield f"{folder}: {', '.join(broken[:3])} is missing or does not match its manifest"
+
+
+def _file(task: Task, loaded: LoadedJob) -> Path | None:
+    """The file of a task's plugin, where it is one that was given as a file."""
+    kind, name = ("method", task.cell.method.name) if task.cell else ("dataset", task.dataset.name)
+    plugin = loaded.registry.plugins.get((kind, name))
+    return plugin.file if plugin else None
+
+
+def _reason(error: BaseException, file: Path | None) -> str:
+    """An exception in words, with the plugin's line where the words are not our own."""
+    if isinstance(error, TaskTimeout):
+        return f"{error} (--timeout)"
+    if isinstance(error, (UserError, InvalidAnswer, MetricError)):
+        return f"{type(error).__name__}: {error}"
+    return reason_of(error, file)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
+def record_failure(job: Job, task: Task, status: Status, reason: str, log: str = "") -> Outcome:
+    """Write down that a task ended badly, beside the stages of its cell, and say so."""
+    reason, base = _one_line(reason), job.folder / failure_folder(task)
+    about = {"stage": task.stage, "status": status, "reason": reason, "key": task.key}
+    try:
+        with storage.write_stage(storage.next_numbered(base, f"failed-{task.stage}"), **about) as draft:
+            (draft / "log.txt").write_text(log or reason)
+    except OSError as error:
+        reason = _one_line(f"{reason}; this could not be recorded: {error}")
+    return Outcome(task, status, reason)

@@ -1,0 +1,3 @@
+"""Across machines and laboratories: merge, compare, verify, bundles, external answers."""
+
+from __future__ import annotations

@@ -1,0 +1,205 @@
+"""Answers made elsewhere: the questions of a plan as arrays for any program, and the images that come back."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import storage
+from ..engine.launch import launch, report_unfinished
+from ..engine.request import Request
+from ..errors import UserError
+from ..evaluation.answers import checked_images
+from ..evaluation.plan import Plan
+from ..graph import CausalGraph
+from ..plugins.digest import key_of
+from ..plugins.discovery import NAME
+from ..plugins.spec import Spec, parse_specs
+from ..report.publish import publish
+from ..runs.chain import Status
+from ..runs.context import Context, LoadedJob, Run
+from ..runs.job import Cell
+from ..runs.manifest import Manifest, find_run, read_manifest, reopen_job
+from ..storage.temporary import atomic_write
+
+__all__ = ["FORMAT", "export_command", "read_answers", "score_command", "write_questions"]
+
+
+FORMAT = 1
+
+
+def write_questions(
+    path: Path, plan: Plan, x: Tensor, graph: CausalGraph, *, dataset: str, key: str, rounds: int
+) -> None:
+    """Write the questions of a plan, atomically.
+
+    Args:
+        path: the file to write.
+        plan: the questions.
+        x: the factuals, uint8 [N, C, H, W].
+        graph: names and kinds of the parents' columns.
+        dataset: as the run calls it.
+        key: of the plan, which answers must carry.
+        rounds: how many factuals, the first, go through further rounds.
+    """
+    variables = [vars(v) | {"parents": list(v.parents)} for v in graph.variables]
+    about = {"format": FORMAT, "dataset": dataset, "split": plan.split, "rounds": rounds, "variables": variables}
+    arrays: dict[str, Any] = {"plan": np.array(key), "about": np.array(json.dumps(about)), "x": x.numpy()}
+    arrays |= {"pa": plan.pa.numpy(), "index": plan.index.numpy()}
+    for v, asked in plan.asked.items():
+        arrays |= {f"do/{v}/{part}": getattr(asked, part).numpy() for part in ("factual", "value", "cf_pa")}
+    with atomic_write(path) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_answers(
+    path: Path, plan: Plan, key: str, shape: tuple[int, int, int], rounds: int
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Images float32 by name as `answer_plan` gives them, and how many break the contract, by what.
+
+    Raises:
+        UserError: the file is no ``.npz`` of arrays, answers another plan, or an array is missing or misshapen.
+    """
+    expected = _expected(plan, rounds)
+    arrays = _arrays(path, {"plan", *expected})
+    if (found := str(arrays.pop("plan", "nothing"))) != key:
+        raise UserError(
+            f"{path} answers the plan {found}, this run asks {key}; answer the questions of `cfbench plan export` "
+            "and copy their `plan` into the answers"
+        )
+    images, wrong = dict[str, Tensor](), dict[str, int]()
+    for name, number in expected.items():
+        if name in arrays:
+            images[name] = checked_images(name, _image(path, name, arrays[name], (number, *shape)), wrong)
+        elif name == "null" or name.startswith("do/"):
+            raise UserError(f"{path} has no array {name!r} (images {[number, *shape]}); found {', '.join(arrays)}")
+    return images, wrong
+
+
+def _expected(plan: Plan, rounds: int) -> dict[str, int]:
+    """The arrays that answers may hold, and how many images each has."""
+    rounds = min(rounds, len(plan))
+    numbers = {"null": len(plan)} | {f"do/{v}": len(asked) for v, asked in plan.asked.items()} | {"cycle": rounds}
+    return numbers | {f"reverse/{v}": int((asked.factual < rounds).sum()) for v, asked in plan.asked.items()}
+
+
+def _arrays(path: Path, known: set[str]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the .npz with the answers")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if unknown := sorted(set(file.files) - known):
+                raise UserError(f"{path} holds the unknown arrays {', '.join(unknown)}; it may hold {', '.join(known)}")
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no .npz of plain arrays ({error}); write it with numpy.savez") from error
+
+
+def _image(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    if array.shape != shape or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+        raise UserError(
+            f"{path}: {name} must be images {list(shape)}, uint8 or floats in [0, 1]; "
+            f"found {array.dtype} {list(array.shape)}"
+        )
+    x = torch.from_numpy(np.ascontiguousarray(array))
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any) -> int:
+    """Declare a run without rows, make its plan, and write the questions."""
+    run = Request(methods="", controls=False, datasets=datasets, **options).run()
+    if len(run.datasets) != 1:
+        raise UserError(f"--datasets {datasets!r}: a file holds the questions of one data set; export each alone")
+    (dataset,) = run.datasets
+    outcomes = launch(run, argv, only="all", stages=("prepare",), jobs=1)
+    if failed := [o for o in outcomes if o.status is not Status.DONE]:
+        raise UserError(f"the plan of {dataset.label} could not be made: {failed[0].reason}")
+    folder, graph = run.loaded.plan_folder(dataset), run.loaded.dataset(dataset).graph
+    plan, x = Plan.load(folder), storage.read_tensors(folder / "factuals.safetensors")["x"]
+    key, rounds = run.loaded.plan_key(dataset), run.job.budget.rounds
+    write_questions(file, plan, x, graph, dataset=dataset.label, key=key, rounds=rounds)
+    print(f"{file}: {sum(map(len, plan.asked.values()))} questions about {len(plan)} factuals of {dataset.label}")
+    print(f"score the answers with: cfbench score ANSWERS.npz --name NAME --run {run.job.folder.name}")
+    return 0
+
+
+def score_command(
+    file: Path, *, argv: list[str], name: str, run_name: str, datasets: str | None, metrics: str | None,
+    run_root: Path, data_root: Path, device: str, plugins: tuple[Path, ...], plots: bool,
+) -> int:  # fmt: skip
+    """Check answers, add their row to a run, score it and write the run's tables again."""
+    folder = find_run(run_name, run_root)
+    loaded = LoadedJob(reopen_job(folder, data_root=data_root, device=device, plugins=plugins))
+    manifest = read_manifest(folder)
+    dataset = parse_specs(manifest.label_of(folder, datasets))[0]
+    _check_loaded(loaded, manifest, dataset)
+    cell = _cell(loaded, manifest, dataset, _checked_name(loaded, manifest, name), file, metrics)
+    _store_answers(loaded, manifest, cell, file)
+    launch(Run(loaded.job, (cell,), loaded, (), (dataset,)), argv, only="all", jobs=1)
+    publish(folder, dataset.label, folder / "leaderboard", pictures=plots)
+    return report_unfinished(folder, {cell.label})
+
+
+def _check_loaded(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:
+    files = manifest.plugins
+    if files and dataset.name not in loaded.registry.names("dataset"):
+        raise UserError(
+            f"{dataset.name} is not installed; the run was declared with --plugin {' --plugin '.join(files)}"
+        )
+
+
+def _checked_name(loaded: LoadedJob, manifest: Manifest, name: str) -> str:
+    """A name that no plugin and no other row has."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
+    rows = {c.method.name for c in manifest.cells if not c.external}
+    if name in rows or name in loaded.registry.names("method"):
+        raise UserError(f"--name {name!r} is the name of a method; give the answers another one")
+    return name
+
+
+def _cell(
+    loaded: LoadedJob, manifest: Manifest, dataset: Spec, name: str, file: Path, metrics: str | None
+) -> Cell:  # fmt: skip
+    """The row of the answers, whose key is that of the images and of what was asked."""
+    asked = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(manifest) or loaded.loadable("metric")
+    images = key_of("external", _answers_digest(file), loaded.plan_key(dataset))
+    keys = {"train": "", "tune": "", "images": images, **loaded.shared_keys(dataset)}
+    row = Spec(name)
+    return Cell(dataset, row, 0, row, keys, loaded.score_keys(dataset, images, asked), external=True)
+
+
+def _metrics_of(manifest: Manifest) -> list[str]:
+    """The metrics that a run's other rows have."""
+    return sorted({m for cell in manifest.cells for m in cell.scores})
+
+
+def _answers_digest(file: Path) -> str:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give the .npz with the answers")
+    return storage.sha256(file)
+
+
+def _store_answers(loaded: LoadedJob, manifest: Manifest, cell: Cell, file: Path) -> None:
+    """Put the images into the cell's folder, as a method's answers would lie there."""
+    context, entry = Context(loaded), manifest.datasets[cell.dataset.label]
+    key = loaded.plan_key(cell.dataset)
+    if entry.plan_key != key:
+        raise UserError(
+            f"{loaded.job.folder} asks the plan {entry.plan_key}, {cell.dataset.label} gives {key} now: the data "
+            "or the code changed; export the questions again under another --name"
+        )
+    plan, shape = Plan.load(loaded.plan_folder(cell.dataset)), loaded.dataset(cell.dataset).graph.shape
+    images, wrong = read_answers(file, plan, key, shape, loaded.job.budget.rounds)
+    folder = context.folder(cell, "images")
+    if not storage.is_intact(folder):
+        about = {"residual": "-", "wrong": wrong, "external": file.name}
+        with context.writing(folder, stage="images", key=cell.keys["images"], env=context.env(), **about) as draft:
+            storage.write_tensors(draft / "answers.safetensors", images)
+            storage.write_json(draft / "costs.json", {})

@@ -1,0 +1,244 @@
+"""Plugins by name, from entry points, files or objects of a session; listing imports none of them."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ..errors import PluginError, UserError, did_you_mean, reason_of
+from .discovery import NAME, BrokenPlugin, Plugin, installed_plugins, is_instance, plugins_in_file, session_plugin
+from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
+from .spec import Spec, parse_specs
+
+__all__ = ["Registry", "SessionPlugins"]
+
+
+class Registry:
+    """All plugins that are installed, those in the given files, and those handed over by name.
+
+    What cannot be loaded is kept too: `names` has every name, ``rivals`` the claims on those that several origins
+    claim, ``broken`` the files that gave no names. It is told when it is asked for.
+
+    Args:
+        files: Python files that define plugins.
+        classes: classes of plugins, or instances of methods, by name.
+
+    Raises:
+        UserError: a file does not exist, or an object is no plugin.
+    """
+
+    def __init__(self, files: Iterable[Path] = (), classes: Mapping[str, Any] | None = None) -> None:
+        self.plugins: dict[tuple[str, str], Plugin] = {}
+        self.rivals: dict[tuple[str, str], tuple[Plugin, ...]] = {}
+        self.broken: list[BrokenPlugin] = []
+        self._loaded: dict[tuple[str, str], type[Any] | PluginError] = {}
+        found = [installed_plugins(), *(plugins_in_file(Path(file)) for file in files)]
+        for thing in itertools.chain(*found, (session_plugin(n, c) for n, c in (classes or {}).items())):
+            if not isinstance(thing, BrokenPlugin):
+                self._add(thing)
+            elif thing not in self.broken:
+                self.broken.append(thing)
+
+    def _add(self, plugin: Plugin) -> None:
+        key = plugin.kind, plugin.name
+        known = self.rivals.get(key) or ((self.plugins[key],) if key in self.plugins else ())
+        if not known:
+            self.plugins[key] = plugin
+        elif not any(plugin.same(other) for other in known):
+            self.rivals[key] = (*known, plugin)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of all plugins of a kind, sorted."""
+        return sorted(name for k, name in self.plugins if k == kind)
+
+    def find(self, kind: Kind, name: str) -> Plugin:
+        """The plugin of that name.
+
+        Raises:
+            PluginError: several claim the name, or none does and a file that may is broken.
+            UserError: there is none.
+        """
+        if rivals := self.rivals.get((kind, name)):
+            who = " and ".join(sorted(map(str, rivals)))
+            many = {2: "two", 3: "three"}.get(len(rivals), str(len(rivals)))
+            raise PluginError(f"{many} plugins claim the {kind} {name!r}: {who}; rename one or uninstall it")
+        if (kind, name) in self.plugins:
+            return self.plugins[kind, name]
+        if self.broken:
+            suspects = [b for b in self.broken if b.mentions(name)] or self.broken
+            told = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in suspects)
+            raise PluginError(f"unknown {kind} {name!r}, and {told}")
+        raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
+
+    def load(self, kind: Kind, name: str) -> type[Any]:
+        """The plugin's class; of an instance its class too.
+
+        Raises:
+            PluginError: it cannot be imported, is not what it claims to be, or shares its name.
+            UserError: it is unknown.
+        """
+        plugin = self.find(kind, name)
+        if (kind, name) not in self._loaded:
+            try:
+                self._loaded[kind, name] = _load(plugin)
+            except PluginError as error:
+                self._loaded[kind, name] = error
+        found = self._loaded[kind, name]
+        if isinstance(found, PluginError):
+            raise PluginError(str(found)) from found.__cause__
+        return found
+
+    def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
+        """The class and the keywords that a spec asks for, checked against the constructor's signature.
+
+        The row that a derived one answers through is left out.
+
+        Raises:
+            PluginError: see `load`.
+            UserError: the preset or a keyword is unknown or missing, or a value has the wrong type.
+        """
+        cls = self.load(kind, spec.name)
+        if is_instance(self.plugins[kind, spec.name].cls) and (spec.preset or spec.params):
+            raise UserError(
+                f"{spec.label}: {spec.name} is an instance, whose settings are made; give its class instead"
+            )
+        presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", {})
+        if spec.preset and spec.preset not in presets:
+            raise UserError(f"{spec.name} has no preset {spec.preset!r}; {did_you_mean(spec.preset, presets)}")
+        hints = keywords(cls)
+        asked = {k: v for k, v in spec.params.items() if not (k == "of" and derived(cls))}
+        own = {k: "none" if v is None and _fits("none", hints.get(k)) else v for k, v in asked.items()}
+        for key, value in own.items():
+            if key not in hints:
+                raise UserError(f"{spec.name} has no setting {key!r}; {did_you_mean(key, hints)}")
+            if not _fits(value, hints[key]):
+                wanted = getattr(hints[key], "__name__", None) or str(hints[key])
+                wanted = str(hints[key]).replace("typing.", "") if get_origin(hints[key]) else wanted
+                raise UserError(f"{spec.name}.{key} takes {wanted}, found {value!r}")
+        params = {**(presets[spec.preset] if spec.preset else {}), **own}
+        if open_ := [
+            k for k in required(cls) if k not in params and not is_instance(self.plugins[kind, spec.name].cls)
+        ]:
+            raise UserError(f"{spec.name} needs a value for {', '.join(open_)}; write {spec.name}[{open_[0]}=...]")
+        return cls, {k: float(v) if hints.get(k) is float and type(v) is int else v for k, v in params.items()}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any or hint is None:
+        return hint is Any
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, h) for h in get_args(hint))
+    if inspect.isclass(get_origin(hint)) and issubclass(get_origin(hint), Sequence):
+        return isinstance(value, (list, tuple))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint)
+
+
+def _load(plugin: Plugin) -> type[Any]:
+    about = f"{plugin.kind} {plugin.name!r} of {plugin.origin}"
+    found = type(plugin.cls) if is_instance(plugin.cls) else plugin.cls
+    if plugin.entry:
+        try:
+            found = plugin.entry.load()
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{about} cannot be imported: {reason_of(error)}") from error
+    if not (inspect.isclass(found) and claims(found, plugin.kind)):
+        raise PluginError(f"{about}: {plugin.target} is not a {' or '.join(BASES[plugin.kind])}")
+    if errors := contract_errors(found, plugin.kind):
+        raise PluginError(f"{about}: {'; '.join(errors)}")
+    return found
+
+
+class SessionPlugins:
+    """What is handed over beside the registered plugins, by name.
+
+    Args:
+        plugins: files that define plugins, classes or instances of plugins, or a mapping of names to those.
+        classes: classes and instances that are known by name already.
+
+    Raises:
+        UserError: something is no plugin, or its name is taken.
+    """
+
+    def __init__(self, plugins: Any = (), classes: Mapping[str, Any] | None = None) -> None:
+        named = plugins.items() if isinstance(plugins, Mapping) else [("", thing) for thing in _listed(plugins)]
+        self.files = tuple(Path(thing) for _, thing in named if isinstance(thing, (str, Path)))
+        self.registry = Registry(self.files)
+        self.classes: dict[str, Any] = dict(classes or {})
+        for name, thing in named:
+            if not isinstance(thing, (str, Path)):
+                self._add(_kind_of(thing), thing, name)
+
+    def specs(self, kind: Kind, given: Any) -> str:
+        """The rows that specs, classes, instances, a list mixing these or a mapping by name come to, as specs.
+
+        Raises:
+            UserError: something is no plugin of this kind, or its name is taken.
+        """
+        if isinstance(given, str):
+            return given
+        if isinstance(given, Mapping):
+            return ",".join(self._named(kind, name, thing) for name, thing in given.items())
+        if isinstance(given, (list, tuple)):
+            return ",".join(self.specs(kind, one) for one in given)
+        return self._add(kind, given)
+
+    def _named(self, kind: Kind, label: str, thing: Any) -> str:
+        """A row of a mapping: ``mine`` or ``mine[width=8]``."""
+        specs = parse_specs(label)
+        if len(specs) != 1:
+            raise UserError(f"{label!r} names {len(specs)} rows; give each its own class or instance")
+        self._add(kind, thing, specs[0].name)
+        return specs[0].label
+
+    def _add(self, kind: Kind, thing: Any, name: str = "") -> str:
+        cls = thing if inspect.isclass(thing) else type(thing)
+        if not claims(cls, kind):
+            raise UserError(f"{cls.__name__} is no {' or '.join(BASES[kind])}; give a name, a class or an instance")
+        name = name or self._registered(kind, thing) or _plugin_name(cls)
+        if not NAME.fullmatch(name):
+            raise UserError(f"{cls.__name__} is named {name!r}; use letters, digits, - and _")
+        known = self.registry.plugins.get((kind, name))
+        if known is not None and self._registered(kind, thing) == name:
+            return name
+        if known is not None or self.classes.get(name, thing) is not thing:
+            taken = str(known) if known else "another one of this session"
+            raise UserError(f"{kind} {name!r} is {taken}; give {cls.__name__} another name: {{'my-{name}': ...}}")
+        self.classes[name] = thing
+        return name
+
+    def _registered(self, kind: Kind, thing: Any) -> str:
+        """The name under which a class is registered; empty where it is not."""
+        if not inspect.isclass(thing):
+            return ""
+        target = f"{thing.__module__}:{thing.__qualname__}"
+        for (k, name), p in self.registry.plugins.items():
+            if k == kind and (p.cls is thing or (p.entry is not None and p.target == target)):
+                return name
+        return ""
+
+
+def _listed(things: Any) -> list[Any]:
+    return list(things) if isinstance(things, (list, tuple, set)) else [things]
+
+
+def _kind_of(thing: Any) -> Kind:
+    cls = thing if inspect.isclass(thing) else type(thing)
+    kinds: list[Kind] = [k for k in get_args(Kind) if claims(cls, k)]
+    if not kinds:
+        raise UserError(f"{cls.__name__} is no plugin; give a Python file, or a Method, Control, Dataset or Metric")
+    return kinds[0]
+
+
+def _plugin_name(cls: type[Any]) -> str:
+    name = cls.__dict__.get("name")
+    return name if isinstance(name, str) else cls.__name__.lower()

@@ -1,0 +1,164 @@
+"""Whether a plugin's class has what the contract calls, told from its definition alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache, partialmethod
+from types import FunctionType
+from typing import Any, Literal, get_type_hints
+
+__all__ = ["BASES", "Kind", "claims", "contract_errors", "derived", "keywords", "required"]
+
+
+Kind = Literal["method", "dataset", "metric"]
+BASES: Mapping[str, tuple[str, ...]] = {
+    "method": ("Method", "Control"),
+    "dataset": ("Dataset",),
+    "metric": ("Metric",),
+}
+NEEDED = {"Method": ("abduct", "predict"), "Control": ("answer",), "Dataset": ("split",), "Metric": ("__call__",)}
+"""What a class must define beyond what it inherits from the contract."""
+OPTIONAL = {"Method": {"sample": ("pa", "rng")}}
+"""What the contract calls where it is defined, though the base class has none."""
+BINDING: tuple[type[Any], ...] = (FunctionType, classmethod, staticmethod, partialmethod, type(cache(len)))
+"""What becomes a method when it is looked up, without a call of anything."""
+PLAIN = {"bool": bool, "float": float, "int": int, "str": str}
+
+
+def claims(found: type[Any], kind: Kind) -> bool:
+    """Whether a class is derived from what the contract calls this kind of plugin."""
+    return bool(_bases(found, BASES[kind]))
+
+
+def keywords(cls: type[Any]) -> dict[str, Any]:
+    """The constructor's keywords and their types (Any where none is written, or none that can be told)."""
+    try:
+        hints = get_type_hints(cls.__init__)
+    except Exception:  # a name that only type checkers import
+        hints = {p.name: PLAIN.get(str(p.annotation), Any) for p in _settings(cls)}
+    return {p.name: hints.get(p.name, Any) for p in _settings(cls)}
+
+
+def required(cls: type[Any]) -> list[str]:
+    """The constructor's keywords that have no default."""
+    return [p.name for p in _settings(cls) if p.default is p.empty]
+
+
+def contract_errors(cls: type[Any], kind: Kind) -> list[str]:
+    """What the contract cannot do with a class, a line each; nothing of the class is called.
+
+    Missing methods, methods that do not take the arguments they are called with, and declarations that do not fit
+    the constructor: ``predict takes (u), the contract calls predict(u, pa, rng): ...``.
+    """
+    errors = [_of_constructor(cls, kind)]
+    for base in _bases(cls, BASES[kind]):
+        errors += [_missing(cls, base, name) for name in NEEDED[base.__name__]]
+        errors += [_of_call(cls, name, _names(call)) for name, call in _calls(base)]
+        errors += [_of_call(cls, n, args) for n, args in OPTIONAL.get(base.__name__, {}).items() if hasattr(cls, n)]
+    errors += _of_declarations(cls) if kind == "method" else _of_columns(cls) if kind == "metric" else []
+    return [f"{cls.__name__}{error}" for error in errors if error]
+
+
+def _bases(cls: type[Any], names: tuple[str, ...]) -> list[type[Any]]:
+    return [b for b in cls.__mro__[1:] if b.__module__ == "cfbench.contract" and b.__name__ in names]
+
+
+def derived(cls: type[Any]) -> bool:
+    """Whether a row answers through another one, which it is given as ``of``."""
+    return bool(_bases(cls, ("Derived",)))
+
+
+def _settings(cls: type[Any]) -> list[inspect.Parameter]:
+    given = {"graph", "of"} if derived(cls) else {"graph"}
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in given]
+
+
+def _calls(base: type[Any]) -> list[tuple[str, Callable[..., Any]]]:
+    """The functions that a class of the contract has, and a plugin may replace."""
+    public = {n: f for n, f in vars(base).items() if not n.startswith("_") or n == "__call__"}
+    return [(n, f) for n, f in public.items() if inspect.isfunction(f)]
+
+
+def _names(call: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(call).parameters)[1:]
+
+
+def _missing(cls: type[Any], base: type[Any], name: str) -> str:
+    if getattr(cls, name, None) is not getattr(base, name):
+        return ""
+    return f" defines no {name}; write def {name}(self, {', '.join(_names(getattr(base, name)))})"
+
+
+def _of_call(cls: type[Any], name: str, args: tuple[str, ...]) -> str:
+    """Why a method of a plugin cannot be called with what the contract hands it; nothing where it can."""
+    own = inspect.getattr_static(cls, name)
+    call = f"{name}({', '.join(args)})"
+    if isinstance(own, BINDING):
+        own = own.__get__(object(), cls)
+    elif hasattr(type(own), "__get__"):  # what comes out of another descriptor is not known before it is used
+        return ""
+    if not callable(own):
+        return f".{name} is a {type(own).__name__}, the contract calls {call}; write def {_written(name, args)}"
+    try:
+        signature = inspect.signature(own)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*args)
+    except TypeError as error:
+        takes = ", ".join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())
+        return f".{name} takes ({takes}), the contract calls {call}: {error}; write def {_written(name, args)}"
+    return ""
+
+
+def _written(name: str, args: tuple[str, ...]) -> str:
+    return f"{name}({', '.join(('self', *args))})"
+
+
+def _of_constructor(cls: type[Any], kind: Kind) -> str:
+    signature = inspect.signature(cls.__init__)
+    own = list(signature.parameters.values())[1:]
+    takes = f".__init__ takes ({', '.join(str(p.replace(annotation=p.empty)) for p in own)})"
+    if kind == "method":
+        first = own[0] if own else None
+        if first and (first.kind == first.VAR_POSITIONAL or first.name == "graph"):
+            return ""
+        return f"{takes}, the contract calls it with graph and settings; write def __init__(self, graph, ...)"
+    if kind == "metric" and required(cls):
+        return f"{takes}, the contract calls it without settings; give {', '.join(required(cls))} a default"
+    if any(p.kind == p.POSITIONAL_ONLY for p in own):
+        return f"{takes}, the contract gives settings by keyword; remove the slash"
+    return ""
+
+
+def _of_declarations(cls: type[Any]) -> list[str]:
+    """Answer parameters and presets that the constructor knows nothing of."""
+    answer: Any = getattr(cls, "answer_params", frozenset())
+    presets: Any = getattr(cls, "presets", {})
+    if not isinstance(answer, (set, frozenset)):
+        return [f".answer_params is a {type(answer).__name__}; write frozenset({{...}})"]
+    if not isinstance(presets, Mapping) or not all(isinstance(p, Mapping) for p in presets.values()):
+        return [".presets must be a dict of dicts, as in {'paper': {'scale': 0.7}}"]
+    if any(p.kind == p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values()):
+        return []
+    known = set(keywords(cls))
+    strange = [f".answer_params names {n!r}, which __init__ does not take" for n in sorted(set(answer) - known)]
+    return strange + [
+        f".presets: {preset!r} sets {n!r}, which __init__ does not take"
+        for preset, settings in presets.items()
+        for n in sorted(set(settings) - known)
+    ]
+
+
+def _of_columns(cls: type[Any]) -> list[str]:
+    """Outputs without a description of their own, or without a direction."""
+    columns = getattr(cls, "columns", None)
+    if not (isinstance(columns, Mapping) and columns and all(type(c).__name__ == "Column" for c in columns.values())):
+        return [".columns must tell each output's direction, as in {'l2': Column('distance', 'lower')}"]
+    return [
+        f".columns: {name!r} has direction {about.direction!r}; write lower, higher, target or none"
+        for name, about in columns.items()
+        if about.direction not in ("lower", "higher", "target", "none")
+    ]

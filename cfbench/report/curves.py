@@ -1,0 +1,320 @@
+"""What methods recorded while they were fitted and tuned: charts of losses and guidance, and TensorBoard scalars."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import storage
+from ..errors import UserError
+from ..runs.chain import STAGES, Outcome, Status
+from ..runs.context import Run
+from ..runs.job import Cell
+from ..runs.manifest import Manifest, read_manifest
+from .plots import save_figure, set_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FOLDER", "check_installed", "scalar_writer", "scalars", "write_curves", "write_scalars"]
+
+
+LogRow = Mapping[str, Any]
+OUTPUTS = {
+    "effectiveness": "effectiveness\n[share or R²]",
+    "change": "change asked for\n[mean abs, 0 to 1]",
+    "composition": "change unasked\n[mean abs, 0 to 1]",
+    "cld": "CLD\n[nats]",
+}
+"""The columns of a guidance table that are drawn, where they are there; of other tables, all that are numbers."""
+KNOBS = ("scale", "t", "contrast", "step", "images")
+NO_TABLES = {"stage", "chosen", "costs"}
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one fit left: the label of its method and seed, its log, and its tables by name."""
+
+    label: str
+    log: tuple[LogRow, ...]
+    tables: Mapping[str, tuple[LogRow, ...]]
+    images: float = math.nan
+
+
+def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | None = None) -> list[Path]:
+    """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
+
+    A chart that nobody recorded anything for is left out, and so is what cannot be read. Returns the files written.
+    ``manifest`` is what ``run.json`` said when it was read; what it says now where left out.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    set_style()
+    manifest = manifest or read_manifest(folder)
+    traces = {stage: list(_traces(folder, manifest, dataset, stage)) for stage in ("train", "tune")}
+    charts: dict[str, Figure | None] = {
+        "training": _training(traces["train"]),
+        "guidance": _by_knob(traces["tune"] + traces["train"], "scale", _guidance),
+        "predictor": _by_knob(traces["train"] + traces["tune"], "t", _readings, 1),
+    }
+    stem = re.sub(r"[^\w.\-]+", "_", dataset)
+    return [save_figure(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
+
+
+def _traces(folder: Path, manifest: Manifest, dataset: str, stage: str) -> Iterator[Trace]:
+    """One trace for each fit (or tuning) of the data set; rows that share one share its trace."""
+    own = [c for c in manifest.cells if c.dataset.label == dataset and STAGES[stage].belongs_to(c)]
+    several = len({c.seed for c in own}) > 1
+    paths = {folder / c.stage(stage): c.owner(STAGES[stage]) for c in own}
+    for path, cell in paths.items():
+        if storage.is_complete(path):
+            tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
+            label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
+            images = (_read(path / "costs.json") or {}).get("images_seen")
+            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _number(images))
+
+
+def _table(path: Path) -> tuple[LogRow, ...]:
+    """The rows of a recorded table; none where it is something else."""
+    table = [] if path.stem in NO_TABLES else _read(path)
+    return tuple(table) if isinstance(table, list) and all(isinstance(row, dict) for row in table) else ()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return storage.read_json(path)
+    except (UserError, UnicodeDecodeError):
+        return None
+
+
+def _log(path: Path) -> Iterator[LogRow]:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _number(value: Any) -> float:
+    """The value as a finite number, NaN where it is none."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fits else math.nan
+
+
+def _training(traces: Sequence[Trace]) -> Figure | None:
+    """The loss over images seen: a panel for each method's networks, as their losses have different units."""
+    panels = [(trace, name, points) for trace in traces for name, points in _losses(trace).items()]
+    if not panels:
+        return None
+    figure, axes = _figure_grid(math.ceil(len(panels) / COLUMNS), min(len(panels), COLUMNS))
+    for ax, (trace, name, (images, loss)) in zip(axes.flat, panels, strict=False):
+        _loss(ax, images, loss)
+        ax.set_title(f"{trace.label}\n{name}".replace("\nseed", ", seed"), loc="left", fontsize=8.5)
+        ax.set_xlabel("training images seen", fontsize=8.5)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    figure.supylabel("loss", fontsize=8.5)
+    return figure
+
+
+def _losses(trace: Trace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images seen and loss of each stage; without a count of images, steps are spread over those of the whole fit."""
+    stages: dict[str, list[LogRow]] = {}
+    for row in trace.log:
+        if math.isfinite(_number(row.get("loss"))):
+            stages.setdefault(str(row.get("stage", "fit")), []).append(row)
+    return {k: (_seen(rows, trace.images), np.array([r["loss"] for r in rows])) for k, rows in stages.items()}
+
+
+def _seen(rows: Sequence[LogRow], total: float) -> np.ndarray:
+    seen = np.array([_number(row.get("images")) for row in rows])
+    if np.isfinite(seen).all():
+        return seen
+    steps = np.array([_number(row.get("step")) for row in rows])
+    steps = steps if np.isfinite(steps).all() else np.arange(len(rows), dtype=float)
+    return (steps + 1) / (steps.max() + 1) * (total if math.isfinite(total) else steps.max() + 1)
+
+
+def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
+    """The logged losses, and their running median."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    images, loss = (a[np.argsort(images, kind="stable")] for a in (images, loss))
+    ax.plot(images, loss, color="#7fb0d3", lw=0.8, marker="." if len(loss) < 10 else None)
+    half = max(1, len(loss) // 30)
+    if len(loss) > 10:
+        middle = [np.median(loss[max(0, i - half) : i + half + 1]) for i in range(len(loss))]
+        ax.plot(images, middle, color="#0b4f7d", lw=1.5)
+    low, high = np.quantile(loss[len(loss) // 10 :], [0, 1])
+    if low > 0 and high > 5 * low:
+        ax.set_yscale("log")
+    elif high > low:  # the first steps would flatten the rest of the line
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _figure_grid(rows: int, columns: int) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    size = (1.2 + 2.4 * columns, 0.5 + 2 * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
+    """A line of panels for each table that is a curve over ``knob``, the same outputs below each other."""
+    curves = [(t, name, rows) for t in traces for name, table in t.tables.items() if (rows := _curve(table, knob))]
+    if not curves:
+        return None
+    union = _outputs([row for _, _, rows in curves for row in rows])
+    owns = [_outputs(rows) for _, _, rows in curves]
+    places = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
+    figure, axes = _figure_grid(len(curves), width or max(map(len, places)))
+    several = len({t.label for t, _, _ in curves}) < len(curves)
+    for line, (trace, name, rows), outputs in zip(axes, curves, places, strict=True):
+        draw(line, rows, outputs)
+        for ax in line:
+            ax.set_axis_on() if ax.lines else ax.set_axis_off()
+        first = next(ax for ax in line if ax.lines)
+        first.set_title(trace.label + (f"\n{name}" if several else ""), loc="left", fontsize=9.5, fontweight="bold")
+        if first.get_legend_handles_labels()[1]:
+            first.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _curve(table: Sequence[LogRow], knob: str) -> list[LogRow]:
+    """The rows that have a number at the knob and at an output; none where they are no curve."""
+    rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row])]
+    return rows if len(rows) > 1 else []
+
+
+def _outputs(rows: Sequence[LogRow]) -> list[str]:
+    """Columns to draw: those of a guidance table and their parts, or every number but the knobs where none is there."""
+    found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
+    known = [name for name in OUTPUTS if name in found]
+    parts = [name for name in found if "/" in name and name.partition("/")[0] in known]
+    others = [name for name in found if name not in KNOBS]
+    return known + parts * (len(parts) > 1) if known else others
+
+
+def _guidance(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None]) -> None:
+    """Each output against the scale, one line a contrast, a ring round the point that was chosen."""
+    from seaborn import color_palette
+
+    groups: dict[str, list[LogRow]] = {}
+    for row in sorted(rows, key=lambda row: _number(row.get("contrast"))):
+        contrast = _number(row.get("contrast"))
+        groups.setdefault(f"contrast {contrast:g}" if math.isfinite(contrast) else "", []).append(row)
+    palette = color_palette("colorblind", len(groups)).as_hex()
+    for ax, name in ((ax, name) for ax, name in zip(line, outputs, strict=False) if name):
+        for (label, own), colour in zip(groups.items(), palette, strict=True):
+            _line(ax, _marked(own, rows, name), "scale", name, color=colour, label=label or None)
+        ax.set(xlabel="guidance scale", ylabel=OUTPUTS.get(name, name))
+
+
+def _marked(own: Sequence[LogRow], rows: Sequence[LogRow], name: str) -> Sequence[LogRow]:
+    """The rows, with the scale that is a part's own marked as chosen, where ``scales`` has one for each part."""
+    best = next((row for row in rows if row.get("chosen") is True), {})
+    parts, scales = [n for n in best if n.startswith("effectiveness/")], best.get("scales")
+    if name not in parts or not isinstance(scales, list) or len(scales) != len(parts):
+        return own
+    chosen = (best.get("contrast"), scales[parts.index(name)])
+    return [{**row, "chosen": (row.get("contrast"), row["scale"]) == chosen} for row in own]
+
+
+def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None]) -> None:
+    """How well each variable is read at each noise level; at a level below 0, by the clean predictor."""
+    noisy = [row for row in rows if row["t"] >= 0]
+    clean = [row for row in rows if row["t"] < 0]
+    levels = [row["t"] for row in clean]
+    for name in filter(None, outputs):
+        _line(line[0], noisy, "t", name, label=name)
+        colour = line[0].lines[-1].get_color()
+        line[0].plot(levels, [_number(row.get(name)) for row in clean], "D", ms=4, color=colour)
+    line[0].set(xlabel="noise level t (below 0: clean predictor)", ylabel="accuracy or R²", ylim=(-0.1, 1.05))
+
+
+def _line(ax: Axes, rows: Sequence[LogRow], knob: str, name: str, **style: Any) -> None:
+    points = sorted((_number(r[knob]), _number(r.get(name)), r.get("chosen") is True) for r in rows)
+    ax.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=3.5, lw=1.3, **style)
+    for x, y, chosen in points:
+        if chosen and math.isfinite(y):
+            ax.plot(x, y, "o", ms=9, mfc="none", mec="black", mew=1.2, zorder=5)
+
+
+FOLDER = "tensorboard"
+
+
+def check_installed() -> None:
+    """Nothing, where scalars can be written.
+
+    Raises:
+        UserError: the package is missing.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--tensorboard needs a package that is missing ({error}); pip install 'cfbench-scm[tensorboard]'"
+        ) from None
+
+
+def scalar_writer(run: Run) -> Callable[[Outcome], None]:
+    """What is called when a task of a run has ended: a fit's scalars are written then, those of earlier fits at once.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    check_installed()
+    write_scalars(run.job.folder, run.cells)
+
+    def after(outcome: Outcome) -> None:
+        if outcome.status is Status.DONE and outcome.task.stage == "train":
+            write_scalars(run.job.folder, run.cells)
+
+    return after
+
+
+def write_scalars(folder: Path, cells: Iterable[Cell]) -> list[Path]:
+    """Write the scalars of every fit of a run that is over and has a log, each once; the new folders."""
+    written = []
+    for stage in dict.fromkeys(cell.stage("train") for cell in cells if not cell.external):
+        log, out = folder / stage / "log.jsonl", folder / FOLDER / stage.relative_to("cells")
+        if out.exists() or not storage.is_complete(folder / stage) or not log.is_file():
+            continue
+        if found := list(scalars(json.loads(line) for line in log.read_text().splitlines())):
+            _write_events(found, out)
+            written.append(out)
+    return written
+
+
+def _write_events(found: Iterable[tuple[str, float, int]], out: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with storage.temporary_folder(out) as draft:
+        with SummaryWriter(str(draft)) as writer:
+            for tag, value, step in found:
+                writer.add_scalar(tag, value, step)
+        draft.chmod(0o755)
+        draft.rename(out)
+
+
+def scalars(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every number in the rows of a log: ``stage/key`` at the row's ``step``, or its place."""
+    for number, row in enumerate(rows):
+        stage, step = row.get("stage"), row.get("step", number)
+        for key, value in row.items():
+            if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield f"{stage}/{key}" if isinstance(stage, str) else key, float(value), int(step)

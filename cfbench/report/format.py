@@ -1,0 +1,302 @@
+"""What the leaderboard's tables say: numbers with fitting digits, headings, marks and footnotes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..evaluation.resamples import resample_size
+from ..runs.reader import Results
+from .board import Board
+from .columns import Key, Section
+
+__all__ = [
+    "FLAG",
+    "MARKS",
+    "WEAK",
+    "Entry",
+    "card_line",
+    "card_table",
+    "footnotes",
+    "heading",
+    "headings",
+    "number",
+    "residual_and_status",
+    "title",
+    "weak",
+]
+
+
+MARKS = {"convention": "*", "none": "°", "exact": ""}
+FLAG = "‡"
+WEAK = "§"
+
+
+def weak(results: Results, judge: str = "") -> set[str]:
+    """Variables that a judge reads badly on real images; by default any but those that measure."""
+    bad = (row for row in results.card if row.get("good") is False)
+    return {str(row.get("variable", "")) for row in bad if (row.get("judge") == "measured") == (judge == "measured")}
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
+def footnotes(board: Board) -> list[str]:
+    """All that a reader must know to judge the numbers, one sentence or two each."""
+    r = board.results
+    settings = {name: value for name, value in r.notes.items() if name != "bundle"}
+    notes = [f"Preset {r.preset}; {_settings_text(settings)}; device: {_devices(board) or 'not told'}."]
+    seeds = ", ".join(map(str, r.seeds))
+    training = (
+        f"One training seed ({seeds}): the variance between trainings is not in the intervals."
+        if len(r.seeds) < 2
+        else f"Training seeds {seeds}; intervals hold the choice of factuals and of seeds."
+    )
+    asked = ", ".join(f"{len(v)} on {k}" for k, v in r.factual.items() if k != "null")
+    inside = ", ".join(f"{int(v.sum())} of {len(v)} on {k}" for k, v in r.supported.items() if k != "null")
+    notes += [
+        training,
+        f"95 % percentile bootstrap intervals from {_plural(len(board.resamples.counts), 'resample')} of "
+        f"{_plural(r.factuals, 'factual')}, the same for every method; ± is half the interval's width. {_fewer(board)}"
+        f"n: questions {asked}" + (f"; inside the support of the training data: {inside}." if inside else "."),
+        "Bold: no other method is surely better (the interval of the paired difference holds 0). #: the ranks that a "
+        "method may hold; controls, last, are not ranked. (n%): the share of questions with a score, where not all "
+        "have one; for ranks the others count as the worst score seen.",
+        _asked(r),
+    ]
+    return [
+        *notes,
+        *_marks(board),
+        *_failures(board),
+        *_chosen(board),
+        *_remarks(board),
+        *_foreign(board),
+        *_contended(board),
+    ]
+
+
+def _fewer(board: Board) -> str:
+    """That the replicates of set scores are of fewer factuals, where they are."""
+    every = board.results.factuals
+    if (fewer := resample_size(every)) == every or all(s.kind != "set" for s in board.columns.values()):
+        return ""
+    return (
+        f"Scores of a set are computed again on {fewer:,} factuals drawn in each resample, and their replicates' "
+        f"distances from their mean scaled by √({fewer:,}/{every:,}). "
+    )
+
+
+def _asked(results: Results) -> str:
+    """Where the questions come from, and the judges with them where that is a bundle."""
+    if bundle := results.notes.get("bundle"):
+        named = f"bundle {bundle['name']}, version {bundle['version']}, sha256 {bundle['digest']}"
+        return f"Questions and judges: {named} (plan {results.plan_key[:12]})."
+    return f"Questions: plan {results.plan_key[:12]}."
+
+
+def _settings_text(notes: Mapping[str, Any]) -> str:
+    """Settings in words; of a mapping its numbers, as a budget has them."""
+    said = []
+    for k, v in notes.items():
+        if isinstance(v, Mapping):
+            inner = (f"{n} {x:,}" for n, x in v.items() if isinstance(x, int | float) and not isinstance(x, bool))
+            said.append(f"{k}: {', '.join(inner)}")
+        elif isinstance(v, str | int | float):
+            said.append(f"{k}: {v}")
+    return "; ".join(said)
+
+
+def _devices(board: Board) -> str:
+    own = [board.results.notes.get("device"), *(c.notes.get("device") for c in board.results.cells)]
+    return ", ".join(dict.fromkeys(str(d) for d in own if d))
+
+
+def _chosen(board: Board) -> Iterable[str]:
+    """What methods chose for themselves on the validation split, where they chose anything."""
+    for c in board.results.cells:
+        if chosen := c.notes.get("chosen"):
+            seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
+            values = ", ".join(f"{k}={_value(v)}" for k, v in chosen.items())
+            yield f"{c.method}{seed} chose {values} on validation data."
+
+
+def _remarks(board: Board) -> Iterable[str]:
+    """What methods have to say about their own fits."""
+    for c in board.results.cells:
+        seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
+        yield from (f"{c.method}{seed}: {said}." for said in c.notes.get("remarks", ()))
+
+
+def _foreign(board: Board) -> Iterable[str]:
+    """Rows whose weights or answers were made elsewhere."""
+    for c in board.results.cells:
+        if given := c.notes.get("weights"):
+            yield f"{c.method} (seed {c.seed}): no fit, weights from {given}."
+        if c.notes.get("external"):
+            yield f"{c.method}: answers made elsewhere, at unknown cost."
+
+
+def _contended(board: Board) -> Iterable[str]:
+    """Methods whose times were taken while other tasks computed on their device, and how many at most."""
+    most: dict[str, dict[str, int]] = {"fit_others": {}, "answer_others": {}}
+    for s in board.results.scores:
+        if s.metric == "runtime" and s.column in most and s.value > 0 and not board.is_control(s.method):
+            seen = most[s.column]
+            seen[s.method] = max(seen.get(s.method, 0), int(s.value))
+    for (_, seen), what in zip(most.items(), ("fit", "answers"), strict=True):
+        if seen:
+            told = ", ".join(f"{method} (up to {n})" for method, n in seen.items())
+            yield f"Times of {what} were taken beside other tasks on the same device: {told}."
+
+
+def _value(v: object) -> str:
+    return f"{v:.4g}" if isinstance(v, float) else str(v)
+
+
+def _marks(board: Board) -> Iterable[str]:
+    r, truths = board.results, board.results.truth
+    if conventions := [v for v in r.variables if truths.get(v) == "convention"]:
+        yield f"{MARKS['convention']} The truth of do({', '.join(conventions)}) is a convention: data do not tell it."
+    if without := [v for v in r.variables if truths.get(v, "none") == "none"]:
+        yield f"{MARKS['none']} do({', '.join(without)}) has no known truth."
+    if doubtful := sorted(weak(r)):
+        yield f"{WEAK} The judges of {', '.join(doubtful)} are not good enough to tell methods apart by them."
+    if measured := sorted(weak(r, "measured")):
+        yield f"What is measured of {', '.join(measured)} explains too little of it on real images; see the judge card."
+    if board.flagged:
+        won: dict[str, list[str]] = {}
+        for key, winner in board.flagged.items():
+            where = "no intervention" if key.do == "none" else f"do({key.do})"
+            won.setdefault("/".join(filter(None, (key.path, key.variable))), []).append(f"{where} {winner}")
+        told = "; ".join(f"{name} ({', '.join(places)})" for name, places in won.items())
+        yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {told}."
+
+
+def _failures(board: Board) -> Iterable[str]:
+    for m in board.methods:
+        if (status := board.pooled_status(m)) != "ok":
+            yield f"{m}: {' '.join(status.split())}"
+
+
+ARROWS = {"lower": "↓", "higher": "↑", "target": "→", "none": ""}
+NAMES = {"fid": "FID", "kid": "KID", "cld": "CLD", "im1": "IM1", "im2": "IM2", "l1": "L1", "tea": "TEA"}
+UNITS = {"share of images": "", "variable's unit": "own unit", "evaluations": "", "parameters": ""}
+
+
+def number(x: float, low: float = math.nan, high: float = math.nan) -> Callable[[float], str]:
+    """How to write a score and its interval: two digits of the half width, or four of ``x`` if that is 0."""
+    half = (high - low) / 2
+    scale = half / 10 if half > 1e-9 * abs(x) else abs(x) / (100 if math.isnan(half) else 1000)
+    if 0 < max(abs(x), scale) < 1e-3:
+        return lambda v: f"{v:.1e}".replace("e-0", "e-")
+    decimals = 0 if not scale or abs(x) >= 1e4 else min(max(-math.floor(math.log10(scale)), 0), 4)
+    return lambda v: _plain(v, decimals)
+
+
+def _plain(v: float, decimals: int) -> str:
+    for least, unit, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(v) >= least:
+            return f"{float(f'{v / unit:.3g}'):.12g}{suffix}" if abs(v) < 1e3 * unit else f"{v / unit:.0f}{suffix}"
+    text = f"{v:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a printed table: a score with its interval, or why there is none."""
+
+    value: str
+    low: str = ""
+    high: str = ""
+    half: str = ""
+    coverage: str = ""
+    best: bool = False
+    rank: str = ""
+
+    @classmethod
+    def of(cls, board: Board, method: str, key: Key) -> Entry:
+        e = board.estimates[method, key]
+        if not math.isfinite(e.value):
+            word = board.pooled_status(method, key).partition(":")[0]
+            return cls("–" if word == "no score" else word.partition(";")[0])
+        finite, asked = board.coverage[method, key]
+        write = number(e.value, e.low, e.high)
+        coverage = "" if finite == asked else f"({min(100 * finite / max(asked, 1), 99):.0f}%)"
+        best = method in board.best[key]
+        rank = "–".join(map(str, dict.fromkeys(board.places[key].get(method, ())))) if board.best[key] else ""
+        if not math.isfinite(e.low):
+            return cls(write(e.value), coverage=coverage, best=best)
+        return cls(write(e.value), write(e.low), write(e.high), write((e.high - e.low) / 2), coverage, best, rank)
+
+    @property
+    def interval(self) -> str:
+        """The interval and the ranks that the method may hold."""
+        if not self.low:
+            return ""
+        return f"[{self.low}, {self.high}]" + (f" #{self.rank}" if self.rank else "")
+
+
+def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str, str]:
+    """A column's name with arrow and mark, and its unit with the number of questions where only some were asked."""
+    about = board.about(key)
+    words = [NAMES.get(w, w) for w in key.column.split("_")]
+    if words[-1] in ("ms", "s", "mb") and about.unit.lower() == words[-1]:
+        words.pop()
+    if section is not None and key.do in (section.do, "none") and key.variable in ("", section.do):
+        name = " ".join(words)
+    else:
+        name = " ".join([*words, *([f"of {key.variable}"] if key.variable else [])])
+    arrow = f"→{about.target:g}" if about.target is not None else ARROWS[about.direction]
+    counted = f"n={board.asked(key)}" if about.subset else ""
+    unit = ", ".join(part for part in (UNITS.get(about.unit, about.unit), counted) if part)
+    return f"{name} {arrow}".strip() + (FLAG if key in board.flagged else ""), unit
+
+
+def title(board: Board, section: Section) -> str:
+    """A printed table's title, with what its truth and its judges are worth."""
+    if not section.do:
+        return section.title
+    truth = board.results.truth.get(section.do, "none")
+    says = {"exact": "exact truth", "convention": "truth by convention", "none": "no truth"}[truth]
+    mark = WEAK if section.do in weak(board.results) else ""
+    return f"{section.title}{MARKS[truth]}{mark}, {says}"
+
+
+def residual_and_status(board: Board, section: Section, method: str) -> list[str]:
+    """A method's residual policy and status, in the last table only."""
+    if section.do:
+        return []
+    return [board.residual(method) or "-", board.pooled_status(method).partition(":")[0].partition(";")[0]]
+
+
+def card_table(results: Results) -> pd.DataFrame:
+    """The judge card as text."""
+    rows = [{**row, "good": _good(row.get("good"))} for row in results.card]
+    card = pd.DataFrame(rows)
+    if "error" in card:
+        card["error"] = [number(float(e))(float(e)) for e in card["error"]]
+    return card
+
+
+def _good(flag: bool | None) -> str:
+    return "" if flag is None else "yes" if flag else "NO"
+
+
+def card_line(results: Results) -> str:
+    """The judge card in a line: each judge's errors, one a kind of data."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in card_table(results).to_dict("records"):
+        judge = " ".join(filter(None, (str(row.get("judge", "")), str(row.get("variable", "")))))
+        error = f"{row.get('data', '')} {row['error']} (n={row.get('n', '')})"
+        told.setdefault((judge, str(row.get("unit", ""))), []).append(error)
+    return "; ".join(f"{judge} [{unit or 'own unit'}]: {', '.join(e)}" for (judge, unit), e in told.items())
+
+
+def headings(board: Board, s: Section) -> list[tuple[str, str]]:
+    """The headings of a printed table's columns."""
+    return [heading(board, k, s) for k in s.keys]

@@ -1,0 +1,269 @@
+"""Dot-and-interval charts of every family of metrics, and quality against cost."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..plugins.spec import brief
+from ..runs.reader import Results
+from ..storage.temporary import atomic_write
+from .board import Board
+from .columns import Key
+from .format import heading
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["charts", "save_figure", "set_style", "write_plot", "write_plots"]
+
+
+CONTROL = "#777777"
+MARKERS = "osD^vPX*<>pdh"
+COLUMNS = 5
+"""Panels side by side; a family with more columns goes on in a second figure."""
+
+
+def set_style() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import seaborn as sns
+
+    sns.set_theme(context="paper", style="ticks", rc={"axes.grid": True, "grid.color": "#e6e6e6", "font.size": 9})
+
+
+def _colours(board: Board) -> dict[str, str]:
+    """A colour-blind safe colour for each method; controls are grey."""
+    from seaborn import color_palette
+
+    own = [m for m in board.methods if not board.is_control(m)]
+    palette = color_palette("colorblind", max(len(own), 1)).as_hex()
+    return dict.fromkeys(board.methods, CONTROL) | {m: palette[i % len(palette)] for i, m in enumerate(own)}
+
+
+def _markers(board: Board) -> dict[str, str]:
+    own = [m for m in board.methods if not board.is_control(m)]
+    others = [m for m in board.methods if board.is_control(m)]
+    return {m: MARKERS[i % len(MARKERS)] for group in (own, others) for i, m in enumerate(group)}
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    with atomic_write(path) as draft:
+        figure.savefig(draft, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def _word(board: Board, method: str, key: Key) -> str:
+    word = re.split("[:;]", board.pooled_status(method, key))[0]
+    return "no score" if word == "ok" else word
+
+
+def _dots(ax: Axes, board: Board, key: Key) -> None:
+    """One method a line: the score, its 95 % interval, or why there is none."""
+    colours, markers = _colours(board), _markers(board)
+    for y, m in enumerate(board.methods):
+        e = board.estimates[m, key]
+        if not math.isfinite(e.value):
+            place: Any = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "style": "italic"}
+            ax.text(0.03, y, f"× {_word(board, m, key)}", color="#b02020", **place)
+            continue
+        if math.isfinite(e.low):
+            ax.plot([e.low, e.high], [y, y], color=colours[m], lw=1.8, solid_capstyle="butt")
+        hollow = board.is_control(m)
+        ax.plot(e.value, y, markers[m], ms=5.5, color=colours[m], mfc="white" if hollow else colours[m], mew=1.2)
+    if (target := board.about(key).target) is not None:
+        ax.axvline(target, color="#444444", lw=0.8, ls=":")
+
+
+def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    _dots(ax, board, key)
+    own = sum(not board.is_control(m) for m in board.methods)
+    ax.axhline(own - 0.5, color="#bbbbbb", lw=0.8)
+    ax.set_ylim(len(board.methods) - 0.4, -0.6)
+    ax.set_yticks(range(len(board.methods)), [brief(m) for m in board.methods] if first else [])
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    if max(map(abs, ax.get_xlim())) >= 1e4:
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.grid(visible=False, axis="y")
+    ax.margins(x=0.08)
+    name, unit = heading(board, key)
+    ax.set_xlabel(name + (f"\n[{unit}]" if unit else ""), fontsize=8.5)
+
+
+def _where(do: str) -> str:
+    return {"": "cost", "none": "no intervention"}.get(do, f"do({do})")
+
+
+def _panel_grid(keys: list[Key]) -> list[list[Key | None]]:
+    """Interventions by outputs, or the other way round where that is wider than high."""
+    dos = list(dict.fromkeys(k.do for k in keys))
+    outputs = list(dict.fromkeys((k.column, k.variable) for k in keys))
+    place = {(k.do, k.column, k.variable): k for k in keys}
+    grid = [[place.get((do, *o)) for o in outputs] for do in dos]
+    return grid if len(outputs) >= min(len(dos), COLUMNS) else [list(row) for row in zip(*grid, strict=True)]
+
+
+def _family(board: Board, keys: list[Key]) -> Figure:
+    """Small multiples: each intervention, output and measured variable on its own scale."""
+    import matplotlib.pyplot as plt
+
+    grid = _panel_grid(keys)
+    rows, columns = len(grid), len(grid[0])
+    size = (1.6 + 2.3 * columns, (1.1 + 0.24 * len(board.methods)) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for line, row in zip(axes, grid, strict=True):
+        first = next(i for i, key in enumerate(row) if key)
+        for i, (ax, key) in enumerate(zip(line, row, strict=True)):
+            if key is None:
+                ax.set_axis_off()
+                continue
+            _panel(ax, board, key, i == first)
+            before = row[i - 1] if i else None
+            if before is None or before.do != key.do:
+                ax.set_title(_where(key.do), loc="left", fontsize=9.5, fontweight="bold")
+    return figure
+
+
+def _chunks(board: Board, family: str) -> list[list[Key]]:
+    """The columns of a family that somebody has a score in, at most ``COLUMNS`` outputs at a time.
+
+    How many tasks computed beside a cell is left to the footnotes.
+    """
+    own = [k for k in board.columns if k.metric == family and board.about(k).unit != "tasks"]
+    alive = [k for k in own if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)]
+    outputs = list(dict.fromkeys((k.column, k.variable) for k in alive))
+    parts = [outputs[i : i + COLUMNS] for i in range(0, len(outputs), COLUMNS)]
+    return [[k for k in alive if (k.column, k.variable) in part] for part in parts]
+
+
+def _find(keys: Iterable[Key], pattern: str) -> Key | None:
+    return next((k for k in keys if re.search(pattern, k.path, re.I)), None)
+
+
+def _cost_axes(board: Board) -> list[tuple[str, dict[str, float]]]:
+    """Milliseconds an answer (abduct and predict together) and seconds to fit, by method."""
+    cost = [k for k in board.columns if not k.do]
+    groups = {
+        "abduct + predict [ms an image]": [k for p in ("abduct_ms", "predict_ms") if (k := _find(cost, p))],
+        "fit [s]": [k for p in ("fit_s",) if (k := _find(cost, p))],
+    }
+    return [
+        (label, {m: sum(board.estimates[m, k].value for k in keys) for m in board.methods})
+        for label, keys in groups.items()
+        if keys
+    ]
+
+
+def _quality(board: Board) -> list[Key]:
+    """For each intervened variable the error to the truth, or what the judge reads where there is no truth."""
+    found = []
+    for section in board.sections:
+        key = _find(section.keys, "abs_error") or (section.keys[0] if section.keys else None)
+        if section.do and key:
+            found.append(key)
+    return found
+
+
+def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[str]:
+    """Points with intervals over a log cost axis; what costs nothing stands at its left edge. Returns who is absent."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    colours, markers = _colours(board), _markers(board)
+    paid = [c for c in costs.values() if math.isfinite(c) and c > 0]
+    edge = min(paid, default=1.0) / 4
+    free = any(c <= edge for c in costs.values())
+    absent = []
+    for m in board.methods:
+        e, cost = board.estimates[m, key], costs[m]
+        if not (math.isfinite(e.value) and math.isfinite(cost)):
+            absent.append(m)
+            continue
+        x, hollow = max(cost, edge), board.is_control(m)
+        if math.isfinite(e.low):
+            ax.plot([x, x], [e.low, e.high], color=colours[m], lw=1.5, solid_capstyle="butt")
+        ax.plot(x, e.value, markers[m], ms=6.5, color=colours[m], mfc="white" if hollow else colours[m], mew=1.3)
+    ax.set_xscale("log")
+    wide = max(paid, default=1.0) > 100 * edge
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "" if free and v < 1.6 * edge else f"{v:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(edge / 1.6, max(paid, default=1.0) * 2)
+    if free:
+        ax.axvspan(edge / 1.6, edge * 1.6, color="#f2f2f2", zorder=0)
+        ax.text(0.03, 1.02, "no cost", transform=ax.transAxes, fontsize=7, color="#555555", va="bottom")
+    return absent
+
+
+def _legend(figure: Figure, board: Board, absent: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    colours, markers = _colours(board), _markers(board)
+    lines = []
+    for m in board.methods:
+        face = "white" if board.is_control(m) else colours[m]
+        why = re.split("[:;]", board.pooled_status(m))[0]
+        label = f"{m} ({'no score' if why == 'ok' else why})" if m in absent else brief(m)
+        style: Any = {"marker": "x" if m in absent else markers[m], "color": "#b02020" if m in absent else colours[m]}
+        lines.append(Line2D([], [], ls="", mfc=face, mew=1.3, label=label, **style))
+    figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=8.5)
+
+
+def _quality_against_cost(board: Board) -> Figure:
+    import matplotlib.pyplot as plt
+
+    keys, axes_of_cost = _quality(board), _cost_axes(board)
+    rows, columns = len(axes_of_cost), len(keys)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.2 + 2.7 * columns, 2.5 * rows), squeeze=False, layout="constrained"
+    )
+    absent: set[str] = set()
+    for line, (label, costs) in zip(axes, axes_of_cost, strict=True):
+        for ax, key in zip(line, keys, strict=True):
+            absent |= set(_scatter(ax, board, key, costs))
+            name, unit = heading(board, key)
+            ax.set_ylabel(name + (f" [{unit}]" if unit else ""), fontsize=8.5)
+            ax.set_xlabel(label, fontsize=8.5)
+            ax.set_title(_where(key.do), loc="right", fontsize=9.5, fontweight="bold")
+    _legend(figure, board, absent)
+    return figure
+
+
+def charts(board: Board) -> dict[str, Callable[[], Figure]]:
+    """What draws each chart, by its name: a family of metrics (``cld``, ``neighbours-2``) or ``quality-cost``."""
+    found: dict[str, Callable[[], Figure]] = {}
+    for family in dict.fromkeys(k.metric for k in board.columns):
+        for i, keys in enumerate(_chunks(board, family)):
+            name = re.sub(r"[^\w.\-]+", "_", family) + (f"-{i + 1}" if i else "")
+            found[name] = partial(_family, board, keys)
+    if _quality(board) and _cost_axes(board):
+        found["quality-cost"] = partial(_quality_against_cost, board)
+    return found
+
+
+def write_plots(results: Results | Board, folder: Path) -> list[Path]:
+    """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-quality-cost.png``; the files written.
+
+    A method without a score stands in its line with the reason, never left out.
+    """
+    board = results if isinstance(results, Board) else Board(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_plot(board, name, folder) for name in charts(board)]
+
+
+def write_plot(board: Board, name: str, folder: Path) -> Path:
+    """Write one of the `charts` as ``DATASET-NAME.png``."""
+    set_style()
+    stem = re.sub(r"[^\w.\-]+", "_", board.results.dataset)
+    return save_figure(charts(board)[name](), folder / f"{stem}-{name}.png")

@@ -1,0 +1,191 @@
+"""All that a run shows of one data set, derived from its cells, and whether published tables still agree."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import sys
+import tempfile
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import storage
+from ..errors import one_line
+from ..evaluation.plan import Plan
+from ..graph import Variable
+from ..runs.job import Cell
+from ..runs.manifest import Manifest, find_run, read_manifest
+from ..runs.reader import cell_states, read_results, reading_run
+from ..storage.tensors import StoredArray, open_arrays
+from .board import Board
+
+__all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
+
+
+def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> None:
+    """Write the tables and pictures of a data set into ``out``, and print the tables and where all of it lies."""
+    board = load_board(folder, dataset)
+    if board is None:
+        print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
+        return
+    written = write_leaderboard(folder, board, out, pictures=pictures)
+    _show(board)
+    for what, paths in written.items():
+        if paths:
+            print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
+
+
+def load_board(folder: Path, dataset: str, manifest: Manifest | None = None) -> Board | None:
+    """The leaderboard of a data set, read from the cells; None where it has no plan yet.
+
+    Args:
+        folder: of the run.
+        dataset: one that the run asks about.
+        manifest: what ``run.json`` said when it was read; what it says now where left out.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    manifest = manifest or read_manifest(folder)
+    planned = storage.is_complete(folder / manifest.datasets[dataset].plan)
+    return Board(read_results(folder, dataset, manifest)) if planned else None
+
+
+def write_leaderboard(
+    folder: Path, board: Board, out: Path, *, pictures: bool = True, manifest: Manifest | None = None
+) -> dict[str, list[Path]]:
+    """Write the tables and pictures of a data set into ``out``; the files by what they are."""
+    from .render import write_tables
+
+    dataset = board.results.dataset
+    written = {"tables": list(write_tables(board, out).values())}
+    if pictures:
+        from .curves import write_curves
+        from .plots import write_plots
+
+        written["charts"] = [*write_plots(board, out), *write_curves(folder, dataset, out, manifest)]
+        written["contact sheet"] = [write_sheet(folder, dataset, out, manifest=manifest)]
+    return written
+
+
+def _show(board: Board) -> None:
+    from rich.console import Console
+
+    from .render import render
+
+    width = shutil.get_terminal_size((120, 40)).columns
+    Console(width=max(width, 100)).print(render(board, width))
+
+
+def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16, manifest: Manifest | None = None) -> Path:
+    """Write the contact sheet: the plan's first questions about each variable, answered by each row's first seed."""
+    from .sheet import contact_sheet
+
+    manifest = manifest or read_manifest(folder)
+    with reading_run(folder):
+        labels, rows, title = _questions(folder, dataset, manifest, columns)
+    name = manifest.datasets[dataset].folder
+    return contact_sheet(out / f"{name}-counterfactuals.png", labels, rows, title=title)
+
+
+def _questions(
+    folder: Path, dataset: str, manifest: Manifest, columns: int
+) -> tuple[list[str], dict[str, Tensor], str]:
+    """The labels of the columns, the images of each row, and what the sheet says of itself."""
+    entry = manifest.datasets[dataset]
+    plan_folder = folder / entry.plan
+    plan, truth = Plan.load(plan_folder), open_arrays(plan_folder / "truth.safetensors")
+    factuals = open_arrays(plan_folder / "factuals.safetensors")["x"]
+    each = max(columns // max(len(plan.asked), 1), 2)
+    labels = [label for v in plan.asked for label in _labels(entry.graph[v], plan, each)]
+    rows = {"factual": torch.cat([factuals[a.factual[:each]].float() / 255 for a in plan.asked.values()])}
+    if truth:
+        rows["truth"] = torch.cat([_first(truth.get(f"do/{v}"), rows["factual"], each) for v in plan.asked])
+    for cell, images in _answers(folder, manifest, dataset).items():
+        rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
+    conventions = [v.name for v in entry.variables if v.truth == "convention"]
+    title = f"{dataset}, preset {manifest.budget.name}, first seed of each method"
+    title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
+    return labels, rows, title
+
+
+def _first(images: StoredArray | None, like: Tensor, each: int) -> Tensor:
+    return torch.full_like(like[:each], torch.nan) if images is None else images[:each]
+
+
+def _labels(v: Variable, plan: Plan, each: int) -> list[str]:
+    values = plan.asked[v.name].value[:each].tolist()
+    return [f"do({v.name}={int(x) if v.categorical else format(x, '.3g')})" for x in values]
+
+
+def _answers(folder: Path, manifest: Manifest, dataset: str) -> dict[str, dict[str, StoredArray]]:
+    """The images of the first seed of each method that answered, the truth itself left out."""
+    first: dict[str, Cell] = {}
+    for cell, _ in cell_states(folder, manifest):
+        if cell.dataset.label == dataset and storage.is_complete(folder / cell.stage("images")):
+            first.setdefault(cell.method.label, cell)
+    shown = {label: cell for label, cell in first.items() if label not in ("oracle", "identity")}
+    return {label: open_arrays(folder / c.stage("images") / "answers.safetensors") for label, c in shown.items()}
+
+
+CLOSE = 1e-9
+"""Numbers of a CSV that differ by less than this share are the same: machines sum in another order."""
+
+
+def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
+    """Derive the tables anew and compare; 2 where one differs. Nothing is written but into a temporary folder."""
+    from .render import write_tables
+
+    folder = find_run(name, run_root)
+    out = out or folder / "leaderboard"
+    checked, different = 0, 0
+    with tempfile.TemporaryDirectory(prefix="cfbench-") as fresh:
+        for dataset in read_manifest(folder).datasets:
+            board = load_board(folder, dataset)
+            for path in write_tables(board, Path(fresh)).values() if board else ():
+                told = first_difference(path, out / path.name)
+                checked, different = checked + 1, different + bool(told)
+                if told:
+                    print(f"cfbench: {out / path.name} {told}", file=sys.stderr)
+    print(f"{checked - different} of {checked} tables in {out} are what the cells of {folder} say")
+    return 2 if different or not checked else 0
+
+
+def first_difference(fresh: Path, there: Path) -> str:
+    """Where a file first differs from what it should be, in words; nothing where it does not."""
+    if not there.is_file():
+        return "is missing"
+    new, old = (path.read_text(encoding="utf-8", errors="replace").splitlines() for path in (fresh, there))
+    for number, (right, found) in enumerate(zip_longest(new, old), 1):
+        if right != found and not (fresh.suffix == ".csv" and _close(right, found)):
+            said = ("nothing" if line is None else repr(one_line(line, 160)) for line in _around(found, right))
+            return "differs in line {}: it says {}, the cells say {}".format(number, *said)
+    return ""
+
+
+def _around(found: str | None, right: str | None) -> tuple[str | None, str | None]:
+    """Two lines from shortly before the letter in which they first differ."""
+    if found is None or right is None:
+        return found, right
+    same = next((i for i, (a, b) in enumerate(zip(found, right, strict=False)) if a != b), min(len(found), len(right)))
+    start = max(same - 60, 0)
+    return found[start:], right[start:]
+
+
+def _close(right: str | None, found: str | None) -> bool:
+    """Whether two lines of a CSV hold the same texts, and numbers that differ in their last digits at most."""
+    if right is None or found is None:
+        return False
+    a, b = (next(csv.reader([line]), []) for line in (right, found))
+    return len(a) == len(b) and all(x == y or _near(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _near(x: str, y: str) -> bool:
+    try:
+        return math.isclose(float(x), float(y), rel_tol=CLOSE, abs_tol=CLOSE)
+    except ValueError:
+        return False

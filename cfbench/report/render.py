@@ -1,0 +1,307 @@
+"""The leaderboard as CSV, Markdown, LaTeX, HTML and for the terminal, and all its files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..runs.reader import Results
+from ..storage.temporary import atomic_write
+from .board import Board
+from .columns import Section
+from .format import FLAG, WEAK, Entry, card_line, card_table, footnotes, heading, headings, residual_and_status, title
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+__all__ = ["csv", "html", "latex", "markdown", "render", "write_tables"]
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",
+    "]": "{]}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\rightarrow$",
+    "²": r"\textsuperscript{2}",
+    "°": r"\textsuperscript{$\circ$}",
+    "*": r"\textsuperscript{*}",
+    FLAG: r"\textsuperscript{$\ddagger$}",
+    WEAK: r"\textsuperscript{\S}",
+    "±": r"$\pm$",
+    "µ": r"$\mu$",
+    "×": r"$\times$",
+    "–": "--",
+}
+
+
+def _tex(text: object) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(str(text).split()))
+
+
+def _tex_number(text: str) -> str:
+    return re.sub(r"-(?=\d)", "$-$", _tex(text))
+
+
+def _tex_rows(board: Board, s: Section, method: str) -> str:
+    """A line of values and a smaller one of intervals."""
+    cells = [Entry.of(board, method, k) for k in s.keys]
+    name = rf"\textit{{{_tex(method)}}}" if board.is_control(method) else _tex(method)
+    values = [rf"\textbf{{{_tex_number(c.value)}}}" if c.best else _tex_number(c.value) for c in cells]
+    below = [" ".join(filter(None, (c.interval, c.coverage))) for c in cells]
+    extra = list(map(_tex, residual_and_status(board, s, method)))
+    lines = [" & ".join([name, *values, *extra])]
+    if any(below):
+        small = [rf"{{\tiny {_tex_number(b)}}}" if b else "" for b in below]
+        lines.append(" & ".join(["", *small, *[""] * len(extra)]))
+    return " \\\\\n".join(lines) + " \\\\\n"
+
+
+def _tex_table(board: Board, s: Section) -> str:
+    extra = [] if s.do else ["residual", "status"]
+    heads = headings(board, s)
+    names = ["method", *(_tex(n) for n, _ in heads), *extra]
+    units = ["", *(rf"{{\tiny {_tex(u)}}}" if u else "" for _, u in heads), *[""] * len(extra)]
+    rows = [_tex_rows(board, s, m) for m in board.methods]
+    own = sum(not board.is_control(m) for m in board.methods)
+    body = "".join(rows[:own]) + ("\\midrule\n" if 0 < own < len(rows) else "") + "".join(rows[own:])
+    label = re.sub(r"[^a-z0-9]+", "-", f"{board.results.dataset}-{s.do or 'cost'}".lower())
+    return (
+        "\\begin{table}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
+        f"\\caption{{{_tex(board.results.dataset)}: {_tex(title(board, s))}.}}\\label{{tab:{label}}}\n"
+        f"\\begin{{tabular}}{{l{'r' * len(heads)}{'l' * len(extra)}}}\n\\toprule\n"
+        f"{' & '.join(names)} \\\\\n{' & '.join(units)} \\\\\n\\midrule\n{body}\\bottomrule\n"
+        "\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def latex(board: Board) -> str:
+    """The printed tables as LaTeX for ``\\input``; it needs the package booktabs and nothing else."""
+    notes = "\n\n".join(_tex(n) for n in footnotes(board))
+    head = "% \\usepackage{booktabs}\n% \\usepackage[T1]{fontenc}\n"
+    tables = "\n".join(_tex_table(board, s) for s in board.sections)
+    return f"{head}{tables}\n{{\\footnotesize\\noindent\n{notes}\n\\par}}\n"
+
+
+STYLE = """<style>
+.cfbench div {overflow-x: auto}
+.cfbench table {border-collapse: collapse; margin: .3em 0 1em}
+.cfbench th, .cfbench td {text-align: right; padding: .15em .6em; white-space: nowrap}
+.cfbench th:first-child, .cfbench td:first-child {text-align: left}
+.cfbench tr.control td {font-style: italic; opacity: .75}
+.cfbench tr.first td {border-top: 1px solid #999}
+.cfbench small {opacity: .7; font-weight: normal}
+.cfbench ul {font-size: smaller; max-width: 70em}
+</style>"""
+
+
+def html(board: Board) -> str:
+    """The printed tables and the footnotes as an HTML fragment, in which all text of others is escaped."""
+    tables = "\n".join(_html_table(board, s) for s in board.sections)
+    notes = [*footnotes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
+    items = "".join(f"<li>{escape(n)}</li>" for n in notes)
+    return f'<div class="cfbench">{STYLE}\n{tables}\n<ul>{items}</ul></div>'
+
+
+def _html_table(board: Board, s: Section) -> str:
+    heads = [("method", ""), *headings(board, s), *([] if s.do else [("residual", ""), ("status", "")])]
+    head = "".join(f"<th>{escape(name)}<br><small>{escape(unit)}</small></th>" for name, unit in heads)
+    name = f"{board.results.dataset}, {title(board, s)}"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{_html_rows(board, s)}</tbody></table>"
+    return f"<b>{escape(name)}</b><div>{table}</div>"
+
+
+def _html_rows(board: Board, s: Section) -> str:
+    own = sum(not board.is_control(m) for m in board.methods)
+    kinds = ["control" * board.is_control(m) + " first" * (0 < i == own) for i, m in enumerate(board.methods)]
+    return "".join(
+        f'<tr class="{k}">{_html_cells(_html_row(board, s, m))}</tr>' for k, m in zip(kinds, board.methods, strict=True)
+    )
+
+
+def _html_row(board: Board, s: Section, method: str) -> Iterable[str]:
+    yield escape(method)
+    for key in s.keys:
+        yield _html_score(Entry.of(board, method, key))
+    yield from map(escape, residual_and_status(board, s, method))
+
+
+def _html_cells(texts: Iterable[str]) -> str:
+    return "".join(f"<td>{text}</td>" for text in texts)
+
+
+def _html_score(cell: Entry) -> str:
+    value = f"<b>{escape(cell.value)}</b>" if cell.best else escape(cell.value)
+    rest = " ".join(filter(None, (cell.interval, cell.coverage)))
+    return f"{value} <small>{escape(rest)}</small>" if rest else value
+
+
+# Spreadsheets run what begins with these.
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+
+
+def _safe(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value != "-" and _FORMULA.match(value) else value
+
+
+def csv(table: pd.DataFrame) -> str:
+    """CSV text in which no cell begins as a formula would: such text gets an apostrophe before it."""
+    safe = table.copy()
+    for name in table.select_dtypes(exclude="number").columns:
+        safe[name] = table[name].map(_safe)
+    safe.columns = pd.Index([_safe(c) for c in table.columns])
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _md(text: object) -> str:
+    return re.sub(r"([|*_<>`\\]|(?<=\])\()", r"\\\1", " ".join(str(text).split()))
+
+
+def _md_table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _md_cell(cell: Entry) -> str:
+    value = f"**{cell.value}**" if cell.best else cell.value
+    return " ".join(part for part in (value, cell.interval, cell.coverage) if part)
+
+
+def markdown(board: Board) -> str:
+    """The printed tables, the judge card and the footnotes as Markdown."""
+    parts = [f"# {_md(board.results.dataset)}\n"]
+    for s in board.sections:
+        heads = [" ".join(filter(None, (name, unit and f"[{unit}]"))) for name, unit in headings(board, s)]
+        head = ["method", *map(_md, heads), *([] if s.do else ["residual", "status"])]
+        rows = [
+            [
+                _md_name(board, m),
+                *(_md_cell(Entry.of(board, m, k)) for k in s.keys),
+                *map(_md, residual_and_status(board, s, m)),
+            ]
+            for m in board.methods
+        ]
+        parts.append(f"## {_md(title(board, s))}\n\n{_md_table(head, rows)}")
+    if board.matrix:
+        parts.append(f"## Each variable as judged, after each intervention\n\n{_md_matrix(board)}")
+    if board.results.card:
+        card = card_table(board.results)
+        parts.append(f"## Judge card\n\n{_md_table(list(card.columns), [list(map(_md, r)) for r in card.values])}")
+    parts.append("## Notes\n\n" + "".join(f"- {_md(n)}\n" for n in footnotes(board)))
+    return "\n".join(parts)
+
+
+def _md_name(board: Board, method: str) -> str:
+    return f"*{_md(method)}*" if board.is_control(method) else _md(method)
+
+
+def _md_matrix(board: Board) -> str:
+    place = {(k.do, k.metric, k.column, k.variable): k for k in board.matrix}
+    columns = {(k.metric, k.column, k.variable): heading(board, k)[0].rstrip(FLAG) for k in board.matrix}
+    rows = [
+        [_md_name(board, m), f"do({do})"]
+        + [_md_cell(Entry.of(board, m, place[do, *c])) if (do, *c) in place else "" for c in columns]
+        for m in board.methods
+        for do in dict.fromkeys(k.do for k in board.matrix)
+    ]
+    return _md_table(["method", "intervention", *map(_md, columns.values())], rows)
+
+
+def render(results: Results | Board, width: int = 120) -> Group:
+    """The printed tables for a terminal of ``width`` columns, with footnotes; wide ones are continued below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    board = results if isinstance(results, Board) else Board(results)
+    tables = [t for s in board.sections for t in _terminal(board, s, width)]
+    notes = [*footnotes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
+    return Group(*tables, *(Text(n, style="dim") for n in notes))
+
+
+def _terminal(board: Board, s: Section, width: int) -> list[Group]:
+    from rich.text import Text
+
+    names = [Text("method\n"), *(Text(m, style="dim" if board.is_control(m) else "") for m in board.methods)]
+    columns = [
+        [Text("\n".join(head)), *(_short(Entry.of(board, m, key)) for m in board.methods)]
+        for head, key in zip(headings(board, s), s.keys, strict=True)
+    ]
+    extra = [] if s.do else [["residual\n", "status\n"], *(residual_and_status(board, s, m) for m in board.methods)]
+    columns += [list(map(Text, column)) for column in zip(*extra, strict=True)]
+    name = f"{board.results.dataset}, {title(board, s)}"
+    own = sum(not board.is_control(m) for m in board.methods)
+    parts = _split(columns, width - _width(names))
+    return [_rich(name + (", continued" if i else ""), [names, *p], own) for i, p in enumerate(parts)]
+
+
+def _split(columns: list[list[Text]], room: int) -> list[list[list[Text]]]:
+    """Columns in as few parts as fit into ``room``, of about the same number."""
+    for count in range(1, len(columns) + 1):
+        size = math.ceil(len(columns) / count)
+        parts = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if all(sum(map(_width, part)) <= room for part in parts):
+            break
+    return parts if columns else [[]]
+
+
+def _short(cell: Entry) -> Text:
+    from rich.text import Text
+
+    text = Text(cell.value, style="bold" if cell.best else "")
+    rest = " ".join(filter(None, (f"±{cell.half}" if cell.half else "", cell.coverage)))
+    return text.append(f" {rest}", style="not bold dim") if rest else text
+
+
+def _width(column: list[Text]) -> int:
+    return 2 + max(line.cell_len for text in column for line in text.split("\n"))
+
+
+def _rich(name: str, columns: list[list[Text]], own: int) -> Group:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for i, (head, *_) in enumerate(columns):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for i, row in enumerate(zip(*(column[1:] for column in columns), strict=True)):
+        table.add_row(*row, end_section=i == own - 1)
+    return Group(Text(name, style="bold"), table)
+
+
+def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
+    """Write ``DATASET.csv``, ``DATASET-wide.csv``, ``DATASET-pairs.csv``, ``DATASET.md``, ``DATASET.tex``, atomically.
+
+    Returns:
+        the files by kind: csv, wide, pairs, md, tex.
+    """
+    board = results if isinstance(results, Board) else Board(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w.\-]+", "_", board.results.dataset)
+    texts = {
+        "csv": (f"{stem}.csv", csv(board.tidy)),
+        "wide": (f"{stem}-wide.csv", csv(board.wide)),
+        "pairs": (f"{stem}-pairs.csv", csv(board.pairs)),
+        "md": (f"{stem}.md", markdown(board)),
+        "tex": (f"{stem}.tex", latex(board)),
+    }
+    for name, text in texts.values():
+        with atomic_write(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return {kind: folder / name for kind, (name, _) in texts.items()}

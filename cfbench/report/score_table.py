@@ -1,0 +1,203 @@
+"""The scores of all cells of a data set by column, as samples of methods, and why some are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..contract import Column
+from ..runs.chain import Status
+from ..runs.reader import CellState, Results, Score
+from .bootstrap import Sample
+from .columns import Key
+
+__all__ = ["ColumnScores", "ScoreTable"]
+
+
+@dataclass(frozen=True)
+class ColumnScores:
+    """A column's scores, a line for each cell, NaN where there is none.
+
+    points [M]; values [M, Q], for sets [M, R], for costs absent; factual [Q]; finite and asked [M] count questions;
+    width [M] counts the replicates that a set has.
+    """
+
+    kind: str
+    points: np.ndarray
+    finite: list[int]
+    asked: list[int]
+    values: np.ndarray | None = None
+    factual: np.ndarray | None = None
+    width: np.ndarray | None = None
+
+    def sample(self, lines: slice) -> Sample:
+        """The scores of some lines, seeds of one method."""
+        values = None if self.values is None else self.values[lines]
+        if values is not None and self.width is not None:
+            values = values[:, : self.width[lines].min(initial=values.shape[1])]
+        finite, asked = sum(self.finite[lines]), sum(self.asked[lines])
+        return Sample(self.kind, self.points[lines], values, self.factual, finite, asked)
+
+
+def _key(score: Score) -> Key:
+    do = "" if score.kind == "cell" else score.do
+    return Key(score.metric, score.column, score.variable, "none" if do == "null" else do)
+
+
+class ScoreTable:
+    """The scores of one data set by column and by (method, seed)."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.scores: dict[Key, dict[tuple[str, int], Score]] = {}
+        for s in results.scores:
+            self.scores.setdefault(_key(s), {})[s.method, s.seed] = s
+        self.cells = {(c.method, c.seed): c for c in results.cells}
+        self._controls = frozenset(results.controls)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Rows of the table, controls last."""
+        r = self.results
+        asked = [*r.methods, *(c.method for c in r.cells), *r.controls]
+        return tuple(sorted(dict.fromkeys(asked), key=lambda m: m in r.controls))
+
+    @cached_property
+    def columns(self) -> dict[Key, Score]:
+        """Every column that any cell has a score for, with one score (where there is one, finite) that tells its kind.
+
+        A metric that could not score a cell names no variables: such a stand-in goes where others name them.
+        """
+        named = {replace(k, variable="") for k in self.scores if k.variable}
+        order = {m: i for i, m in enumerate(dict.fromkeys(k.metric for k in self.scores))}
+        dos = {d: i for i, d in enumerate([*self.results.variables, "none", ""])}
+        keys = sorted(
+            (k for k in self.scores if k.variable or k not in named),
+            key=lambda k: (dos.get(k.do, len(dos)), order[k.metric], dos.get(k.variable, -1)),
+        )
+        return {k: max(self.scores[k].values(), key=lambda s: np.isfinite(s.value)) for k in keys}
+
+    def about(self, key: Key) -> Column:
+        return self.columns[key].about
+
+    def is_control(self, method: str) -> bool:
+        return method in self._controls
+
+    def seeds(self, method: str) -> tuple[int, ...]:
+        """The seeds of a method's cells: one for what is not trained, else those of the run."""
+        own = self._own.get(method, frozenset())
+        return tuple(own) if len(own) == 1 else tuple(self.results.seeds)
+
+    @cached_property
+    def _own(self) -> dict[str, frozenset[int]]:
+        own: dict[str, set[int]] = {}
+        for c in self.results.cells:
+            own.setdefault(c.method, set()).add(c.seed)
+        return {method: frozenset(seeds) for method, seeds in own.items()}
+
+    @cached_property
+    def lines(self) -> tuple[tuple[str, int], ...]:
+        """The method and seed of each line of a stack."""
+        return tuple((m, seed) for m in self.methods for seed in self.seeds(m))
+
+    @cached_property
+    def pooled(self) -> dict[str, slice]:
+        """The lines of each method."""
+        ends = np.cumsum([0, *(len(self.seeds(m)) for m in self.methods)]).tolist()
+        return dict(zip(self.methods, map(slice, ends, ends[1:]), strict=True))
+
+    def asked(self, key: Key) -> int:
+        """How many questions a column was asked about."""
+        return self._asked[key]
+
+    @cached_property
+    def _asked(self) -> dict[Key, int]:
+        return {key: max(s.asked for s in scores.values()) for key, scores in self.scores.items()}
+
+    def stack(self, key: Key, rows: np.ndarray | None = None) -> ColumnScores:
+        """A column's scores, a line for each of ``lines``; ``rows`` [Q] picks questions.
+
+        Raises:
+            ValueError: scores and questions differ in number.
+        """
+        kind, asked = self.columns[key].kind, self._asked[key]
+        scores = [self.scores[key].get(line) for line in self.lines]
+        points = np.array([np.nan if s is None else s.value for s in scores], dtype=np.float64)
+        finite = [0 if s is None else s.finite for s in scores]
+        counted = [asked if s is None else s.asked for s in scores]
+        stack = ColumnScores(kind, points, finite, counted)
+        if kind == "image":
+            return self._questions(stack, scores, key, rows)
+        return _sets(stack, scores) if kind == "set" else stack
+
+    def _questions(
+        self, stack: ColumnScores, scores: list[Score | None], key: Key, rows: np.ndarray | None
+    ) -> ColumnScores:
+        factual = self._factuals[self.columns[key].do]
+        values = np.full((len(scores), len(factual)), np.nan)
+        for line, s in zip(values, scores, strict=True):
+            if s is not None and len(s.values) != len(factual):
+                raise ValueError(f"{key.name} of {s.method}: {len(s.values)} scores for {len(factual)} questions")
+            if s is not None:
+                line[:] = s.values
+        if rows is None:
+            return replace(stack, values=values, factual=factual)
+        # The questions that a metric was asked about: all, or for a subset those that anybody has a score for.
+        mask = rows if self._asked[key] >= len(factual) else rows & np.isfinite(values).any(0)
+        values = np.compress(rows, values, axis=1)
+        asked, finite = [int(mask.sum())] * len(scores), np.isfinite(values).sum(1).tolist()
+        return replace(stack, values=values, factual=factual[rows], finite=finite, asked=asked)
+
+    @cached_property
+    def _factuals(self) -> dict[str, np.ndarray]:
+        every, known = np.arange(self.results.factuals), self.results.factual
+        return {s.do: np.asarray(known.get(s.do, every), np.int64) for s in self.columns.values()}
+
+    def samples(self, key: Key) -> dict[str, Sample]:
+        """Every method's scores in a column, all seeds."""
+        stack = self.stack(key)
+        return {m: stack.sample(lines) for m, lines in self.pooled.items()}
+
+    def status(self, method: str, seed: int, key: Key | None = None) -> str:
+        """``ok``, or why there is no score, or not all of it."""
+        cell = self.cells.get((method, seed), CellState(method, seed, Status.PENDING))
+        score = None if key is None else self.scores[key].get((method, seed))
+        if cell.status is not Status.OK:
+            return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
+        if key is None or (score is not None and np.isfinite(score.value)):
+            return "ok"
+        reasons: Mapping[str, Any] = cell.notes.get("metrics", {})
+        return str(reasons.get(key.metric, "no score"))
+
+    def pooled_status(self, method: str, key: Key | None = None) -> str:
+        """The status over a method's seeds, one line."""
+        told = {seed: self.status(method, seed, key) for seed in self.seeds(method)}
+        if len(set(told.values())) == 1:
+            return next(iter(told.values()))
+        ok = sum(t == "ok" for t in told.values())
+        bad = "; ".join(f"seed {seed} {t}" for seed, t in told.items() if t != "ok")
+        return f"{ok} of {len(told)} seeds ok; {bad}"
+
+    def residual(self, method: str) -> str:
+        """A method's policy of residuals; empty where no cell tells it."""
+        return self._residuals.get(method, "")
+
+    @cached_property
+    def _residuals(self) -> dict[str, str]:
+        return {c.method: c.residual for c in reversed(self.results.cells) if c.residual}
+
+
+def _sets(stack: ColumnScores, scores: list[Score | None]) -> ColumnScores:
+    known = [None if s is None or s.kind != "set" else s.values for s in scores]
+    sizes = [0 if v is None else len(v) for v in known]
+    values = np.full((len(known), max(sizes, default=0)), np.nan)
+    for line, v in zip(values, known, strict=True):
+        if v is not None:
+            line[: len(v)] = v
+    # A missing score has as many replicates as those beside it.
+    width = np.array([len(values[0]) if v is None else n for v, n in zip(known, sizes, strict=True)])
+    return replace(stack, values=values, width=width)

@@ -1,0 +1,270 @@
+"""The stages of a run: their order, what each reads and waits for, whose folder it lies in, and how it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .. import storage
+from ..plugins.spec import Spec
+
+if TYPE_CHECKING:
+    from .context import LoadedJob, Run
+    from .job import Cell
+
+__all__ = [
+    "KEYS",
+    "STAGES",
+    "Failure",
+    "Outcome",
+    "Stage",
+    "Status",
+    "Task",
+    "cell_stages",
+    "cell_tasks",
+    "damaged",
+    "dataset_tasks",
+    "failure_folder",
+    "finished",
+    "input_folders",
+    "inputs_of",
+    "last_failure",
+    "missing",
+    "tasks_of",
+]
+
+
+class Status(StrEnum):
+    """Where a cell or a task stands.
+
+    A task ends as ``done``; a cell is ``ok`` when it is answered and scored, ``invalid`` when some of its answers
+    break the contract. The other ends are of both: ``failed`` by an exception, ``oom`` without memory, ``crashed``
+    with its process, ``timeout`` beyond its limit, and ``skipped`` (of a task) for want of what it needs.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    OK = "ok"
+    INVALID = "invalid"
+    FAILED = "failed"
+    OOM = "oom"
+    CRASHED = "crashed"
+    TIMEOUT = "timeout"
+    SKIPPED = "skipped"
+
+    @property
+    def answered(self) -> bool:
+        """Whether a cell has answers and scores."""
+        return self in (Status.OK, Status.INVALID)
+
+    @classmethod
+    def of_failure(cls, text: object) -> Status:
+        """The status that a failure was recorded with; ``failed`` for a word that this version does not know."""
+        return next((status for status in cls if status == text), cls.FAILED)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step from data to scores, each of which writes one folder (scores: one for each metric).
+
+    Attributes:
+        name: of its task and, for stages of a cell, the beginning of its folder's name.
+        owner: what the folder belongs to: the data set, the cell that is fitted, the one that is tuned, or each cell.
+        reads: the stages whose folders it reads.
+        waits: stages that must be done before it, though it reads none of their folders.
+        external: whether a cell whose answers were made elsewhere has it made, given, or not at all.
+    """
+
+    name: str
+    owner: Literal["dataset", "fit", "tune", "cell"]
+    reads: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    external: Literal["made", "given", "absent"] = "made"
+
+    @property
+    def key(self) -> str:
+        """The name of its key among those of a cell."""
+        return "plan" if self.name == "prepare" else self.name
+
+    def belongs_to(self, cell: Cell) -> bool:
+        """Whether a cell has a folder of this stage, or its data set has."""
+        return not (cell.external and self.external == "absent")
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("prepare", "dataset"),
+        Stage("judges", "dataset", waits=("prepare",)),
+        Stage("train", "fit", waits=("prepare",), external="absent"),
+        Stage("tune", "tune", reads=("train",), external="absent"),
+        Stage("images", "cell", reads=("prepare", "train", "tune"), external="given"),
+        Stage("scores", "cell", reads=("prepare", "judges", "train", "tune", "images")),
+    )
+}
+"""All stages, each after those that it needs."""
+OF_CELLS = tuple(stage for stage in STAGES.values() if stage.owner != "dataset")
+KEYS = tuple(stage.key for stage in (*OF_CELLS[:-1], *(s for s in STAGES.values() if s.owner == "dataset")))
+"""The keys of a cell, its own stages before those of its data set; its scores have keys of their own."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of a data set or of a cell to be done, under a key, after the tasks whose ids are in ``needs``."""
+
+    stage: str
+    dataset: Spec
+    cell: Cell | None = None
+    key: str = ""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage} {self.cell.label if self.cell else self.dataset.label}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended, why, and in how many seconds."""
+
+    task: Task
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recorded failure of a task: its status, the reason in one line, and the folder with the log."""
+
+    status: Status
+    reason: str
+    folder: Path
+
+
+def dataset_tasks(dataset: Spec, keys: Mapping[str, str]) -> list[Task]:
+    """The tasks that all cells of a data set share; ``keys`` holds those of its plan and judges, as far as needed."""
+    shared = [stage for stage in STAGES.values() if stage.owner == "dataset"]
+    ids = {stage.name: Task(stage.name, dataset).id for stage in shared}
+    return [
+        Task(s.name, dataset, None, keys.get(s.key, ""), tuple(ids[n] for n in (*s.waits, *s.reads))) for s in shared
+    ]
+
+
+def cell_tasks(cell: Cell) -> list[Task]:
+    """The tasks of a cell in their order; those of its fit and tuning may be shared with other cells."""
+    return [_task(stage, cell) for stage in OF_CELLS if not cell.external or stage.external == "made"]
+
+
+def _task(stage: Stage, cell: Cell) -> Task:
+    owner = cell.owner(stage)
+    needed = [STAGES[name] for name in (*stage.waits, *stage.reads)]
+    made = [s for s in needed if not cell.external or s.external == "made"]
+    needs = (Task(s.name, cell.dataset, None if s.owner == "dataset" else cell.owner(s)).id for s in made)
+    key = " ".join(cell.scores.values()) if stage.name == "scores" else owner.keys.get(stage.key, "")
+    return Task(stage.name, cell.dataset, owner, key, tuple(needs))
+
+
+def tasks_of(run: Run) -> list[Task]:
+    """Every task of a run, those first that others wait for longest."""
+    tasks: list[Task] = []
+    for dataset in run.datasets:
+        prepare, judges = dataset_tasks(dataset, run.loaded.shared_keys(dataset))
+        cells = [c for c in run.cells if c.dataset.label == dataset.label]
+        asked, controls = (
+            [t for c in cells if (c.method.label in run.controls) == control for t in cell_tasks(c)]
+            for control in (False, True)
+        )
+        tasks += [prepare, *asked, judges, *controls]
+    return list({t.id: t for t in tasks}.values())
+
+
+def cell_stages(cell: Cell) -> Iterator[tuple[str, Path]]:
+    """The stages of a cell, each after those that it is made from, and their folders inside a run."""
+    for stage in (s for s in OF_CELLS if s.belongs_to(cell)):
+        for name in _folders_of(stage.name, cell):
+            yield name, cell.stage(name)
+
+
+def _folders_of(stage: str, cell: Cell) -> list[str]:
+    """What a stage's folders are called: itself, or one for each metric."""
+    return [f"score-{metric}" for metric in cell.scores] if stage == "scores" else [stage]
+
+
+def inputs_of(name: str, cell: Cell) -> list[str]:
+    """The cell's own stages that a stage (or ``score-METRIC``) is made from; none for answers made elsewhere."""
+    stage = STAGES["scores" if name.startswith("score-") else name]
+    if cell.external and stage.external == "given":
+        return []
+    return [n for n in stage.reads if STAGES[n].owner != "dataset" and STAGES[n].belongs_to(cell)]
+
+
+def input_folders(loaded: LoadedJob, task: Task) -> Iterator[Path]:
+    """The folders that a task reads."""
+    for name in STAGES[task.stage].reads:
+        if STAGES[name].owner == "dataset":
+            yield loaded.shared_folder(name, task.dataset)
+        elif task.cell and STAGES[name].belongs_to(task.cell):
+            yield loaded.job.folder / task.cell.stage(name)
+
+
+def _output_folders(loaded: LoadedJob, task: Task) -> list[Path]:
+    if task.cell is None:
+        return [loaded.shared_folder(task.stage, task.dataset)]
+    return [loaded.job.folder / task.cell.stage(name) for name in _folders_of(task.stage, task.cell)]
+
+
+def damaged(run: Run, tasks: Iterable[Task]) -> dict[Path, list[str]]:
+    """The folders of tasks that are there and do not match their manifests, with the files that do not."""
+    folders = (folder for task in tasks for folder in _output_folders(run.loaded, task))
+    there = (folder for folder in folders if os.path.lexists(folder / storage.MANIFEST))
+    return {folder: broken for folder in there if (broken := storage.damaged_files(folder))}
+
+
+def finished(run: Run) -> set[str]:
+    """The tasks that are done, by their ids; every file of theirs is read once to check it."""
+    return {t.id for t in tasks_of(run) if all(map(storage.is_intact, _output_folders(run.loaded, t)))}
+
+
+def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "all"]) -> list[Task]:
+    """The tasks to do: those not done, without (missing), with (failed) or whatever (all) a recorded failure.
+
+    With a task that failed go all those of its cell and those that need it, one command finishing what it kept back.
+    """
+    todo = [t for t in tasks_of(run) if t.id not in done]
+    if only == "all":
+        return todo
+    broken = [t for t in todo if last_failure(run.job.folder, t)]
+    if only == "missing":
+        return [t for t in todo if t not in broken]
+    again = _with_dependents(broken, todo)
+    cells = {t.cell.label for t in broken if t.cell}
+    return [t for t in todo if t.id in again or (t.cell and t.cell.label in cells)]
+
+
+def _with_dependents(some: Iterable[Task], tasks: Iterable[Task]) -> set[str]:
+    """The ids of some tasks, and of those that need one of them, directly or not."""
+    found, size, tasks = {t.id for t in some}, -1, list(tasks)
+    while len(found) > size:
+        size = len(found)
+        found |= {t.id for t in tasks if found.intersection(t.needs)}
+    return found
+
+
+def failure_folder(task: Task) -> Path:
+    """The folder inside the run where failures of a task are recorded."""
+    return task.cell.path if task.cell else Path("failed") / task.dataset.folder
+
+
+def last_failure(folder: Path, task: Task) -> Failure | None:
+    """A task's last failure under its present key, if there is one; ``folder`` is the run's."""
+    for path in reversed(storage.records(folder / failure_folder(task), f"failed-{task.stage}")):
+        about = storage.read_json(path / storage.MANIFEST)
+        if about["key"] == task.key:
+            return Failure(Status.of_failure(about["status"]), about["reason"], path)
+    return None

@@ -1,0 +1,143 @@
+"""What the cells of a run share, and the cells with their keys and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UserError, did_you_mean
+from ..plugins.spec import Spec
+from ..storage.stage import sha256
+from .budget import Budget
+from .bundle import Bundle
+from .chain import STAGES, Stage
+
+__all__ = ["DATA_ROOT", "Cell", "GivenWeights", "Job", "parse_weights"]
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """A file of weights for the rows of a method: those of that name, or of that spec."""
+
+    row: str
+    file: Path
+    digest: str
+
+    def fits(self, spec: Spec) -> bool:
+        """Whether a row is given these weights."""
+        return self.row in (spec.name, spec.label)
+
+
+def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[GivenWeights, ...]:
+    """The files in ``METHOD=FILE``; the method may be left out where only one is asked for.
+
+    Raises:
+        UserError: a method is not asked for, or a file is missing or holds no safetensors.
+    """
+    known = dict.fromkeys(name for row in rows for name in (row.name, row.label))
+    found = []
+    for text in given:
+        row, equals, file = text.rpartition("=")
+        if not equals:
+            names = list(dict.fromkeys(r.name for r in rows))
+            if len(names) != 1:
+                raise UserError(f"--weights {text!r} does not say whose they are; write METHOD={text}")
+            row = names[0]
+        if row not in known:
+            raise UserError(f"--weights {text!r}: {row!r} is not asked for; {did_you_mean(row, known)}")
+        found.append(GivenWeights(row, Path(file).resolve(), _weights_digest(Path(file))))
+    return tuple(found)
+
+
+def _weights_digest(file: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np"):
+            pass
+        return sha256(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--weights {file}: no safetensors file ({error}); give one that save_file wrote") from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every cell of a run shares, plain enough to be sent to another process."""
+
+    folder: Path
+    data_root: Path
+    budget: Budget
+    split: Literal["test", "valid"] = "test"
+    plan: str = "marginal"
+    action: Literal["exact", "learned"] | None = None
+    device: str = "cpu"
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    plugins: tuple[Path, ...] = ()
+    weights: tuple[GivenWeights, ...] = ()
+    timeout: float | None = None
+    bundles: tuple[Bundle, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (data set, method, seed) with the keys of its stages; ``fit`` is the method's spec without answer parameters.
+
+    Cells whose methods differ only in how they answer share the folder of one fit. ``of`` is the method that a
+    derived one answers through, whose fit and tuning are its own. The answers of an ``external`` cell were made
+    elsewhere.
+    """
+
+    dataset: Spec
+    method: Spec
+    seed: int
+    fit: Spec
+    keys: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, str] = field(default_factory=dict)
+    of: Spec | None = None
+    external: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.dataset.label} {self.method.label} seed {self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """The cell's folder inside the run."""
+        return Path("cells") / self.dataset.folder / self.method.folder / f"seed-{self.seed}"
+
+    def stage(self, name: str) -> Path:
+        """A stage's folder inside the run: train, tune, images, or score-METRIC."""
+        if name.startswith("score-"):
+            return self.path / f"{name}-{self.scores[name.removeprefix('score-')]}"
+        return self.owner(STAGES[name]).path / f"{name}-{self.keys[name]}"
+
+    def owner(self, stage: Stage) -> Cell:
+        """The cell that a stage's folder belongs to."""
+        return {"fit": self.fitted, "tune": self.base}.get(stage.owner, self)
+
+    @property
+    def base(self) -> Cell:
+        """The cell that is tuned: the one that a derived one answers through, or this one."""
+        return replace(self, method=self.of, of=None) if self.of else self
+
+    @property
+    def fitted(self) -> Cell:
+        """The cell that the fit is done for."""
+        return replace(self.base, method=self.fit)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Cell:
+        of = Spec(**d["of"]) if d.get("of") else None
+        specs = {name: Spec(**d[name]) for name in ("dataset", "method", "fit")}
+        return cls(
+            **specs, seed=d["seed"], keys=d["keys"], scores=d["scores"], of=of, external=d.get("external", False)
+        )
+
+
+DATA_ROOT = "CFBENCH_DATA_ROOT"

@@ -1,0 +1,382 @@
+"""``run.json``: found, validated before any of it is used, and taken up again as a job."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import storage
+from ..errors import UserError, did_you_mean, one_line
+from ..graph import CausalGraph, Variable
+from ..plugins.spec import Spec, parse_specs
+from ..storage.schema import (
+    Check,
+    SchemaError,
+    boolean,
+    each,
+    inner_path,
+    mapping,
+    matching,
+    number,
+    one_of,
+    optional,
+    scalar,
+    text,
+    whole_number,
+)
+from ..version import __version__
+from .budget import Budget
+from .bundle import Bundle
+from .chain import KEYS
+from .environment import pick_device
+from .job import Cell, Job
+
+__all__ = [
+    "SETTINGS",
+    "DatasetEntry",
+    "Manifest",
+    "check_writable",
+    "find_run",
+    "read_manifest",
+    "refuse_links",
+    "reopen_job",
+    "write_manifest",
+]
+
+
+FORMAT = 1
+NAME = "run.json"
+SETTINGS = ("budget", "split", "plan", "action", "precision")
+"""What the cells of one table share."""
+
+_name = matching(re.compile(r"[A-Za-z_][\w-]*"), "plain name")
+_preset = matching(re.compile(r"[\w-]*"), "preset")
+_metric = matching(re.compile(r"[A-Za-z_][\w.-]*"), "metric")
+_folder = matching(re.compile(r"\w[\w.-]*"), "name of a folder")
+_key = matching(re.compile(r"[0-9a-f]{8,64}"), "key")
+_optional_key = matching(re.compile(r"(?:[0-9a-f]{8,64})?"), "key")
+_seed = whole_number(0, 2**63)
+_size = whole_number(1, 2**16)
+_texts = each(text)
+_words = each(partial(text, longest=100_000))
+"""Of a command, one of which may list a thousand seeds."""
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A data set of a run: its folder's name, where its plan, judges and learned mechanisms lie, and its graph.
+
+    ``bundle`` names the bundle (name, version, digest) that plan and judges come from, where they do.
+    """
+
+    folder: str
+    plan: str
+    plan_key: str
+    judges: str
+    action: Literal["exact", "learned"]
+    variables: tuple[Variable, ...]
+    shape: tuple[int, int, int]
+    mechanisms: str | None = None
+    bundle: Mapping[str, str] | None = None
+
+    @property
+    def graph(self) -> CausalGraph:
+        """The causal graph, without the data set at hand."""
+        return CausalGraph(self.variables, self.shape)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys of the plan and of the judges."""
+        return {"plan": self.plan_key, "judges": self.judges.rpartition("-")[2]}
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """The folders inside the run that all its cells share, by what they hold."""
+        found = {"plan": self.plan, "mechanisms": self.mechanisms, "judges": self.judges}
+        return {name: path for name, path in found.items() if path}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``run.json`` holds it."""
+        variables = [vars(v) | {"parents": list(v.parents)} for v in self.variables]
+        return {**vars(self), "variables": variables, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``run.json`` says of a run: the settings that its cells share, its data sets by label, and its cells.
+
+    ``merged`` tells where the cells of a merged run come from; ``other`` keeps what another version wrote.
+    """
+
+    cfbench: str
+    budget: Budget
+    split: Literal["test", "valid"]
+    plan: str
+    action: Literal["exact", "learned"] | None
+    precision: Literal["fp32", "bf16"]
+    datasets: Mapping[str, DatasetEntry]
+    cells: tuple[Cell, ...]
+    commands: tuple[tuple[str, ...], ...] = ()
+    controls: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    revision: str | None = None
+    dirty: bool | None = None
+    merged: tuple[Mapping[str, Any], ...] = ()
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    def label_of(self, folder: Path, asked: str | None) -> str:
+        """The label of the data set that is asked for, or of the only one.
+
+        Raises:
+            UserError: it is none of the run in ``folder``, or none is asked for and there are several.
+        """
+        known = list(self.datasets)
+        if asked is None and len(known) != 1:
+            raise UserError(f"{folder} asks about {', '.join(known)}; say which with --datasets")
+        label = parse_specs(asked)[0].label if asked else known[0]
+        if label not in known:
+            raise UserError(f"{folder} does not ask about {label!r}, only about {', '.join(known)}")
+        return label
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``run.json`` holds it."""
+        known = {name: value for name, value in vars(self).items() if name not in ("other", "merged")}
+        known |= {"merged": list(self.merged)} if self.merged else {}
+        return {
+            **self.other, "format": FORMAT, **known,
+            "budget": self.budget.as_dict() | {"seeds": list(self.budget.seeds)},
+            "datasets": {label: dataset.as_dict() for label, dataset in self.datasets.items()},
+            "cells": [cell.as_dict() for cell in self.cells],
+            "commands": [list(words) for words in self.commands],
+            "controls": list(self.controls),
+            "plugins": list(self.plugins),
+        }  # fmt: skip
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``run.json``, atomically."""
+    storage.write_json(folder / NAME, manifest.as_dict())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What ``run.json`` says, every name and key checked.
+
+    Raises:
+        UserError: there is no run in the folder, it is damaged or holds links, or it has another format.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run (no {NAME}); give the --name of a run, or its folder")
+    refuse_links(Path(entry.path) for entry in os.scandir(folder))
+    try:
+        about = mapping(storage.read_json(path))
+        _check_format(folder, about)
+        manifest = _manifest(folder, about)
+    except (SchemaError, KeyError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
+        raise UserError(
+            f"{path} is damaged, or cfbench did not write it: {what}; remove it, and the same `cfbench run` writes it"
+        ) from None
+    owners = {owner for c in manifest.cells for owner in (c.path, c.base.path, c.fitted.path)}
+    refuse_links(folder / part for part in sorted({p for o in owners for p in (o, *o.parents) if p.name}))
+    return manifest
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raise unless none of the paths is a link.
+
+    Raises:
+        UserError: one is, so that what is read or written in it would lie elsewhere.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link; a run holds its files itself: put them in its place, or remove it")
+
+
+def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
+    found = whole_number(0, 10**6)(about["format"])
+    if found == FORMAT:
+        return
+    by = one_line(about.get("cfbench", "another version"), 40)
+    newer = f"update cfbench, this is {__version__}"
+    older = f"read it with cfbench {by}, or run again under another --name"
+    raise UserError(
+        f"{folder} was written in format {found} by cfbench {by}, this cfbench reads format {FORMAT}; "
+        + (newer if found > FORMAT else older)
+    )
+
+
+def _manifest(folder: Path, about: Mapping[str, Any]) -> Manifest:
+    """What this version knows of a run, and the rest as it is."""
+    checks: dict[str, Check] = {
+        "cfbench": text,
+        "budget": _budget,
+        "split": one_of("test", "valid"),
+        "plan": text,
+        "action": one_of(None, "exact", "learned"),
+        "precision": one_of("fp32", "bf16"),
+        "datasets": partial(mapping, check=_dataset),
+        "cells": lambda value: tuple(each(_cell)(value)),
+        "commands": lambda value: tuple(map(tuple, each(_words)(value))),
+        "controls": lambda value: tuple(_texts(value)),
+        "plugins": lambda value: _plugins(folder, _texts(value)),
+        "revision": optional(text),
+        "dirty": optional(boolean),
+    }
+    known = {name: mapping({name: about[name]}, check)[name] for name, check in checks.items()}
+    merged = tuple(each(mapping)(about.get("merged", [])))
+    other = {name: value for name, value in about.items() if name not in {*checks, "merged", "format"}}
+    for cell in known["cells"]:
+        if cell.dataset.label not in known["datasets"]:
+            raise SchemaError(f"a cell is about {cell.dataset.label}, which datasets does not describe")
+    return Manifest(**known, merged=merged, other=other)
+
+
+def _budget(value: Any) -> Budget:
+    said = mapping(value)
+    checks: dict[str, Any] = {"name": text, "text": text, "judge": number, "seeds": each(_seed)}
+    known = {f.name: checks.get(f.name, whole_number(0, 2**53))(said[f.name]) for f in fields(Budget)}
+    return Budget(**known | {"seeds": tuple(known["seeds"])})
+
+
+def _plugins(folder: Path, files: list[str]) -> tuple[str, ...]:
+    """Files that plugins were loaded from, but for what came with the run: reading a run never offers to execute it."""
+    home = folder.resolve()
+    return tuple(f for f in files if Path(f).is_absolute() and not Path(f).resolve().is_relative_to(home))
+
+
+def _dataset(value: Any) -> DatasetEntry:
+    said = mapping(value)
+    shape = each(_size)(said["shape"])
+    if len(shape) != 3:
+        raise SchemaError(f"shape: {len(shape)} numbers, not channels, height and width")
+    entry = DatasetEntry(
+        folder=_folder(said["folder"]),
+        plan=inner_path(said["plan"]),
+        plan_key=_key(said["plan_key"]),
+        judges=inner_path(said["judges"]),
+        action=one_of("exact", "learned")(said["action"]),
+        variables=tuple(each(_variable)(said["variables"])),
+        shape=tuple(shape),
+        mechanisms=optional(inner_path)(said["mechanisms"]),
+        bundle=optional(_bundle)(said["bundle"]),
+    )
+    try:
+        _ = entry.graph
+    except ValueError as error:
+        raise SchemaError(f"variables: {error}") from None
+    return entry
+
+
+def _bundle(value: Any) -> dict[str, str]:
+    said = mapping(value)
+    return {name: text(said[name]) for name in ("name", "version", "digest")}
+
+
+def _variable(value: Any) -> Variable:
+    said = mapping(value)
+    return Variable(
+        name=text(said["name"]),
+        kind=one_of("categorical", "continuous")(said["kind"]),
+        size=_size(said["size"]),
+        low=number(said["low"]),
+        high=number(said["high"]),
+        unit=text(said["unit"]),
+        parents=tuple(_texts(said["parents"])),
+        truth=one_of("exact", "convention", "none")(said["truth"]),
+    )
+
+
+def _cell(value: Any) -> Cell:
+    said = mapping(value)
+    external = boolean(said["external"])
+    keys = mapping(said["keys"], _optional_key if external else _key)
+    if lacking := [name for name in KEYS if name not in keys]:
+        raise SchemaError(f"keys: {lacking[0]!r} is missing")
+    if not keys["images"]:
+        raise SchemaError("keys: 'images' is missing")
+    return Cell(
+        dataset=_spec(said["dataset"]),
+        method=_spec(said["method"]),
+        seed=_seed(said["seed"]),
+        fit=_spec(said["fit"]),
+        keys=keys,
+        scores=mapping(said["scores"], _key, _metric),
+        of=optional(_spec)(said["of"]),
+        external=external,
+    )
+
+
+def _spec(value: Any) -> Spec:
+    said = mapping(value)
+    return Spec(_name(said["name"]), _preset(said["preset"]), mapping(said["params"], scalar))
+
+
+def reopen_job(
+    folder: Path,
+    *,
+    data_root: Path,
+    device: str = "auto",
+    threads: int = 1,
+    plugins: Iterable[Path] = (),
+    timeout: float | None = None,
+) -> Job:
+    """The job of a run: what its ``run.json`` says, on this machine.
+
+    Args:
+        folder: of the run.
+        data_root: where the data lie here.
+        plugins: files to load. Those that the run names are not: whoever hands over a run decides not what is executed.
+
+    Raises:
+        UserError: there is no run, or one of another format; the device is absent.
+    """
+    manifest = read_manifest(folder)
+    files = tuple(dict.fromkeys(p.resolve() for p in plugins))
+    return Job(
+        folder.resolve(), data_root.resolve(), manifest.budget, manifest.split, manifest.plan, manifest.action,
+        str(pick_device(device)), threads, manifest.precision, files, timeout=timeout,
+        bundles=_bundles(manifest.datasets),
+    )  # fmt: skip
+
+
+def _bundles(datasets: Mapping[str, DatasetEntry]) -> tuple[Bundle, ...]:
+    """The bundles of a run, whose plans and judges lie in it."""
+    return tuple(
+        Bundle(label, d.bundle["name"], d.bundle["version"], d.bundle["digest"], d.action)
+        for label, d in datasets.items()
+        if d.bundle
+    )
+
+
+def find_run(name: str, run_root: Path) -> Path:
+    """The folder of a run, given by name or path.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (run_root / name, Path(name)):
+        if (folder / NAME).is_file():
+            return folder
+    known = [p.parent.name for p in run_root.glob(f"*/{NAME}") if p.is_file()]
+    raise UserError(f"no run {name!r} in {run_root}; {did_you_mean(name, known)}")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder.
+
+    Raises:
+        UserError: that cannot be done, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --run-root") from error
