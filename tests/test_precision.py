@@ -21,7 +21,7 @@ from cfbench.engine.request import Request
 from cfbench.plugins.registry import Registry
 from cfbench.plugins.spec import Spec
 from cfbench.runs.context import Context, LoadedJob
-from cfbench.runs.environment import ProcessState
+from cfbench.runs.environment import ProcessState, isolated
 
 MULT = {"width": 8, "mult": (1, 2)}
 LEARNED = {
@@ -225,3 +225,15 @@ def test_nothing_that_the_caller_has_set_changes_what_is_computed(tmp_path, plai
     assert found.keys() == plain.keys()
     differ = [name for name, value in found.items() if not torch.equal(value.nan_to_num(9), plain[name].nan_to_num(9))]
     assert not differ
+
+
+def test_matrix_products_of_a_task_have_its_threads():
+    from threadpoolctl import threadpool_info
+
+    def blas():
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    before = blas()
+    with isolated(0, 1):
+        assert blas() == {1}
+    assert blas() == before

@@ -302,6 +302,16 @@ def package(tmp_path, monkeypatch):
     return folder, load
 
 
+def test_a_decorated_function_has_the_digest_of_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "from contextlib import contextmanager\n\n@contextmanager\ndef f():\n    yield {}\n"
+    found = []
+    for name, value in (("decorated_one", 1), ("decorated_two", 2)):
+        (tmp_path / f"{name}.py").write_text(text.format(value))
+        found.append(digest.source_digest(importlib.import_module(name).f))
+    assert found[0] != found[1]
+
+
 EDIT = Literal["same", "other"]
 
 

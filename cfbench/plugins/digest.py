@@ -176,7 +176,7 @@ def _sources(thing: Any) -> list[str]:
 def _file(thing: Any) -> Path | None:
     """The file that defines a class or function; none for what a session, or a script about to change, defines."""
     try:
-        file = None if thing.__module__ == "__main__" else inspect.getsourcefile(thing)
+        file = None if thing.__module__ == "__main__" else inspect.getsourcefile(inspect.unwrap(thing))
     except (TypeError, OSError):
         return None
     return Path(file) if file else None

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..errors import UserError
 
@@ -260,7 +261,7 @@ def isolated(seed: int, threads: int) -> Iterator[None]:
     All that code shares is put back afterwards.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with standard(), torch.random.fork_rng(devices=devices):
+    with standard(), torch.random.fork_rng(devices=devices), threadpool_limits(threads, "blas"):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
