@@ -247,20 +247,21 @@ import sys
 from pathlib import Path
 import torch
 from crowd import Crowd, Nearly
-from cfbench import rows
-from cfbench.evaluation.answers import answer_plan, image_mechanism as mechanism
-from cfbench.storage.tensors import open_arrays as stored
+from cfbench import images
+from cfbench.engine import prepare
+from cfbench.evaluation import scoring
+from cfbench.evaluation.answers import answer_plan, image_mechanism
 from cfbench.judges import Judges
 from cfbench.metrics.minimality import FactualDistance
 from cfbench.metrics.realism import TrueRealism
 from cfbench.metrics.truth import TEA, TrueError
 from cfbench.evaluation.plan import make_plan
-from cfbench import groundwork, scoring
+from cfbench.storage.tensors import open_arrays
 
 torch.set_num_threads(1)
-rows.BLOCK = rows.KEPT = 2**19
+images.BLOCK = images.KEPT = 2**19
 scoring.REPLICATES = 2
-groundwork.ROWS = 500
+prepare.ROWS = 500
 number, place = int(sys.argv[1]), Path(sys.argv[2])
 data = Crowd(2 * number)
 pool = data.split(place, "test")
@@ -268,11 +269,11 @@ plan = make_plan(data, place, name="marginal", split="test", factuals=number)
 memory = lambda: next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 open("/proc/self/clear_refs", "w").write("5")
 before = memory()
-groundwork._write_truth(place / "truth", plan, lambda *of: data.oracle(place, "test", *of))
-x = rows.Rows(rows.Pixels(pool.images), plan.rows)
-mech = mechanism(Nearly(data.graph), data, place, "test")
+prepare._write_truth(place / "truth", plan, lambda *of: data.oracle(place, "test", *of))
+x = images.ImageRows(images.Uint8Images(pool.images), plan.rows)
+mech = image_mechanism(Nearly(data.graph), data, place, "test")
 answer_plan(mech, plan, x, into=place / "answers", seed=0, device=torch.device("cpu"), rounds=4)
-found = stored(place / "answers"), stored(place / "truth")
+found = open_arrays(place / "answers"), open_arrays(place / "truth")
 for given in scoring.evidences(data, plan, pool, *found, Judges(data.graph, width=2), 4, {}):
     for metric in (TrueError(), TEA(), FactualDistance(), TrueRealism()) if given.do == "kind" else ():
         scoring.score(metric, given, plan.asked[given.do].factual.numpy(), plan, 4)
@@ -299,21 +300,22 @@ def test_memory_does_not_grow_with_the_plan(tmp_path):
 ALL = """
 import sys
 from pathlib import Path
-from cfbench import budget
+from cfbench.runs import budget
 
 number, place = 50_000, Path(sys.argv[1])
 tiny = budget.presets()["tiny"]
 budget.presets = lambda: {"tiny": {**tiny, "factuals": number, "rounds": 32}}
 from cfbench.engine.launch import declare
 from cfbench.engine.request import Request
-from cfbench.engine.tasks import Task, perform
+from cfbench.engine.tasks import run_task
+from cfbench.runs.chain import Task
 
 asked = {"datasets": f"crowd[n={2 * number}]", "methods": "nearly", "controls": False, "preset": "tiny", "name": "many"}
 run = Request(**asked, run_root=place, data_root=place, plugins=(Path("crowd.py"),)).run()
 declare(run, ["many"])
 (cell,) = run.cells
 for stage in sys.argv[2].split(","):
-    done = perform(run.job, Task(stage, cell.dataset, None if stage in ("prepare", "judges") else cell), run.loaded)
+    done = run_task(run.job, Task(stage, cell.dataset, None if stage in ("prepare", "judges") else cell), run.loaded)
     assert done.status == "done", done
 print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

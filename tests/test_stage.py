@@ -69,17 +69,17 @@ def test_a_damaged_stage_is_found_out_and_removed(tmp_path, damage):
 WRITER = """
     import sys, time
     from pathlib import Path
-    from cfbench import store
+    from cfbench import storage
 
     run = Path(sys.argv[1])
     kept = run / "cells" / ".train-aa-checkpoints"
     kept.mkdir(parents=True)
     (kept / "1-8.safetensors").write_text("state")
     with (
-        store.drafted(run / "cells" / "images-aa") as scratch,
-        store.writing(run / "cells" / "train-aa") as stage,
-        store.replacing(run / "run.json") as table,
-        store.replacing(kept / "1-9.safetensors") as state,
+        storage.temporary_folder(run / "cells" / "images-aa") as scratch,
+        storage.write_stage(run / "cells" / "train-aa") as stage,
+        storage.atomic_write(run / "run.json") as table,
+        storage.atomic_write(kept / "1-9.safetensors") as state,
     ):
         (stage / "inner").mkdir()
         for file in (scratch / "answers", stage / "inner" / "weights", table, state):
