@@ -1,10 +1,11 @@
 # make run    install into .venv and run the main job: Diff-SCM against DeepSCM on strokes, about ten minutes
-# make test   install with the development extra; lint, types, tests
+# make test   install with the development extra; lint, types, tests, two files of them at a time (WORKERS=2)
 # make test-portable         the numeric tests under each limit of the instruction set, with one and two threads
 # make test-portable-quick   the two lowest limits, methods only: about three minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: run test test-portable test-portable-quick check clean
 
@@ -12,7 +13,8 @@ run: $(VENV)/.run
 	$(BIN)/cfbench run
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m 'not slow and not serial'
+	$(BIN)/python -m pytest -m 'serial and not slow'
 
 test-portable: $(VENV)/.dev
 	$(BIN)/python tests/portable.py

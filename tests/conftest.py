@@ -1,8 +1,9 @@
-"""Where the tests find real data, and how many threads all of them use: one, or what OMP_NUM_THREADS says."""
+"""Where the tests find real data, how many threads they use (one, or OMP_NUM_THREADS), and temporary folders."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,20 @@ import torch
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of pytest-xdist a temporary folder of its own: runs find others on their device through it."""
+    if hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="cfbench-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["TMPDIR"] = folder.name
+        tempfile.tempdir = None
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """A folder with real data sets, named by CFBENCH_DATA_ROOT or lying beside the checkout."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("CFBENCH_DATA_ROOT", beside))
+    """A folder with real data sets, named by CFBENCH_DATA_ROOT or next to the checkout."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("CFBENCH_DATA_ROOT", default))
     if not root.is_dir():
         pytest.skip(f"no real data: {root} is missing; set CFBENCH_DATA_ROOT")
     return root

@@ -41,6 +41,7 @@ def nodes(folder):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(30))
 def test_thirty_runs_survive_what_their_seeds_do_to_them(folder, expected, nodes, seed):
     how = list(chaos.KINDS)[seed % len(chaos.KINDS)]

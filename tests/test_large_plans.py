@@ -322,6 +322,7 @@ print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_a_hundred_thousand_counterfactuals_are_scored_within_four_gibibytes(tmp_path):
     for stages in ("prepare,judges,train,tune,images", "scores"):

@@ -113,6 +113,7 @@ def test_a_thousand_test_images_are_rendered_as_published(table, digits):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_all_images_are_rendered_as_published(table, digits):
     assert wrong(table, digits, range(70_000)) == []
 

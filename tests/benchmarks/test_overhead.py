@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.serial
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
 TOYS = Path(__file__).parents[1] / "toys.py"
 STOPWATCH = Path(__file__).with_name("stopwatch.py")
 STEADY = """
@@ -69,8 +71,8 @@ def rest(spent):
     ("preset", "dataset", "method"),
     [
         ("tiny", "bars", "learns"),
-        pytest.param("quick", "strokes", "deepscm", marks=pytest.mark.slow),
-        pytest.param("standard", "strokes", "deepscm", marks=pytest.mark.slow),
+        pytest.param("quick", "strokes", "deepscm", marks=LONG),
+        pytest.param("standard", "strokes", "deepscm", marks=LONG),
     ],
 )
 def test_the_share_of_the_harness_in_one_cell(benchmark, tmp_path, preset, dataset, method):
@@ -85,6 +87,7 @@ def test_the_share_of_the_harness_in_one_cell(benchmark, tmp_path, preset, datas
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.benchmark(group="eight equal cells")
 def test_what_a_second_worker_gains(benchmark, tmp_path):
     """On two idle cores the seconds tell the gain; on others the CPU-seconds tell what the second worker costs."""
@@ -105,7 +108,7 @@ def test_what_a_second_worker_gains(benchmark, tmp_path):
 
 
 @pytest.mark.benchmark(group="tiny cells")
-@pytest.mark.parametrize("where", ["in process", pytest.param("one Ray worker", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["in process", pytest.param("one Ray worker", marks=LONG)])
 def test_what_a_tiny_cell_costs(benchmark, tmp_path, where):
     """Between a run of few cells and one of many, so that loading and judges count for nothing."""
     few, many = 2, (202 if benchmark.enabled else 8)

@@ -12,6 +12,8 @@ from test_plan import RowByRow, drawn, graph
 
 from cfbench.evaluation.plan import Support
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.mark.benchmark(group="support of parents")
 def test_support_of_a_plan(benchmark):

@@ -12,6 +12,7 @@ from cfbench_datasets.morphomnist import morphology, published
 from cfbench_datasets.strokes import pen
 from threadpoolctl import threadpool_limits
 
+pytestmark = pytest.mark.serial
 COUNT = 5
 plain = pytest.importorskip("plain_morphology", reason="scikit-image is not installed")
 

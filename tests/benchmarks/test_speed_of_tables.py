@@ -17,7 +17,8 @@ from cfbench.report.render import csv
 from cfbench.runs.reader import read_results
 
 TOYS = str(Path(__file__).parents[1] / "toys.py")
-SHAPES = [pytest.param((200, 5), id="200x5"), pytest.param((1000, 1), id="1000x1", marks=pytest.mark.slow)]
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
+SHAPES = [pytest.param((200, 5), id="200x5"), pytest.param((1000, 1), id="1000x1", marks=LONG)]
 
 
 @pytest.fixture(scope="module", params=SHAPES)
