@@ -17,8 +17,7 @@ from ..plugins.registry import SessionPlugins
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..runs.context import Run
-from ..runs.job import DATA_ROOT
-from ..runs.manifest import find_run
+from ..runs.folders import DATA_ROOT, find_run
 from .result import Result
 
 if TYPE_CHECKING:

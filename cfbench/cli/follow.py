@@ -11,8 +11,9 @@ from typing import Any
 from .. import storage
 from ..engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
 from ..runs.chain import STAGES, Status, cell_tasks
+from ..runs.folders import find_run
 from ..runs.job import Cell
-from ..runs.manifest import Manifest, find_run, read_manifest
+from ..runs.manifest import Manifest, read_manifest
 from ..runs.progress import EVERY, is_active
 from ..runs.reader import cell_states
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..runs.job import DATA_ROOT
+from ..runs.folders import DATA_ROOT
 
 __all__ = ["data_root", "examples", "plugin", "run_root"]
 

@@ -10,7 +10,8 @@ from ..engine.request import Request
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..report.publish import publish
-from ..runs.manifest import find_run, read_manifest
+from ..runs.folders import find_run
+from ..runs.manifest import read_manifest
 from ..runs.progress import announcing_progress
 
 __all__ = ["leaderboard_command", "prepare_command", "run_command"]

@@ -33,7 +33,7 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
         from ..report.publish import check_tables_command
 
         return check_tables_command(run_name, run_root, out)
-    from ..runs.manifest import find_run
+    from ..runs.folders import find_run
     from ..runs.reader import reading_run
     from .run import leaderboard_command
 

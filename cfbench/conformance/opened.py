@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contract import Dataset, Split
 from ..errors import UserError
 from ..graph import CausalGraph
-from ..runs.job import DATA_ROOT
+from ..runs.folders import DATA_ROOT
 from .check import Skipped, Violation
 from .subject import Subject
 

@@ -14,14 +14,8 @@ from ..runs.budget import Budget
 from ..runs.chain import STAGES, Outcome, Status, Task, damaged, finished, missing, tasks_of
 from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
-from ..runs.manifest import (
-    SETTINGS,
-    DatasetEntry,
-    Manifest,
-    check_writable,
-    read_manifest,
-    write_manifest,
-)
+from ..runs.folders import check_writable
+from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, read_manifest, write_manifest
 from ..runs.reader import cell_states
 from ..version import __version__
 from .execute import execute

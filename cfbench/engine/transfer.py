@@ -19,7 +19,8 @@ from ..errors import UserError
 from ..plugins.files import sibling_modules
 from ..runs.chain import Outcome, Task, input_folders
 from ..runs.context import LoadedJob, load_job
-from ..runs.job import DATA_ROOT, Job
+from ..runs.folders import DATA_ROOT
+from ..runs.job import Job
 from ..runs.progress import log_event
 from .tasks import run_task
 

@@ -11,7 +11,8 @@ from ..errors import UserError
 from ..evaluation.plan import Plan
 from ..plugins.spec import parse_specs
 from ..runs.bundle import ABOUT, FORMAT, PARTS, digest_of, plain_name, read_bundle
-from ..runs.manifest import Manifest, find_run, read_manifest
+from ..runs.folders import find_run
+from ..runs.manifest import Manifest, read_manifest
 from ..runs.reader import check_plan_tensors, optional_key, reading_run
 from ..storage.schema import SchemaError, mapping
 from ..version import __version__

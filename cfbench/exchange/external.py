@@ -24,8 +24,9 @@ from ..plugins.spec import Spec, parse_specs
 from ..report.publish import publish
 from ..runs.chain import Status
 from ..runs.context import Context, LoadedJob, Run
+from ..runs.folders import find_run
 from ..runs.job import Cell
-from ..runs.manifest import Manifest, find_run, read_manifest, reopen_job
+from ..runs.manifest import Manifest, read_manifest, reopen_job
 from ..storage.temporary import atomic_write
 
 __all__ = ["FORMAT", "export_command", "read_answers", "score_command", "write_questions"]

@@ -14,16 +14,9 @@ from .. import storage
 from ..errors import UserError
 from ..runs.budget import Budget
 from ..runs.chain import cell_stages, inputs_of
+from ..runs.folders import check_writable, find_run
 from ..runs.job import Cell
-from ..runs.manifest import (
-    SETTINGS,
-    DatasetEntry,
-    Manifest,
-    check_writable,
-    find_run,
-    read_manifest,
-    write_manifest,
-)
+from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, read_manifest, write_manifest
 from ..runs.reader import reading_run
 from ..storage.schema import printable
 from .compare import Gap, gaps

@@ -17,8 +17,9 @@ from ..errors import UserError
 from ..runs.chain import STAGES, Status, Task, cell_stages, cell_tasks, dataset_tasks
 from ..runs.context import LoadedJob
 from ..runs.environment import describe_environment, pick_device
+from ..runs.folders import find_run
 from ..runs.job import Cell, GivenWeights, Job
-from ..runs.manifest import Manifest, find_run, read_manifest, reopen_job
+from ..runs.manifest import Manifest, read_manifest, reopen_job
 from ..runs.reader import cell_states, reading_run
 from ..storage.schema import printable
 from .compare import Gap, gaps

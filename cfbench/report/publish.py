@@ -17,8 +17,9 @@ from .. import storage
 from ..errors import one_line
 from ..evaluation.plan import Plan
 from ..graph import Variable
+from ..runs.folders import find_run
 from ..runs.job import Cell
-from ..runs.manifest import Manifest, find_run, read_manifest
+from ..runs.manifest import Manifest, read_manifest
 from ..runs.reader import cell_states, read_results, reading_run
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board

@@ -14,7 +14,7 @@ from .budget import Budget
 from .bundle import Bundle
 from .chain import STAGES, Stage
 
-__all__ = ["DATA_ROOT", "Cell", "GivenWeights", "Job", "parse_weights"]
+__all__ = ["Cell", "GivenWeights", "Job", "parse_weights"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,3 @@ class Cell:
         return cls(
             **specs, seed=d["seed"], keys=d["keys"], scores=d["scores"], of=of, external=d.get("external", False)
         )
-
-
-DATA_ROOT = "CFBENCH_DATA_ROOT"

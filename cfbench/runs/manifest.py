@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import storage
-from ..errors import UserError, did_you_mean, one_line
+from ..errors import UserError, one_line
 from ..graph import CausalGraph, Variable
 from ..plugins.spec import Spec, parse_specs
 from ..storage.schema import (
@@ -34,14 +34,13 @@ from .budget import Budget
 from .bundle import Bundle
 from .chain import KEYS
 from .environment import pick_device
+from .folders import MANIFEST
 from .job import Cell, Job
 
 __all__ = [
     "SETTINGS",
     "DatasetEntry",
     "Manifest",
-    "check_writable",
-    "find_run",
     "read_manifest",
     "refuse_links",
     "reopen_job",
@@ -50,7 +49,6 @@ __all__ = [
 
 
 FORMAT = 1
-NAME = "run.json"
 SETTINGS = ("budget", "split", "plan", "action", "precision")
 """What the cells of one table share."""
 
@@ -160,7 +158,7 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``run.json``, atomically."""
-    storage.write_json(folder / NAME, manifest.as_dict())
+    storage.write_json(folder / MANIFEST, manifest.as_dict())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -169,9 +167,9 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is no run in the folder, it is damaged or holds links, or it has another format.
     """
-    path = folder / NAME
+    path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} holds no run (no {NAME}); give the --name of a run, or its folder")
+        raise UserError(f"{folder} holds no run (no {MANIFEST}); give the --name of a run, or its folder")
     refuse_links(Path(entry.path) for entry in os.scandir(folder))
     try:
         about = mapping(storage.read_json(path))
@@ -352,31 +350,3 @@ def _bundles(datasets: Mapping[str, DatasetEntry]) -> tuple[Bundle, ...]:
         for label, d in datasets.items()
         if d.bundle
     )
-
-
-def find_run(name: str, run_root: Path) -> Path:
-    """The folder of a run, given by name or path.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (run_root / name, Path(name)):
-        if (folder / NAME).is_file():
-            return folder
-    known = [p.parent.name for p in run_root.glob(f"*/{NAME}") if p.is_file()]
-    raise UserError(f"no run {name!r} in {run_root}; {did_you_mean(name, known)}")
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder.
-
-    Raises:
-        UserError: that cannot be done, or it cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --run-root") from error
