@@ -15,9 +15,9 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from .likelihood import likelihood as make_likelihood
-from .parents import ParentEncoder
-from .vae import Decoder, Encoder, logit, logit_inverse, logit_log_det
+from .nn.likelihood import likelihood as make_likelihood
+from .nn.parents import ParentEncoder
+from .nn.vae import Decoder, Encoder, logit, logit_inverse, logit_log_det
 
 __all__ = ["DeepSCM", "Terms", "fade"]
 
@@ -64,6 +64,8 @@ class DeepSCM(Method):
     `fade` of the two means, which is 1 under the null intervention.
     The paper fixes log sigma^2 = -5 and beta = 1 (preset ``paper``); learned, sigma follows the fit, and beta decides
     how much of the parents leaks into z: effectiveness rises with it.
+
+    To read: this file, `nn/vae`, `nn/likelihood`. `nn/parents` is a standard part.
 
     Args:
         latent: dimensions of z.

@@ -8,46 +8,73 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from cfbench.contract import Fit, Method
+from cfbench.contract import Fit, Method, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from . import cld, learning, tuning
-from .denoiser import Denoiser
-from .diffusion import Noise, Process, Route, clip, normalised, processed, route, signal_levels
-from .networks import UNet
-from .parents import ParentEncoder
-from .predictor import ParentPredictor
-from .presets import PRESETS
-from .samplers import make
+from .diffusion import cld, guidance_tuning
+from .diffusion.denoiser import Denoiser
+from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, Questions, Scale, Setting
+from .diffusion.samplers import make
+from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
+from .nn.parents import ParentEncoder
+from .nn.predictor import ParentPredictor
+from .nn.training import Loss, default_batch, train
+from .nn.unet import UNet
 
-__all__ = ["DiffSCM"]
+__all__ = ["PRESETS", "DiffSCM"]
 
-PROCESSES: Mapping[str, Process | None] = {"final": None, "steps": clip, "normalise": normalised}
+THRESHOLDS: Mapping[str, Threshold | None] = {"final": None, "steps": clip, "normalise": dynamic_threshold}
+HELD_OUT = 400
+"""Validation images that the guiding predictor is checked on."""
+
+_PUBLISHED: Mapping[str, Any] = {
+    "patch": 1, "attention": True, "output": "eps", "focus": 1.0, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False,
+    "ema": 0.0, "predictor_width": 32, "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1,
+    "predictor_pool": "attention", "clean_share": 0.0, "contrast": 0.0, "sampler": "ddim", "fixed_point": 0,
+    "residuals": False, "aligned": False,
+}  # fmt: skip
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        **_PUBLISHED, "schedule": "cosine", "width": 64, "mult": (1, 2, 4), "batch": 256, "predictor_share": 0.09,
+        "scale": 0.7, "steps": 1000, "start": 1.0, "clip": "steps",
+    },
+    "repo": {
+        **_PUBLISHED, "width": 32, "mult": (1, 2, 2), "dropout": 0.1, "batch": 100, "predictor_share": 0.25,
+        "respaced": 100, "scale": 1.0, "steps": 75, "start": 0.75, "clip": "normalise",
+    },
+}  # fmt: skip
+"""``paper``: vios-s/Diff-SCM of March 2022, the state nearest the paper. ``repo``: its last state, with the quirks
+that `DiffSCM` repairs: normalisation in every step, levels that do not match, a predictor trained on 100 levels by
+their number. Both sample from the raw weights."""
 
 
 class DiffSCM(Method):
     """Counterfactuals of algorithm 1 of Sanchez & Tsaftaris 2022 (https://arxiv.org/abs/2202.10166), repaired.
 
-    Abduction runs an unconditional diffusion model from the image to noise u; prediction runs it back, guided by
-    the gradient of log p(pa* | x_t) under predictors that read the parents off the noisy image:
+    Abduction inverts an unconditional diffusion model from the image to noise u; prediction generates from it, guided
+    by the gradient of log p(pa* | x_t) under predictors of the parents in a noisy image:
 
         e = ε(x_t, t) - sqrt(1 - ᾱ_t) ∇ sum_k s_k [ log p(pa*_k | x_t, t) - c log p(pa_k | x_t, t) ].
 
     Three things extend the paper, which has one class and c = 0. Guidance is by *all* parents, taken as independent
     given x_t, with Gaussian densities for continuous ones. The contrast c turns from the factual classes, which are
-    part of u; values have none, as a Gaussian density that is subtracted moves the optimum. Values are steered
-    relative to what the predictor reads off the factual at each noise level (``residuals``).
+    part of u; values have none, as a Gaussian density that is subtracted moves the optimum. Values are guided
+    relative to what the predictor says of the factual at each noise level (``residuals``).
+
+    To read: this file, `diffusion/schedule`, `diffusion/samplers`, `nn/predictor`, `diffusion/denoiser`, and for the
+    choice of s and c `diffusion/guidance_tuning`. `nn/unet`, `nn/parents` and `nn/training` hold standard parts.
 
     Args:
-        schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
+        schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`alpha_bars`,
             `UNet`, `Denoiser`).
         focus: nine tenths of the training noise levels lie below this share of all of them.
-        batch, cycle, ema: of the training of every network (`train`); a batch that is left open grows with the budget,
-            from 32 at 130,000 images to 256. lr: of the diffusion model's training, predictor_lr: of all others'.
+        batch, cycle, ema: of the training of every network (`train`); where no batch is given it grows with the budget
+            (`default_batch`). lr: of the diffusion model's training, predictor_lr: of all others'.
         predictor_width, predictor_mult, predictor_patch, predictor_pool: of the trunk of the guiding predictor.
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
@@ -55,22 +82,22 @@ class DiffSCM(Method):
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
-        scale, contrast: s_k, one for all parents or one for each (on a command line ``4/3/3``), and c; what is left
-            open is tuned.
-        sampler, steps, start, bend: how to move (`samplers`), how often each way, which share of the noise levels to
-            span, and how to space them (`route`).
-        residuals: whether continuous parents are steered relative to what the predictor reads off the factual at the
-            same noise level (`ParentPredictor.aim`), so that its errors are abducted too and cancel.
-        fixed_point: iterations that solve each move of an abduction by ddim, or the first one by bdia and belm.
-        clip: the image is cut to the grey scale at the end only (``final``), or its estimate in every move both ways
+        scale, contrast: s_k, one for all parents or one for each (on a command line ``4/3/3``), and c; what is not
+            given is tuned.
+        sampler, steps, start, rho: which sampler (`samplers`), how many steps each way, the share of the noise levels
+            that they span, and their spacing (`trajectory`).
+        residuals: whether continuous parents are guided relative to what the predictor says of the factual at the
+            same noise level (`ParentPredictor.target`), so that its errors are abducted too and cancel.
+        fixed_point: iterations that solve each step of an abduction by ddim, or the first one by bdia and belm.
+        clip: the image is cut to the grey scale at the end only (``final``), or its estimate in every step both ways
             as in the official code (``steps``), there also normalised (``normalise``).
-        aligned: whether abduction and prediction pass the same noise levels (`route`).
-        enough: the rule ``effectiveness`` asks for this part of the best effectiveness.
+        aligned: whether abduction and prediction pass the same noise levels (`trajectory`).
+        effectiveness_ratio: the rule ``effectiveness`` asks for this part of the best effectiveness.
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"scale", "contrast", "sampler", "steps", "start", "bend", "fixed_point", "residuals", "clip", "aligned"}
-        | {"enough"}
+        {"scale", "contrast", "sampler", "steps", "start", "rho", "fixed_point", "residuals", "clip", "aligned"}
+        | {"effectiveness_ratio"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     paper: ClassVar[str] = (
@@ -109,20 +136,20 @@ class DiffSCM(Method):
         sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "adams",
         steps: int = 12,
         start: float = 0.7,
-        bend: float = 1.25,
+        rho: float = 1.25,
         fixed_point: int = 1,
         residuals: bool = True,
         clip: Literal["final", "steps", "normalise"] = "final",
         aligned: bool = True,
-        enough: float = 0.97,
+        effectiveness_ratio: float = 0.97,
     ) -> None:
         super().__init__(graph)
-        for name, value, known in (("clip", clip, PROCESSES), ("rule", rule, tuning.RULES)):
+        for name, value, known in (("clip", clip, THRESHOLDS), ("rule", rule, guidance_tuning.RULES)):
             if value not in known:
                 raise UserError(f"diffscm: {name} is {value!r}; known: {', '.join(sorted(known))}")
-        self.levels = signal_levels(schedule)
-        self.route: Route = route(self.levels, steps, start, aligned, bend)
-        self.sampler = make(sampler, self.route, fixed_point)
+        self.alpha_bar = alpha_bars(schedule)
+        self.path = trajectory(self.alpha_bar, steps, start, aligned, rho)
+        self.sampler = make(sampler, self.path, fixed_point)
         self.residual = self.sampler.residual
         self.unet_params: dict[str, Any] = {
             "width": width, "mult": mult, "blocks": blocks, "patch": patch, "attention": attention,
@@ -137,14 +164,14 @@ class DiffSCM(Method):
         self.batch = batch
         self.lr, self.predictor_lr = lr, predictor_lr
         self.shares = {"predictor": predictor_share, "clean": clean_share, "vae": cld_share * (rule == "cld")}
-        self.rule, self.enough = rule, enough
-        self.open = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
-        if self.open and rule == "effectiveness" and not clean_share:
-            raise UserError(f"diffscm: {self.open[0]} is open and clean_share 0; give a value or tune with rule=cld")
-        self.scale: float | Sequence[float] | Tensor = 2.0 if scale is None else self._scale(scale)
+        self.rule, self.effectiveness_ratio = rule, effectiveness_ratio
+        self.tuned = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
+        if self.tuned and rule == "effectiveness" and not clean_share:
+            raise UserError(f"diffscm: {self.tuned[0]} is open and clean_share 0; give a value or tune with rule=cld")
+        self.scale: Scale = 2.0 if scale is None else self._scale(scale)
         self.contrast = 0.5 if contrast is None else contrast
         self.residuals = residuals and not all(v.categorical for v in graph.variables)
-        self.process = PROCESSES[clip]
+        self.threshold = THRESHOLDS[clip]
         self.encoder = ParentEncoder(graph)
         with self._seeded(0):
             self._build()
@@ -169,7 +196,7 @@ class DiffSCM(Method):
 
     def _build(self) -> None:
         graph = self.graph
-        self.denoiser = Denoiser(UNet(graph.shape[0], **self.unet_params), graph.shape, self.levels, self.output)
+        self.denoiser = Denoiser(UNet(graph.shape[0], **self.unet_params), graph.shape, self.alpha_bar, self.output)
         self.predictor = ParentPredictor(graph, **self.trunk_params)
         if self.shares["clean"]:
             self.clean = ParentPredictor(graph, **{**self.trunk_params, "pool": "flatten"})
@@ -177,72 +204,186 @@ class DiffSCM(Method):
             self.vae = cld.VAE(graph.shape)
 
     def fit(self, run: Fit) -> None:
-        """Train the networks (`learning`), and record how well the predictor reads noisy images."""
+        """Train all networks, and record how well the predictor finds the parents in noisy images."""
         with self._seeded(int(torch.randint(2**62, (1,), generator=run.rng))):
             self._build()
             self.to(run.device)
-            learning.fit(self, run)
-            tuning.report(self, run)
+            self._train(run)
+            self._report(run)
 
-    def tune(self, run: Fit) -> Mapping[str, Any]:
-        """Scale and contrast, as far as left open, by the method's rule on ``run.valid``; see `tuning`."""
-        return tuning.tune(self, run) if self.open else {}
+    def _train(self, run: Fit) -> None:
+        """Train the predictors, the VAE that tuning needs, and on what is left of the budget the diffusion model."""
+        self.encoder.fit(run.train.parents)
+        self.denoiser.observe(run.train.images)
+        batch = self.batch or default_batch(run.images)
+        images = {name: int(share * run.images) for name, share in self.shares.items()}
+
+        def noisy(x: Tensor, pa: Tensor) -> Tensor:
+            t, number = self._draw_t(len(x), run)
+            x = self.denoiser.noised(2 * x - 1, _noise_like(x, run), t)
+            return -self.predictor.log_probs(self.predictor(x, number), self.encoder.standardise(pa)).sum(1).mean()
+
+        def clean(x: Tensor, pa: Tensor) -> Tensor:
+            return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
+
+        def denoise(x: Tensor, pa: Tensor) -> Tensor:
+            return self.denoiser.loss(2 * x - 1, _noise_like(x, run), self._draw_t(len(x), run)[0])
+
+        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float) -> None:
+            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, **self.training_params)
+
+        if self.shares["clean"]:
+            learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)
+        if self.shares["vae"]:
+            learn(self.vae, cld.loss(self.vae), "vae", images["vae"], self.predictor_lr)
+        learn(self.predictor, noisy, "predictor", images["predictor"], self.predictor_lr)
+        learn(self.denoiser, denoise, "diffusion", run.images - run.seen, self.lr)
+
+    def _draw_t(self, count: int, run: Fit) -> tuple[Tensor, Tensor]:
+        """Steps t [count] to train on, and what the predictor is shown in their place."""
+        total = len(self.alpha_bar)
+        if self.respaced:
+            number = torch.randint(self.respaced, (count,), generator=run.rng).to(run.device)
+            return number * (total // self.respaced), number
+        at, far = torch.rand(2, count, generator=run.rng)
+        t = (at * torch.where(far < 0.1, 1.0, self.focus) * total).long().to(run.device)
+        return t, t
+
+    @torch.no_grad()
+    def _report(self, run: Fit) -> None:
+        """Record, as ``predictor``, how well the predictors find the parents; the clean one's row has t = -1."""
+        part = run.valid[:HELD_OUT]
+        x, z = 2 * part.x.to(run.device) - 1, self.encoder.standardise(part.parents.to(run.device))
+        rows: list[dict[str, float]] = []
+        if self.shares["clean"]:
+            rows.append({"t": -1, **self.clean.accuracy(self.clean(x, 0), z)})
+        for t in range(0, len(self.alpha_bar), len(self.alpha_bar) // 10):
+            steps = torch.full((len(x),), t, device=run.device)
+            noisy = self.denoiser.noised(x, _noise_like(x, run), steps)
+            rows.append({"t": t, **self.predictor.accuracy(self.predictor(noisy, steps), z)})
+        for row in rows:
+            run.log({"stage": "predictor accuracy", **row})
+        run.record("predictor", rows)
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
-        """The noise, the factual parents, and what the predictor reads of them on the way (``residuals``)."""
-        reads: list[Tensor] = []
+        """The noise, the factual parents, and the predictor's moments of them at every noise level (``residuals``)."""
+        moments: list[Tensor] = []
 
-        def watch(y: Tensor, t: int) -> None:
+        def keep_moments(x_t: Tensor, t: int) -> None:
             if self.residuals:
-                reads.append(self.predictor.moments(self.predictor.read(y, t).float()))
+                moments.append(self.predictor.moments(self.predictor(x_t, t).float()))
 
-        u = {**self.sampler.invert(self._eps, 2 * x - 1, self.route, watch), "pa": pa}
-        return {**u, "read": torch.stack(reads, dim=1)} if reads else u
+        u = {**self.sampler.invert(self._eps, 2 * x - 1, self.path, keep_moments), "pa": pa}
+        return {**u, "moments": torch.stack(moments, dim=1)} if moments else u
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
-        """The image that the noise gives on the way back under guidance by ``pa``."""
-        return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa, u)))
+        """The image that the noise gives under guidance by ``pa``."""
+        return self._generate(u, pa, self.scale, self.contrast)
+
+    def _generate(self, u: Mapping[str, Tensor], pa: Tensor, scale: Scale, contrast: float) -> Tensor:
+        return self._image(self.sampler.generate(self._eps, u, self.path, self._guidance(pa, scale, contrast, u)))
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
         """Fresh images [B, C, H, W] under guidance by ``pa``, from noise of the moments that noised data have."""
-        a = self.route.down[0].start
+        a = self.path.generation[0].a
         mean, var = a**0.5 * self.denoiser.mean, a * self.denoiser.var + 1 - a
-        u = self.sampler.state(self._eps, mean + var.sqrt() * rng.normal(*self.graph.shape), self.route)
-        return self._image(self.sampler.generate(self._eps, u, self.route, self._push(pa)))
+        noise = mean + var.sqrt() * rng.normal(*self.graph.shape)
+        u = self.sampler.from_noise(self._eps, noise, self.path)
+        return self._image(self.sampler.generate(self._eps, u, self.path, self._guidance(pa, self.scale)))
 
-    def _push(self, pa: Tensor, u: Mapping[str, Tensor] | None = None) -> Noise | None:
-        """What guidance by ``pa`` adds to the noise; from a factual's noise away from its classes, relative to it."""
-        weights = torch.as_tensor(self.scale, dtype=torch.float32, device=pa.device)
+    def _guidance(
+        self, pa: Tensor, scale: Scale, contrast: float = 0.0, u: Mapping[str, Tensor] | None = None
+    ) -> Eps | None:
+        """What guidance by ``pa`` adds to the noise; with a factual's noise away from its classes, relative to it."""
+        weights = torch.as_tensor(scale, dtype=torch.float32, device=pa.device)
         if not weights.any():
             return None
         wanted = self.encoder.standardise(pa)
-        factual, contrast = (wanted, 0.0) if u is None else (self.encoder.standardise(u["pa"]), self.contrast)
-        read = u["read"] if u is not None and self.residuals else None
-        level = {move.t: i for i, move in enumerate(reversed(self.route.down))}
+        factual = wanted if u is None else self.encoder.standardise(u["pa"])
+        moments = u["moments"] if u is not None and self.residuals else None
+        level = {step.t: i for i, step in enumerate(reversed(self.path.generation))}
 
-        def push(x: Tensor, t: int) -> Tensor:
-            aim = wanted if read is None else self.predictor.aim(wanted, factual, read[:, level[t]])
-            gradient = self.predictor.gradient(x, t, aim, factual, contrast, read is not None, weights)
-            return -math.sqrt(1 - float(self.levels[t])) * gradient
+        def guidance(x: Tensor, t: int) -> Tensor:
+            target = wanted if moments is None else self.predictor.target(wanted, factual, moments[:, level[t]])
+            gradient = self.predictor.gradient(x, t, target, factual, contrast, moments is not None, weights)
+            return -math.sqrt(1 - float(self.alpha_bar[t])) * gradient
 
-        return push
+        return guidance
 
     @staticmethod
     def _image(x: Tensor) -> Tensor:
         return ((x + 1) / 2).clamp(0, 1)
 
-    def read(self, x: Tensor) -> Tensor:
-        """The standardised parents [B, D] that the clean predictor sees in images [B, C, H, W] in [0, 1]."""
-        return self.clean.best(self.clean.read(2 * x - 1, 0))
-
     def _eps(self, x: Tensor, t: int) -> Tensor:
         eps = self.denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
-        return eps if self.process is None else processed(x, eps, float(self.levels[t]), self.process)
+        return eps if self.threshold is None else thresholded(x, eps, float(self.alpha_bar[t]), self.threshold)
+
+    @torch.no_grad()
+    def tune(self, run: Fit) -> Mapping[str, Any]:
+        """Scale and contrast, as far as not given, by the method's rule on ``run.valid``; records ``guidance``."""
+        if not self.tuned:
+            return {}
+        q = guidance_tuning.asked(self.graph, run)
+        pool = run.valid[torch.randperm(len(run.valid), generator=run.rng)[: guidance_tuning.POOL]]
+        answer = guidance_tuning.answers(q, self.abduct, self._under)
+        rows = guidance_tuning.curve(run, q, self._settings(), answer, lambda image: self._scores(q, pool, image))
+        best = guidance_tuning.choose(rows, self.rule, self.effectiveness_ratio)
+        self.contrast, self.scale = best["contrast"], best["scale"]
+        if self._one_each:
+            variables = self.graph.variables
+            self.scale = guidance_tuning.scale_of_each(rows, best, variables, self.effectiveness_ratio)
+        run.record("guidance", [{**row, "chosen": row is best, "scales": self.scale} for row in rows])
+        if "scale" in self.tuned:
+            found = guidance_tuning.remarks(rows, best, self.scale, self.graph.names, self.rule)
+            if found:
+                run.record("remarks", found)
+        return {name: getattr(self, name) for name in self.tuned}
+
+    @property
+    def _one_each(self) -> bool:
+        """Whether tuning looks for one scale for each parent; the rule ``cld`` knows one for all."""
+        return "scale" in self.tuned and self.rule != "cld" and len(self.graph.names) > 1
+
+    def _settings(self) -> list[Setting]:
+        """What tuning tries: no contrast where no parent is a class, and what is given as given."""
+        categorical = any(v.categorical for v in self.graph.variables)
+        contrasts = tuple(CONTRASTS) if "contrast" in self.tuned and categorical else (self.contrast * categorical,)
+        every = tuple(sorted({scale for scales in CONTRASTS.values() for scale in scales}))
+        if "scale" not in self.tuned:
+            pairs: list[tuple[float, Any]] = [(c, self.scale) for c in contrasts]
+        elif self.rule == "cld":
+            pairs = [(c, s) for c in contrasts for s in SCALES]
+        else:
+            pairs = [(contrasts[0], 0.0)]
+            pairs += [(c, s) for c in contrasts for s in (CONTRASTS[c] if len(contrasts) > 1 else every)]
+        return [{"contrast": c, "scale": s} for c, s in pairs]
+
+    def _under(self, u: Mapping[str, Tensor], pa: Tensor, variable: Tensor, setting: Setting) -> Tensor:
+        """The images under a setting, in which other parents than the one that is asked about keep `REST`."""
+        scale = setting["scale"]
+        if self._one_each and scale:
+            own = F.one_hot(variable, len(self.graph.names)).bool()
+            scale = torch.where(own, torch.as_tensor(scale), REST)
+        return self._generate(u, pa, scale, setting["contrast"])
+
+    def _scores(self, q: Questions, pool: Split, image: Tensor) -> dict[str, Any]:
+        scores = guidance_tuning.effectiveness(self.clean, self.encoder, q, image) if self.shares["clean"] else {}
+        if self.shares["vae"]:
+            scores["cld"] = cld.of_answers(self.vae, self.graph, q, image, pool)
+        return scores
 
     @property
     def evaluations(self) -> Mapping[str, float]:
-        """Evaluations of the U-Net and the predictor in each step; a gradient of the predictor counts once."""
-        moves = len(self.route.down)
-        up, down = self.sampler.evaluations(moves)
-        gradients = moves if torch.as_tensor(self.scale).any() else 0
-        return {"abduct": up + moves * self.residuals, "predict": down + gradients, "predict_gradients": gradients}
+        """Evaluations of the U-Net and the predictor in each direction; a gradient of the predictor counts once."""
+        steps = len(self.path.generation)
+        inversion, generation = self.sampler.evaluations(steps)
+        gradients = steps if torch.as_tensor(self.scale).any() else 0
+        return {
+            "abduct": inversion + steps * self.residuals,
+            "predict": generation + gradients,
+            "predict_gradients": gradients,
+        }
+
+
+def _noise_like(x: Tensor, run: Fit) -> Tensor:
+    return torch.randn(x.shape, generator=run.rng).to(x.device)

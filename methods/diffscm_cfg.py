@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -14,20 +13,20 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from . import samplers, tuning
-from .denoiser import Denoiser
-from .diffusion import route, signal_levels
-from .networks import UNet
-from .parents import ParentEncoder
-from .predictor import ParentPredictor
-from .training import Loss, train
+from .diffusion import guidance_tuning, samplers
+from .diffusion.denoiser import Denoiser
+from .diffusion.guidance import classifier_free
+from .diffusion.guidance_tuning import Setting
+from .diffusion.schedule import Eps, alpha_bars, trajectory
+from .nn.parents import ParentEncoder
+from .nn.predictor import ParentPredictor
+from .nn.training import Loss, default_batch, train
+from .nn.unet import UNet
 
 __all__ = ["DiffSCMCFG"]
 
 GRID = (1.0, 1.5, 2.0, 3.0, 4.5)
 """The guidance scales that tuning tries."""
-FEWEST, MOST = 8, 96
-NULLS = 24
 ABDUCTIONS, BASES, LOSSES = ("factual", "null"), ("classes", "factual", "null"), ("eps", "v")
 
 
@@ -45,30 +44,33 @@ class DiffSCMCFG(Method):
     it turns from what is there to what is wanted, and vanishes at pa* = pa for every w. The default, ``classes``, is
     pa* with the classes of pa: only what sets classes is amplified, as values that are amplified overshoot.
 
+    To read: this file, `diffusion/guidance`, `diffusion/schedule`, `diffusion/samplers`, `diffusion/denoiser`, and for
+    the choice of w `diffusion/guidance_tuning`. `nn/unet`, `nn/parents` and `nn/training` hold standard parts.
+
     Args:
-        schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`signal_levels`,
+        schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`alpha_bars`,
             `UNet`, `Denoiser`).
         loss: the squared error of ``eps``, or of ``v`` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512), which
             weighs the noisiest levels more; there the parents decide the shape.
         focus: nine tenths of the training noise levels lie below this share of all of them.
-        batch, lr, ema: of the training of both networks (`train`); a batch that is left open grows with the budget,
-            from 32 at 130,000 images to 256. clean_lr: of the predictor that tuning judges by.
+        batch, lr, ema: of the training of both networks (`train`); where no batch is given it grows with the budget
+            (`default_batch`). clean_lr: of the predictor that tuning judges by.
         drop: how often training hides the parents.
         clean_share: part of the image budget for the predictor that tuning judges by; 0 where ``scale`` is given.
         abduction: ``factual``: under the factual parents; ``null``: under the null token, as published.
         base: of the guidance: ``classes``, ``factual`` or ``null``.
-        scale: w; left open it is tuned.
-        enough: tuning asks for this part of the best effectiveness.
+        scale: w; where it is not given it is tuned.
+        effectiveness_ratio: tuning asks for this part of the best effectiveness.
         sampler, fixed_point: see `samplers`; the iterations are those of ``ddim``, ``bdia`` and ``belm``.
-        steps, start, bend: moves each way, the share of the noise levels that they span, and how dense they are near
-            the image (`route`).
+        steps, start, rho: steps each way, the share of the noise levels that they span, and their spacing
+            (`trajectory`).
 
     Raises:
         UserError: a setting is not one of its values, or tuning lacks its predictor.
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"abduction", "base", "scale", "enough", "sampler", "fixed_point", "steps", "start", "bend"}
+        {"abduction", "base", "scale", "effectiveness_ratio", "sampler", "fixed_point", "steps", "start", "rho"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
@@ -82,7 +84,7 @@ class DiffSCMCFG(Method):
             "fixed_point": 0,
             "steps": 75,
             "start": 0.75,
-            "bend": 1.0,
+            "rho": 1.0,
         },
     }
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12268"
@@ -110,12 +112,12 @@ class DiffSCMCFG(Method):
         abduction: Literal["null", "factual"] = "factual",
         base: Literal["classes", "factual", "null"] = "classes",
         scale: float | None = None,
-        enough: float = 0.97,
+        effectiveness_ratio: float = 0.97,
         sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "direct",
         fixed_point: int = 1,
         steps: int = 12,
         start: float = 0.9,
-        bend: float = 1.25,
+        rho: float = 1.25,
     ) -> None:
         super().__init__(graph)
         for name, value, known in (("abduction", abduction, ABDUCTIONS), ("base", base, BASES), ("loss", loss, LOSSES)):
@@ -123,18 +125,19 @@ class DiffSCMCFG(Method):
                 raise UserError(f"diffscm-cfg: {name} is {value!r}; known: {', '.join(known)}")
         if scale is None and not clean_share:
             raise UserError("diffscm-cfg: scale is open and clean_share 0; give a value or some of the budget")
-        levels = signal_levels(schedule)
-        self.route, self.whole = (route(levels, steps, reach, bend=bend) for reach in (start, 1.0))
-        self.sampler = samplers.make(sampler, self.route, fixed_point)
+        alpha_bar = alpha_bars(schedule)
+        self.path, self.whole_path = (trajectory(alpha_bar, steps, share, rho=rho) for share in (start, 1.0))
+        self.sampler = samplers.make(sampler, self.path, fixed_point)
         self.loss, self.focus, self.drop = loss, focus, drop
         self.batch, self.lr, self.ema = batch, lr, ema
         self.clean_lr, self.clean_share = clean_lr, clean_share
         self.abduction, self.base = abduction, base
-        self.open, self.scale, self.enough = scale is None, 2.0 if scale is None else scale, enough
+        self.tuned, self.scale = scale is None, 2.0 if scale is None else scale
+        self.effectiveness_ratio = effectiveness_ratio
         self.residual = self.sampler.residual
         self.encoder = ParentEncoder(graph)
         unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
-        self.denoiser = Denoiser(unet, graph.shape, levels, output)
+        self.denoiser = Denoiser(unet, graph.shape, alpha_bar, output)
         if clean_share:
             self.clean = ParentPredictor(graph, width=32, mult=(1, 2, 2), patch=2)
 
@@ -142,91 +145,72 @@ class DiffSCMCFG(Method):
         """Train the predictor that tuning judges by, then the diffusion model on the rest of the budget."""
         self.encoder.fit(run.train.parents)
         self.denoiser.observe(run.train.images)
-        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
+        batch = self.batch or default_batch(run.images)
         if self.clean_share:
             images = int(self.clean_share * run.images)
-            train(run, self.clean, self._read, images, stage="clean predictor", batch=batch, lr=self.clean_lr)
+            train(run, self.clean, self._clean_loss, images, stage="clean predictor", batch=batch, lr=self.clean_lr)
         images = run.images - run.seen
         train(run, self.denoiser, self._denoise(run), images, stage="diffusion", batch=batch, lr=self.lr, ema=self.ema)
 
-    def _read(self, x: Tensor, pa: Tensor) -> Tensor:
-        return -self.clean.log_probs(self.clean.read(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
+    def _clean_loss(self, x: Tensor, pa: Tensor) -> Tensor:
+        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
 
     def _denoise(self, run: Fit) -> Loss:
         def loss(x: Tensor, pa: Tensor) -> Tensor:
             eps = torch.randn(x.shape, generator=run.rng).to(x.device)
             at, far, hide = torch.rand(3, len(x), generator=run.rng).to(x.device)
-            t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.levels)).long()
+            t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.alpha_bar)).long()
             c = self.encoder.token(pa, hide >= self.drop)
             return self.denoiser.loss(2 * x - 1, eps, t, c, velocity=self.loss == "v")
 
         return loss
 
-    def _noise(self, pa: Tensor, null: bool = False) -> samplers.Noise:
+    def _eps(self, pa: Tensor, null: bool = False) -> Eps:
         """ε(x, t) given parents pa [B, D], or under as many null tokens."""
         c = self.encoder.token(pa, torch.zeros(len(pa), dtype=torch.bool, device=pa.device) if null else None)
         return lambda x, t: self.denoiser(x, torch.full((len(x),), t, device=x.device), c)
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
-        """The sampler's state at the noisy end, and the factual parents."""
-        return {**self.sampler.invert(self._noise(pa, self.abduction == "null"), 2 * x - 1, self.route), "pa": pa}
+        """The sampler's state at the end of the inversion, and the factual parents."""
+        return {**self.sampler.invert(self._eps(pa, self.abduction == "null"), 2 * x - 1, self.path), "pa": pa}
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image that the state leads to under guidance to ``pa``."""
-        wanted = self._noise(pa)
-        held = self.encoder.swap(pa, u["pa"]) if self.base == "classes" else u["pa"]
-        base = self._noise(held, self.base == "null")
+        return self._generate(u, pa, self.scale)
 
-        def guided(x: Tensor, t: int) -> Tensor:
-            here = base(x, t)
-            return here + self.scale * (wanted(x, t) - here)
-
-        x = self.sampler.generate(wanted if self.scale == 1 else guided, u, self.route)
-        return ((x + 1) / 2).clamp(0, 1)
+    def _generate(self, u: Mapping[str, Tensor], pa: Tensor, scale: float) -> Tensor:
+        base_pa = self.encoder.swap(pa, u["pa"]) if self.base == "classes" else u["pa"]
+        eps = classifier_free(self._eps(pa), self._eps(base_pa, self.base == "null"), scale)
+        return ((self.sampler.generate(eps, u, self.path) + 1) / 2).clamp(0, 1)
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
         """Fresh images of the model given ``pa``, from noise at the last level and without guidance."""
-        eps = self._noise(pa)
-        state = self.sampler.state(eps, rng.normal(*self.graph.shape), self.whole)
-        return ((self.sampler.generate(eps, state, self.whole) + 1) / 2).clamp(0, 1)
+        eps = self._eps(pa)
+        u = self.sampler.from_noise(eps, rng.normal(*self.graph.shape), self.whole_path)
+        return ((self.sampler.generate(eps, u, self.whole_path) + 1) / 2).clamp(0, 1)
 
     @property
     def evaluations(self) -> Mapping[str, float]:
-        up, down = self.sampler.evaluations(len(self.route.down))
-        return {"abduct": up, "predict": down * (1 if self.scale == 1 else 2)}
+        inversion, generation = self.sampler.evaluations(len(self.path.generation))
+        return {"abduct": inversion, "predict": generation * (1 if self.scale == 1 else 2)}
 
     @torch.no_grad()
     def tune(self, run: Fit) -> Mapping[str, Any]:
-        """The scale, where it is open: of those whose answers reach ``enough`` of the best effectiveness, the one that
-        moves images least, asked and unasked; records the curve as ``guidance``."""
-        if not self.open:
+        """The scale, where it is not given: of those whose answers reach ``effectiveness_ratio`` of the best
+        effectiveness, the one that moves images least, asked and unasked; records the curve as ``guidance``."""
+        if not self.tuned:
             return {}
-        count = min(MOST, max(FEWEST, run.images // 1000))
-        q = tuning.questions(self.graph, run.valid, count, run.rng)
-        q = tuning.Questions(*(part.to(run.device) for part in (q.x, q.pa, q.cf_pa, q.variable)))
-        nulls = slice(min(NULLS, count))
-        u = self.abduct(q.x, q.pa)
-        both = {name: torch.cat([value, value[nulls]]) for name, value in u.items()}
-        rows = []
-        for self.scale in GRID:
-            answer, null = self.predict(both, torch.cat([q.cf_pa, q.pa[nulls]])).split([len(q.x), len(q.x[nulls])])
-            rows.append(self._row(q, answer, float((null - q.x[nulls]).abs().mean())))
-            run.log({"stage": "guidance", **rows[-1]})
-            run.progress("guidance", len(rows), len(GRID))
-        best = tuning.choose(rows, "effectiveness", self.enough)
+        q = guidance_tuning.asked(self.graph, run)
+
+        def predict(u: Mapping[str, Tensor], pa: Tensor, variable: Tensor, setting: Setting) -> Tensor:
+            return self._generate(u, pa, setting["scale"])
+
+        def score(image: Tensor) -> dict[str, Any]:
+            return guidance_tuning.effectiveness(self.clean, self.encoder, q, image)
+
+        settings = [{"scale": scale} for scale in GRID]
+        rows = guidance_tuning.curve(run, q, settings, guidance_tuning.answers(q, self.abduct, predict), score)
+        best = guidance_tuning.choose(rows, "effectiveness", self.effectiveness_ratio)
         run.record("guidance", [{**row, "chosen": row is best} for row in rows])
         self.scale = best["scale"]
         return {"scale": self.scale}
-
-    def _row(self, q: tuning.Questions, answer: Tensor, composition: float) -> dict[str, float]:
-        """Scale, mean change and composition error in [0, 1] grey levels, effectiveness overall and by variable."""
-        read = self.clean.best(self.clean.read(2 * answer - 1, 0))
-        z, wanted = self.encoder.standardise(q.pa), self.encoder.standardise(q.cf_pa)
-        success = self.clean.success(read, wanted, z)
-        parts = {
-            f"effectiveness/{v.name}": float(success[q.variable == k, k].mean())
-            for k, v in enumerate(self.graph.variables)
-        }
-        change = float((answer - q.x).abs().mean())
-        overall = sum(parts.values()) / len(parts)
-        return {"scale": self.scale, "change": change, "composition": composition, "effectiveness": overall, **parts}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -15,30 +14,31 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from .denoiser import observe_pixels
-from .networks import UNet
-from .ode import COST, SOLVERS, Field, flow, unflow
-from .parents import ParentEncoder
-from .training import Loss, train
+from .diffusion.denoiser import observe_pixels
+from .diffusion.guidance import classifier_free
+from .diffusion.ode import COST, SOLVERS, Field, integrate, invert
+from .nn.parents import ParentEncoder
+from .nn.training import Loss, default_batch, train
+from .nn.unet import UNet
 
 __all__ = ["FlowMatching", "Velocity", "couple"]
 
-APART = 1e6
+CLASS_COST = 1e6
 """What it costs to couple an image with the noise of another class: more than any distance between images."""
 
 
-def couple(x: Tensor, eps: Tensor, z: Tensor, classes: Tensor, kinship: float) -> Tensor:
+def couple(x: Tensor, eps: Tensor, z: Tensor, classes: Tensor, parent_cost: float) -> Tensor:
     """``eps`` [B, ...] in the order in which it belongs to images x [B, ...]: optimal transport within equal parents.
 
-    Noise i comes with the parents z [B, D] of image i, standardised, and may go to image j at the cost
-    |x_j - eps_i|² + kinship |z_i - z_j|², and only where the ``classes`` [D] among them are equal; so the noise that
-    an image gets stays independent of its parents as ``kinship`` grows. Minibatch optimal transport of Tong et al.
-    2024 (https://arxiv.org/abs/2302.00482), conditional as in Kerrigan et al. 2024 (https://arxiv.org/abs/2404.04240).
+    Noise i comes with the parents z [B, D] of image i, standardised, and may go to image j at the cost |x_j - eps_i|² +
+    parent_cost |z_i - z_j|², and only where the ``classes`` [D] among them are equal; so the noise that an image gets
+    stays independent of its parents as ``parent_cost`` grows. Minibatch optimal transport of Tong et al. 2024
+    (https://arxiv.org/abs/2302.00482), conditional as in Kerrigan et al. 2024 (https://arxiv.org/abs/2404.04240).
     """
     cost = torch.cdist(x.flatten(1), eps.flatten(1)).square()
-    cost = cost + kinship * torch.cdist(z[:, ~classes], z[:, ~classes]).square()
+    cost = cost + parent_cost * torch.cdist(z[:, ~classes], z[:, ~classes]).square()
     if classes.any():
-        cost = cost + APART * (z[:, None, classes] != z[None, :, classes]).any(2)
+        cost = cost + CLASS_COST * (z[:, None, classes] != z[None, :, classes]).any(2)
     _, chosen = linear_sum_assignment(cost.cpu().double().numpy())
     return eps[torch.as_tensor(chosen, device=eps.device)]
 
@@ -84,14 +84,16 @@ class FlowMatching(Method):
     straight path of Liu et al. 2023 (https://arxiv.org/abs/2209.03003). Abduction solves dx/dt = v(x, t, pa) from the
     image at t = 0 to u at t = ``start`` under the factual parents; prediction solves it back under the new ones.
 
+    To read: this file, `diffusion/ode`, `diffusion/guidance`. `nn/unet`, `nn/parents`, `nn/training` and the statistics
+    of pixels in `diffusion/denoiser` are standard parts.
+
     Args:
         width, mult, blocks, patch, attention, dropout: of the velocity network (`UNet`).
-        batch, lr, ema: of its training (`train`); a batch that is left open grows with the budget, from 32 at
-            130,000 images to 256.
+        batch, lr, ema: of its training (`train`); where no batch is given it grows with the budget (`default_batch`).
         coupling: of images and noise in training: ``independent``, or ``ot`` within each batch (`couple`).
-        kinship: the price of unlike continuous parents under ``ot``.
-        solver, steps, bend: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** bend.
-        fixed_point: iterations by which abduction solves prediction's steps backwards (`unflow`).
+        parent_cost: the price of unlike continuous parents under ``ot``.
+        solver, steps, rho: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** rho.
+        fixed_point: iterations by which abduction solves prediction's steps backwards (`invert`).
         residual: ``none``, or ``full``: what these leave of each step is kept in u and added on the way back.
         start: the time that abduction ends at; below 1 some of the factual's coarse shape stays in u.
         guidance: w in v(base) + w (v(pa*) - v(base)), where ``base`` has the values of pa* and the factual classes,
@@ -102,10 +104,10 @@ class FlowMatching(Method):
     """
 
     answer_params: ClassVar[frozenset[str]] = frozenset(
-        {"solver", "steps", "bend", "fixed_point", "residual", "start", "guidance"}
+        {"solver", "steps", "rho", "fixed_point", "residual", "start", "guidance"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "carried": {"residual": "full", "solver": "euler", "bend": 1.0}
+        "carried": {"residual": "full", "solver": "euler", "rho": 1.0}
     }
     paper: ClassVar[str] = "https://arxiv.org/abs/2210.02747"
     classes: Tensor
@@ -124,10 +126,10 @@ class FlowMatching(Method):
         lr: float = 4e-3,
         ema: float = 0.995,
         coupling: Literal["independent", "ot"] = "independent",
-        kinship: float = 100.0,
+        parent_cost: float = 100.0,
         solver: Literal["euler", "heun", "midpoint", "rk4"] = "midpoint",
         steps: int = 10,
-        bend: float = 1.5,
+        rho: float = 1.5,
         fixed_point: int = 0,
         residual: Literal["none", "full"] = "none",
         start: float = 1.0,
@@ -142,10 +144,10 @@ class FlowMatching(Method):
         if not 0 < start <= 1 or steps < 1:
             raise UserError(f"flowmatching: {steps} steps to start={start}; ask for at least 1 step and 0 < start <= 1")
         self.batch, self.lr, self.ema = batch, lr, ema
-        self.coupling, self.kinship = coupling, kinship
+        self.coupling, self.parent_cost = coupling, parent_cost
         self.solver, self.cost = SOLVERS[solver], COST[solver]
         self.fixed_point, self.residual, self.guidance = fixed_point, residual, guidance
-        self.times = [start * (i / steps) ** bend for i in range(steps + 1)]
+        self.times = [start * (i / steps) ** rho for i in range(steps + 1)]
         self.encoder = ParentEncoder(graph)
         unet = UNet(graph.shape[0], width, mult, blocks, patch, attention, dropout, condition=self.encoder.dim + 1)
         self.velocity = Velocity(unet, graph.shape)
@@ -155,7 +157,7 @@ class FlowMatching(Method):
         """Train the velocity on the whole budget."""
         self.encoder.fit(run.train.parents)
         self.velocity.observe(run.train.images)
-        batch = self.batch or min(256, max(32, 2 ** round(math.log2(run.images / 4000))))
+        batch = self.batch or default_batch(run.images)
         images = run.images - run.seen
         train(run, self.velocity, self._loss(run), images, stage="flow", batch=batch, lr=self.lr, ema=self.ema)
 
@@ -164,7 +166,7 @@ class FlowMatching(Method):
             x, eps = 2 * x - 1, torch.randn(x.shape, generator=run.rng).to(x.device)
             t = torch.rand(len(x), generator=run.rng).to(x.device)
             if self.coupling == "ot":
-                eps = couple(x, eps, self.encoder.standardise(pa), self.classes, self.kinship)
+                eps = couple(x, eps, self.encoder.standardise(pa), self.classes, self.parent_cost)
             return self.velocity.loss(x, eps, t, self.encoder.token(pa))
 
         return loss
@@ -175,26 +177,22 @@ class FlowMatching(Method):
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
         """The noise at the end of the flow under the factual parents, these, and the residual where it is kept."""
-        u, missed = unflow(
+        u, residual = invert(
             self._field(pa), 2 * x - 1, self.times, self.solver, self.fixed_point, self.residual == "full"
         )
-        return {"x": u, "pa": pa} | ({} if missed is None else {"missed": missed})
+        return {"x": u, "pa": pa} | ({} if residual is None else {"residual": residual})
 
     def predict(self, u: Mapping[str, Tensor], pa: Tensor, rng: Streams | None = None) -> Tensor:
         """The image at the start of the flow under ``pa``."""
-        new, base = self._field(pa), self._field(self.encoder.swap(pa, u["pa"]))
-
-        def guided(x: Tensor, t: float) -> Tensor:
-            here = base(x, t)
-            return here + self.guidance * (new(x, t) - here)
-
-        x = flow(new if self.guidance == 1 else guided, u["x"], self.times[::-1], self.solver, u.get("missed"))
+        base = self._field(self.encoder.swap(pa, u["pa"]))
+        field = classifier_free(self._field(pa), base, self.guidance)
+        x = integrate(field, u["x"], self.times[::-1], self.solver, u.get("residual"))
         return ((x + 1) / 2).clamp(0, 1)
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
         """Fresh images of the model under ``pa``."""
         times = [t / self.times[-1] for t in self.times[::-1]]
-        x = flow(self._field(pa), rng.normal(*self.graph.shape), times, self.solver)
+        x = integrate(self._field(pa), rng.normal(*self.graph.shape), times, self.solver)
         return ((x + 1) / 2).clamp(0, 1)
 
     @property

@@ -14,10 +14,10 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from .parents import ParentEncoder
-from .pyramid import PyramidFlow
-from .squeeze import SqueezeFlow
-from .training import train
+from .nn.flow_glow import SqueezeFlow
+from .nn.flow_wavelet import PyramidFlow
+from .nn.parents import ParentEncoder
+from .nn.training import default_batch, train
 
 __all__ = ["FlowSCM"]
 
@@ -41,6 +41,9 @@ class FlowSCM(Method):
     levels of the background, and its scales stay moderate. Answers are abducted from the clean image, for which
     eps = 0 is the mean, or with eps drawn and taken off again (``dither``).
 
+    To read: this file, `nn/coupling`, `nn/flow_glow`, and for ``kind=wavelet`` `nn/flow_wavelet`. `nn/parents` and
+    `nn/training` are standard parts.
+
     Args:
         noise: standard deviation of eps as a share of the grey range; 0 is plain dequantisation.
         kind: ``squeeze``, the flow by convolutions at several resolutions, or ``wavelet``, the pyramid.
@@ -48,8 +51,8 @@ class FlowSCM(Method):
             the dense details and of the convolutional ones, see `PyramidFlow`.
         limit: of every layer's log-scales.
         template: of ``squeeze``: whether each network adds a learned image for every value of the parents.
-        batch, lr, weight_decay, ema: of the training (`train`); a batch that is left open grows with the budget,
-            from 32 at 130,000 images to 256.
+        batch, lr, weight_decay, ema: of the training (`train`); where no batch is given it grows with the budget
+            (`default_batch`).
         dither: whether abduction adds the noise that training had.
 
     Raises:
@@ -104,7 +107,7 @@ class FlowSCM(Method):
         first = run.train.images[torch.randperm(len(run.train), generator=run.rng)[:OBSERVED]]
         self.flow.observe(self._blurred(first.to(run.device).float() / 255, run))
         images, pixels = run.images - run.seen, math.prod(self.graph.shape)
-        batch = self.batch or min(256, max(32, 2 ** round(math.log2(max(images, 1) / 4000))))
+        batch = self.batch or default_batch(images)
 
         def loss(x: Tensor, pa: Tensor) -> Tensor:
             return -torch.stack(self.log_density(self._blurred(x, run), pa)).sum(0).mean() / pixels

@@ -14,12 +14,12 @@ from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.rng import Streams
 
-from .discretised import Gaussian, log_prob
-from .finetuning import finetune
-from .hierarchy import Hierarchy, Layer
-from .parents import ParentEncoder
-from .predictor import ParentPredictor
-from .training import train
+from .nn.discretised import Gaussian, log_prob
+from .nn.finetuning import finetune
+from .nn.hvae import Hierarchy, Layer
+from .nn.parents import ParentEncoder
+from .nn.predictor import ParentPredictor
+from .nn.training import train
 
 __all__ = ["HVAE", "Terms"]
 
@@ -43,6 +43,9 @@ class HVAE(Method):
     prediction is mu(z, pa*) + tau min(sigma(z, pa*), a sigma(z, pa)) u, means cut to the grey scale. As sigma is
     small where the counterfactual is certain, little of a residual is left where nothing of it belongs. The paper
     has a = infinity, by which small errors of a certain factual become specks.
+
+    To read: this file, `nn/hvae`, `nn/discretised`, and for ``finetuned`` `nn/finetuning` with `nn/predictor`.
+    `nn/parents` and `nn/training` are standard parts.
 
     Args:
         prior: ``exogenous``: p(z) knows no parents, z is kept. ``mediator``: p(z | pa), and prediction draws z* from

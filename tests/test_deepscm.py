@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 from cfbench_methods.deepscm import DeepSCM, fade
-from cfbench_methods.likelihood import Diagonal, FullRank, LowRank, Scalar
-from cfbench_methods.vae import logit, logit_inverse, logit_log_det
+from cfbench_methods.nn.likelihood import Diagonal, FullRank, LowRank, Scalar
+from cfbench_methods.nn.vae import logit, logit_inverse, logit_log_det
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 from cfbench.contract import Fit, Split

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods import cld, learning, samplers, tuning
-from cfbench_methods.denoiser import Denoiser
 from cfbench_methods.diffscm import DiffSCM
-from cfbench_methods.diffusion import clip, normalised, signal_levels
-from cfbench_methods.networks import Encoder, UNet
-from cfbench_methods.parents import ParentEncoder
-from cfbench_methods.predictor import ParentPredictor
+from cfbench_methods.diffusion import cld, guidance_tuning, samplers
+from cfbench_methods.diffusion.denoiser import Denoiser
+from cfbench_methods.diffusion.schedule import alpha_bars, clip, dynamic_threshold
+from cfbench_methods.nn.parents import ParentEncoder
+from cfbench_methods.nn.predictor import ParentPredictor
+from cfbench_methods.nn.unet import Encoder, UNet
 
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
@@ -37,7 +37,7 @@ SMALL = {
     "predictor_mult": (1, 2),
     "steps": 4,
     "start": 0.75,
-    "bend": 1.0,
+    "rho": 1.0,
 }
 
 
@@ -106,7 +106,7 @@ def test_the_unet_tells_levels_apart_once_trained(both):
 
 @pytest.mark.parametrize("output", ["eps", "v", "residual"])
 def test_every_output_stands_for_the_same_noise(output):
-    levels = signal_levels("linear")
+    levels = alpha_bars("linear")
     x0 = torch.full((2, 1, 4, 4), 0.3)
     t = torch.tensor([100, 600])
     a = levels[t].float()[:, None, None, None]
@@ -167,11 +167,11 @@ def test_values_are_steered_relative_to_what_was_read_off_the_factual():
     variance = 0.01 + torch.nn.functional.softplus(out[:, [4, 6]] - 2 * math.log(0.1)).expm1() * 0.01
     torch.testing.assert_close(share[:, 1:], (1 - variance).clamp(min=0.01), rtol=1e-3, atol=1e-3)
     factual, wanted = torch.randn(5, 3), torch.randn(5, 3)
-    torch.testing.assert_close(predictor.aim(factual, factual, moments)[:, 1:], mean[:, 1:])
+    torch.testing.assert_close(predictor.target(factual, factual, moments)[:, 1:], mean[:, 1:])
     torch.testing.assert_close(
-        predictor.aim(wanted, factual, moments)[:, 1:], (mean + share * (wanted - factual))[:, 1:]
+        predictor.target(wanted, factual, moments)[:, 1:], (mean + share * (wanted - factual))[:, 1:]
     )
-    assert torch.equal(predictor.aim(wanted, factual, moments)[:, 0], wanted[:, 0])
+    assert torch.equal(predictor.target(wanted, factual, moments)[:, 0], wanted[:, 0])
 
 
 @torch.no_grad()
@@ -179,10 +179,10 @@ def test_carried_residuals_put_no_force_on_a_null_intervention():
     method = fitted(GRAPHS["values"], scale=3.0, contrast=0.0)
     split = data(method.graph, seed=2)[:6]
     u, z = method.abduct(split.x, split.parents), method.encoder.standardise(split.parents)
-    assert u["read"].shape == (6, SMALL["steps"], 1, 2)
-    x, t = u["x"], method.route.up[-1].t_end
-    aim = method.predictor.aim(z, z, u["read"][:, -1])
-    assert method.predictor.gradient(x, t, aim, z, 0.0, hold=True).abs().max() < 1e-5
+    assert u["moments"].shape == (6, SMALL["steps"], 1, 2)
+    x, t = u["x"], method.path.inversion[-1].t_next
+    aim = method.predictor.target(z, z, u["moments"][:, -1])
+    assert method.predictor.gradient(x, t, aim, z, 0.0, detach_variance=True).abs().max() < 1e-5
     assert method.predictor.gradient(x, t, z, z, 0.0).abs().max() > 1e-3
 
 
@@ -260,7 +260,7 @@ def test_budget_is_spent_and_not_exceeded():
 
 
 def test_weights_are_an_average_with_warm_up():
-    from cfbench_methods.training import train
+    from cfbench_methods.nn.training import train
 
     graph, seen = GRAPHS["classes"], []
     net = torch.nn.Linear(1, 1, bias=False)
@@ -294,12 +294,12 @@ def test_the_predictor_is_shown_the_step_that_the_image_is_at(both, monkeypatch)
 def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
     graph = GRAPHS["classes"]
     run = session(graph)
-    t, number = learning.draw_t(DiffSCM(graph, **SMALL), 20_000, run)
+    t, number = DiffSCM(graph, **SMALL)._draw_t(20_000, run)
     assert t.min() == 0
     assert t.max() > 990
     assert torch.equal(t, number)
     assert (t < 750).float().mean() == pytest.approx(0.975, abs=0.01)
-    t, number = learning.draw_t(DiffSCM(graph, **SMALL, respaced=100), 20_000, run)
+    t, number = DiffSCM(graph, **SMALL, respaced=100)._draw_t(20_000, run)
     assert sorted(set(t.tolist())) == list(range(0, 1000, 10))
     assert torch.equal(t, 10 * number)
 
@@ -319,16 +319,16 @@ def test_presets_run(preset):
 
 def test_presets_state_the_published_settings():
     paper, repo = (DiffSCM(GRAPHS["classes"], **DiffSCM.presets[name]) for name in ("paper", "repo"))
-    assert (paper.scale, paper.contrast, paper.process, len(paper.route.down)) == (0.7, 0, clip, 1000)
-    assert paper.route.down[0].start == pytest.approx(2.43e-9, rel=2e-3)
-    assert paper.route.up[-1].end == 0
-    assert [m.t for m in repo.route.down] == list(range(740, -1, -10))
-    assert repo.process is normalised
+    assert (paper.scale, paper.contrast, paper.threshold, len(paper.path.generation)) == (0.7, 0, clip, 1000)
+    assert paper.path.generation[0].a == pytest.approx(2.43e-9, rel=2e-3)
+    assert paper.path.inversion[-1].a_next == 0
+    assert [m.t for m in repo.path.generation] == list(range(740, -1, -10))
+    assert repo.threshold is dynamic_threshold
     repaired = DiffSCM(
         GRAPHS["classes"], **{**DiffSCM.presets["repo"], "clip": "final", "aligned": True, "respaced": 0}
     )
-    assert repaired.process is None
-    assert repaired.route.up[-1].end == repaired.route.down[0].start
+    assert repaired.threshold is None
+    assert repaired.path.inversion[-1].a_next == repaired.path.generation[0].a
 
 
 @torch.no_grad()
@@ -355,7 +355,7 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
     assert set(chosen) == {"scale", "contrast"}
     best = next(r for r in rows if r["chosen"])
     assert chosen == {"scale": best["scales"], "contrast": best["contrast"]}
-    assert set(chosen["scale"]) <= set(tuning.GRID[chosen["contrast"]])
+    assert set(chosen["scale"]) <= set(guidance_tuning.CONTRASTS[chosen["contrast"]])
     assert {"effectiveness", "change", "composition", "effectiveness/digit"} <= set(rows[0])
     assert [r["scale"] for r in rows if not r["scale"]] == [0.0]
     assert {r["t"] for r in tables["predictor"]} == {-1, *range(0, 1000, 100)}
@@ -369,16 +369,13 @@ def test_tune_stores_what_was_left_open_and_records_its_curve():
 
 
 def test_each_parent_gets_the_smallest_scale_that_moves_it_enough():
-    method = DiffSCM(GRAPHS["both"], **SMALL, enough=0.95)
     curves = {"digit": (0.9, 0.94, 1.0), "width": (0.5, 0.94, 1.0), "grey": (0.9, 0.8, 0.2)}
     rows = [
         {"contrast": 0.5, "scale": s, **{f"effectiveness/{name}": c[i] for name, c in curves.items()}}
         for i, s in enumerate((1.0, 2.0, 4.0))
     ]
     other = {"contrast": 0.0, "scale": 0.5, **{f"effectiveness/{name}": 2.0 for name in curves}}
-    assert tuning.scales(method, [*rows, other], rows[2]) == [4.0, 2.0, 1.0]
-    method.rule = "cld"
-    assert tuning.scales(method, rows, rows[2]) == 4.0
+    assert guidance_tuning.scale_of_each([*rows, other], rows[2], GRAPHS["both"].variables, 0.95) == [4.0, 2.0, 1.0]
 
 
 @torch.no_grad()
@@ -434,7 +431,7 @@ def test_drawn_images_start_from_noise_with_the_moments_of_noised_data(both, mon
     monkeypatch.setattr(method, "_image", lambda x: x)
     drawn = method.sample(torch.zeros(2000, 3), Streams(range(2000)))
     x0 = 2 * data(both.graph).x - 1
-    a = method.route.down[0].start
+    a = method.path.generation[0].a
     torch.testing.assert_close(drawn.mean(0), math.sqrt(a) * x0.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(drawn.var(0), a * x0.var(0, correction=0) + 1 - a, atol=0.2, rtol=0)
 
@@ -467,9 +464,9 @@ def test_the_rule_takes_the_least_change_among_the_effective():
         {"scale": 3, "effectiveness": 0.96, "change": 0.020, "composition": 0.001, "cld": 1.3},
         {"scale": 4, "effectiveness": 1.0, "change": 0.05, "composition": 0.002, "cld": 1.15},
     ]
-    assert tuning.choose(rows, "effectiveness", 0.95)["scale"] == 3
-    assert tuning.choose(rows, "effectiveness", 0.999)["scale"] == 4
-    assert tuning.choose(rows, "cld", 0.95)["scale"] == 2
+    assert guidance_tuning.choose(rows, "effectiveness", 0.95)["scale"] == 3
+    assert guidance_tuning.choose(rows, "effectiveness", 0.999)["scale"] == 4
+    assert guidance_tuning.choose(rows, "cld", 0.95)["scale"] == 2
 
 
 def test_no_guidance_is_never_chosen_and_what_it_does_not_move_is_said():
@@ -478,21 +475,21 @@ def test_no_guidance_is_never_chosen_and_what_it_does_not_move_is_said():
         | {"effectiveness/digit": a, "effectiveness/grey": b}
         for s, c, a, b in ((0.0, 0.8, 0.1, 0.5), (1.0, 0.9, 0.9, 0.51), (2.0, 0.95, 0.95, 0.5))
     ]
-    for rule in tuning.RULES:
-        best = tuning.choose(rows, rule, 0.9)
+    for rule in guidance_tuning.RULES:
+        best = guidance_tuning.choose(rows, rule, 0.9)
         assert best["scale"] == 1
-        said = tuning.remarks(rows, best, [1.0, 2.0], ("digit", "grey"), rule)
+        said = guidance_tuning.remarks(rows, best, [1.0, 2.0], ("digit", "grey"), rule)
         assert said[-1] == (
             "guidance does not steer grey: effectiveness 0.50 on validation data at scale 2, 0.50 without guidance"
         )
         assert (said[:-1] == ["no guidance at all has a CLD of 0.800, the chosen scale 0.900"]) == (rule == "cld")
     steered = [row | {"effectiveness/grey": 0.5 + row["scale"] / 2} for row in rows]
-    assert tuning.remarks(steered, steered[1], 1.0, ("digit", "grey"), "effectiveness") == []
+    assert guidance_tuning.remarks(steered, steered[1], 1.0, ("digit", "grey"), "effectiveness") == []
 
 
 def test_differences_of_a_kernel_do_not_decide_between_scales():
     rows = [{"scale": s, "effectiveness": 0.5, "change": c, "composition": 0} for s, c in ((2, 0.0200001), (3, 0.02))]
-    assert tuning.choose(rows, "effectiveness", 0.95)["scale"] == 2
+    assert guidance_tuning.choose(rows, "effectiveness", 0.95)["scale"] == 2
 
 
 @torch.no_grad()
@@ -532,7 +529,7 @@ def test_doing_nothing_scores_ln_of_one_plus_e():
 def test_questions_change_one_variable_and_what_follows_from_it():
     graph = GRAPHS["both"]
     split = data(graph)
-    q = tuning.questions(graph, split, 30, torch.Generator().manual_seed(0))
+    q = guidance_tuning.questions(graph, split, 30, torch.Generator().manual_seed(0))
     changed = q.pa != q.cf_pa
     assert q.variable.tolist() == [0, 1, 2] * 10
     assert changed[q.variable == 0].tolist() == [[True, False, False]] * 10
@@ -603,6 +600,6 @@ def test_tuning_without_a_clean_predictor_is_refused():
 
 
 def test_more_steps_use_more_levels():
-    route = DiffSCM(GRAPHS["classes"], **{**SMALL, "steps": 50}).route
-    assert all(a.start < b.start for a, b in pairwise(route.down))
-    assert len(route.down) == 50
+    path = DiffSCM(GRAPHS["classes"], **{**SMALL, "steps": 50}).path
+    assert all(one.a < two.a for one, two in pairwise(path.generation))
+    assert len(path.generation) == 50

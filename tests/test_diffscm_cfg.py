@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cfbench_methods.diffscm_cfg import GRID, DiffSCMCFG
-from cfbench_methods.tuning import TIE
+from cfbench_methods.diffusion.guidance_tuning import TIE
 
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
@@ -90,7 +90,7 @@ def test_the_velocity_loss_is_the_error_of_the_velocity(both):
     x, pa, _ = asked(both.graph)
     net, eps = both.denoiser, torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     t, c = torch.tensor([0, 50, 200, 400, 600, 900]), both.encoder.token(pa)
-    a = net.levels[t][:, None, None, None]
+    a = net.alpha_bar[t][:, None, None, None]
     x_t = a.sqrt() * x + (1 - a).sqrt() * eps
     got = net(x_t, t, c)
     clean = (x_t - (1 - a).sqrt() * got) / a.sqrt()
@@ -115,7 +115,7 @@ def test_one_move_back_is_ddim_along_the_guided_noise(both, base):
     """Against the equations written out for a single move from ᾱ to the clean image."""
     method = answering(both, base=base, scale=3.0, steps=1, start=0.3)
     x, pa, new = asked(both.graph)
-    a = method.denoiser.levels[299]
+    a = method.denoiser.alpha_bar[299]
     noise, t = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), torch.full((6,), 299)
     there = method.denoiser(noise, t, method.encoder.token(new))
     token = {
@@ -177,7 +177,7 @@ def test_fixed_points_bring_the_null_intervention_closer(both):
     x, pa, _ = asked(both.graph)
     errors = []
     for rounds in (0, 8):
-        method = answering(both, fixed_point=rounds, steps=20, start=0.3, bend=1.0)
+        method = answering(both, fixed_point=rounds, steps=20, start=0.3, rho=1.0)
         errors.append(float((method.predict(method.abduct(x, pa), pa) - x).abs().mean()))
     assert errors[1] < 0.3 * errors[0]
 

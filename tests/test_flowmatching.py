@@ -6,12 +6,12 @@ from itertools import permutations
 
 import pytest
 import torch
-from cfbench_methods.denoiser import Denoiser
-from cfbench_methods.diffusion import signal_levels
-from cfbench_methods.flowmatching import APART, FlowMatching, Velocity, couple
-from cfbench_methods.networks import UNet
-from cfbench_methods.ode import COST, SOLVERS, fixed_point, flow, unflow
-from cfbench_methods.parents import ParentEncoder
+from cfbench_methods.diffusion.denoiser import Denoiser
+from cfbench_methods.diffusion.ode import COST, SOLVERS, fixed_point, integrate, invert
+from cfbench_methods.diffusion.schedule import alpha_bars
+from cfbench_methods.flowmatching import CLASS_COST, FlowMatching, Velocity, couple
+from cfbench_methods.nn.parents import ParentEncoder
+from cfbench_methods.nn.unet import UNet
 
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
@@ -79,7 +79,7 @@ def test_solvers_converge_at_their_order(name, order):
     errors = []
     for steps in (10, 20):
         calls.clear()
-        errors.append(float((flow(v, x, [i / steps for i in range(steps + 1)], SOLVERS[name]) - exact).abs()))
+        errors.append(float((integrate(v, x, [i / steps for i in range(steps + 1)], SOLVERS[name]) - exact).abs()))
         assert len(calls) == COST[name] * steps
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.2)
 
@@ -97,7 +97,7 @@ def test_fixed_point_rounds_invert_the_flow_itself(name):
     v = lambda x, t: torch.sin(x) + t  # noqa: E731
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)
     errors = [
-        float((flow(v, unflow(v, x, times, SOLVERS[name], rounds)[0], times[::-1], SOLVERS[name]) - x).abs().max())
+        float((integrate(v, invert(v, x, times, SOLVERS[name], rounds)[0], times[::-1], SOLVERS[name]) - x).abs().max())
         for rounds in (0, 2, 60)
     ]
     assert errors[0] > errors[1] > errors[2]
@@ -109,11 +109,11 @@ def test_what_a_flow_missed_leads_back_exactly(name):
     times = [0.0, 0.5, 1.0]
     v = lambda x, t: torch.sin(3 * x) + t  # noqa: E731
     x = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2)
-    y, missed = unflow(v, x, times, SOLVERS[name], carry=True)
+    y, missed = invert(v, x, times, SOLVERS[name], carry=True)
     assert missed.shape == (4, 2, 2)
-    torch.testing.assert_close(flow(v, y, times[::-1], SOLVERS[name], missed), x, atol=1e-14, rtol=0)
-    assert (flow(v, y, times[::-1], SOLVERS[name]) - x).abs().max() > 1e-4
-    assert unflow(v, x, times, SOLVERS[name])[1] is None
+    torch.testing.assert_close(integrate(v, y, times[::-1], SOLVERS[name], missed), x, atol=1e-14, rtol=0)
+    assert (integrate(v, y, times[::-1], SOLVERS[name]) - x).abs().max() > 1e-4
+    assert invert(v, x, times, SOLVERS[name])[1] is None
 
 
 def test_the_velocity_of_gaussian_pixels_is_exact_without_a_network():
@@ -145,7 +145,7 @@ def test_the_flow_of_gaussian_pixels_ends_at_standard_noise():
     c = torch.zeros(3, 2)
     with torch.no_grad():
         v = lambda x, t: net(x, torch.full((3,), t), c)  # noqa: E731
-        u = flow(v, x, [i / 20 for i in range(21)], SOLVERS["rk4"])
+        u = integrate(v, x, [i / 20 for i in range(21)], SOLVERS["rk4"])
     torch.testing.assert_close(u, (x - 0.3) / 0.5, atol=1e-3, rtol=1e-3)
 
 
@@ -158,7 +158,7 @@ def test_a_coupling_is_the_cheapest_among_equal_parents():
     def price(order):
         chosen = list(order)
         image = (x - eps[chosen]).square().sum()
-        return float(image + 2 * (z[:, 1] - z[chosen, 1]).square().sum() + APART * (z[:, 0] != z[chosen, 0]).sum())
+        return float(image + 2 * (z[:, 1] - z[chosen, 1]).square().sum() + CLASS_COST * (z[:, 0] != z[chosen, 0]).sum())
 
     best = min(permutations(range(6)), key=price)
     assert all((a < 3) == (b < 3) for a, b in enumerate(best))
@@ -222,7 +222,7 @@ def test_where_a_step_is_no_contraction_rounds_do_no_harm(name):
     v = lambda x, t: torch.sin(8 * x) + t  # noqa: E731
     x = torch.linspace(-1, 1, 64, dtype=torch.float64)[:, None]
     missed = [
-        (flow(v, unflow(v, x, times, SOLVERS[name], rounds)[0], times[::-1], SOLVERS[name]) - x).abs()
+        (integrate(v, invert(v, x, times, SOLVERS[name], rounds)[0], times[::-1], SOLVERS[name]) - x).abs()
         for rounds in (0, 1, 5)
     ]
     assert (missed[1] <= missed[0] + 1e-12).all()
@@ -247,8 +247,8 @@ def test_a_full_residual_returns_the_factual_and_answers_otherwise(learnt):
     plain, full = (answering(learnt, steps=3, residual=kind) for kind in ("none", "full"))
     u = full.abduct(split.x, split.parents)
     torch.testing.assert_close(full.predict(u, split.parents), split.x, atol=1e-5, rtol=0)
-    assert (plain.predict(u | {"missed": None}, split.parents) - split.x).abs().max() > 1e-3
-    assert "missed" not in plain.abduct(split.x, split.parents)
+    assert (plain.predict(u | {"residual": None}, split.parents) - split.x).abs().max() > 1e-3
+    assert "residual" not in plain.abduct(split.x, split.parents)
     assert (full.predict(u, split.parents.flip(0)) - split.x).abs().mean() > 0.02
 
 
@@ -347,7 +347,7 @@ def test_a_condition_adds_nothing_to_unconditional_networks():
     x, t, c = torch.randn(2, 1, 8, 8), torch.tensor([3, 500]), torch.randn(2, 3)
     assert torch.equal(plain(x, t), conditional(x, t))
     assert not torch.allclose(conditional(x, t, c), conditional(x, t, -c), atol=1e-4)
-    denoiser = Denoiser(conditional, (1, 8, 8), signal_levels("linear"), "eps")
+    denoiser = Denoiser(conditional, (1, 8, 8), alpha_bars("linear"), "eps")
     assert torch.equal(denoiser(x, t, c), conditional(x, t, c))
     with torch.no_grad():
         conditional.condition[2].weight.zero_()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cfbench_methods.coupling import Affine, DenseNet, grids
 from cfbench_methods.flowscm import FlowSCM
-from cfbench_methods.pyramid import CoarseFlow, DetailFlow, PyramidFlow, haar, unhaar
-from cfbench_methods.squeeze import SqueezeFlow
+from cfbench_methods.nn.coupling import Affine, DenseNet, grids
+from cfbench_methods.nn.flow_glow import SqueezeFlow
+from cfbench_methods.nn.flow_wavelet import CoarseFlow, DetailFlow, PyramidFlow, haar, unhaar
 from toys import Bars
 
 from cfbench.contract import Fit, Split

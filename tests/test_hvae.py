@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods.discretised import Gaussian, log_prob
-from cfbench_methods.finetuning import finetune, shuffled
 from cfbench_methods.hvae import HVAE
-from cfbench_methods.predictor import ParentPredictor
+from cfbench_methods.nn.discretised import Gaussian, log_prob
+from cfbench_methods.nn.finetuning import finetune, shuffled
+from cfbench_methods.nn.predictor import ParentPredictor
 from scipy.stats import logistic, norm
 from torch.distributions import Normal, kl_divergence
 
@@ -331,7 +331,7 @@ def test_fine_tuning_makes_counterfactuals_readable_as_far_as_the_bound_allows(f
     @torch.no_grad()
     def state():
         bound, image = parts(x, pa, other)
-        found = predictor.log_probs(predictor.read(2 * image - 1, 0), method.parents.standardise(other))
+        found = predictor.log_probs(predictor(2 * image - 1, 0), method.parents.standardise(other))
         return bound.item(), found.sum(1).mean().item()
 
     options = {"batch": 32, "lr": 2e-3}

@@ -89,7 +89,7 @@ THEIRS = {
         import kit.deep.last
         from cfbench.conformance import toy
         from cfbench.contract import Method
-        from cfbench_methods.networks import UNet
+        from cfbench_methods.nn.unet import UNet
         from kit import tools
 
 
@@ -227,13 +227,13 @@ EDITS = {
     "a method's comments, docstring and layout": ("cfbench_methods/diffscm.py", commented, []),
     "a method's code": ("cfbench_methods/diffscm.py", appended, of("train", "diffscm")),
     "a method's local variable": ("cfbench_methods/deepscm.py", inside("predict"), of("train", "deepscm")),
-    "a network module": ("cfbench_methods/vae.py", appended, of("train", "deepscm")),
-    "a network module's comments": ("cfbench_methods/vae.py", commented, []),
+    "a network module": ("cfbench_methods/nn/vae.py", appended, of("train", "deepscm")),
+    "a network module's comments": ("cfbench_methods/nn/vae.py", commented, []),
     "a network that a plugin file uses too": (
-        "cfbench_methods/networks.py", appended, [*of("train", "diffscm"), *BESIDE]
+        "cfbench_methods/nn/unet.py", appended, [*of("train", "diffscm"), *BESIDE]
     ),
     "an encoder of several methods": (
-        "cfbench_methods/parents.py", appended, of("train", "diffscm", "deepscm")
+        "cfbench_methods/nn/parents.py", appended, of("train", "diffscm", "deepscm")
     ),
     "a method that nobody asked for": ("cfbench_methods/hvae.py", appended, []),
     "a control that another distribution extends": (

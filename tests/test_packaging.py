@@ -58,6 +58,20 @@ def test_what_plugins_share_lies_in_packages_with_a_charter(folder):
         assert len(tree.body) == 1, f"{inner} imports something that not everybody needs"
 
 
+def test_the_folder_of_methods_shows_methods_and_nothing_else():
+    registered = {value.partition(":")[0] for value in CONFIG["project"]["entry-points"]["cfbench.methods"].values()}
+    assert {f"cfbench_methods.{file.stem}" for file in (ROOT / "methods").glob("*.py")} == registered
+
+
+def test_built_in_plugins_import_their_siblings_relatively():
+    for folder in ("methods", "datasets"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                assert not [n for n in names if n.split(".")[0] in ("cfbench_methods", "cfbench_datasets")], file
+
+
 def test_the_harness_imports_no_built_in():
     for file in (ROOT / "cfbench").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

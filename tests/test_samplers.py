@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cfbench_methods.diffusion import Move, Route, route, signal_levels
-from cfbench_methods.networks import UNet
-from cfbench_methods.samplers import BDIA, BELM, DDIM, EDICT, SAMPLERS, Adams, Direct, make
+from cfbench_methods.diffusion.samplers import BDIA, BELM, DDIM, EDICT, SAMPLERS, Adams, Direct, make
+from cfbench_methods.diffusion.schedule import Step, Trajectory, alpha_bars, trajectory
+from cfbench_methods.nn.unet import UNet
 
 from cfbench.errors import UserError
 
 pytestmark = pytest.mark.portable
 
-LINEAR = signal_levels("linear")
+LINEAR = alpha_bars("linear")
 MEAN, VAR = -0.4, 0.25
 ALL = {"ddim": DDIM(), "fixed point": DDIM(2), "adams": Adams(), "direct": Direct()}
 ALL |= {"edict": EDICT(), "bdia": BDIA(), "belm": BELM()}
@@ -26,13 +26,13 @@ RANGE = 2.0
 def smooth(steps, far=4.0):
     """A route whose ratios σ/ā grow smoothly to ``far``; t numbers its levels from the clean image."""
     a = [1 / (1 + (far * (0.3 * i / steps + 0.7 * (i / steps) ** 2)) ** 2) for i in range(steps + 1)]
-    up = tuple(Move(a[i], a[i + 1], i, i + 1) for i in range(steps))
-    return Route(up, tuple(Move(m.end, m.start, m.t_end, m.t) for m in reversed(up)))
+    up = tuple(Step(a[i], a[i + 1], i, i + 1) for i in range(steps))
+    return Trajectory(up, tuple(Step(m.a_next, m.a, m.t_next, m.t) for m in reversed(up)))
 
 
 def gaussian(r):
     """The exact noise of pixels N(MEAN, VAR) on a route that numbers its own levels."""
-    a = [r.up[0].start, *(m.end for m in r.up)]
+    a = [r.inversion[0].a, *(m.a_next for m in r.inversion)]
     return lambda x, t: math.sqrt(1 - a[t]) * (x - math.sqrt(a[t]) * MEAN) / (a[t] * VAR + 1 - a[t])
 
 
@@ -79,25 +79,25 @@ def back(sampler, eps, x, r):
 def test_exact_samplers_return_to_the_image(name, steps):
     for eps, x in (modes(), network()):
         assert x.dtype == torch.float32
-        missed = (back(EXACT[name], eps, x, route(LINEAR, steps, 0.75)) - x).abs().max()
+        missed = (back(EXACT[name], eps, x, trajectory(LINEAR, steps, 0.75)) - x).abs().max()
         assert missed < (1e-4 if name != "direct" else 5e-4) * RANGE
 
 
 @torch.no_grad()
 def test_others_do_not_return_exactly_and_nor_does_the_noise_alone():
     eps, x = modes()
-    r = route(LINEAR, 10, 0.75)
+    r = trajectory(LINEAR, 10, 0.75)
     for sampler in (DDIM(), DDIM(1), Adams()):
         assert (back(sampler, eps, x, r) - x).abs().max() > 1e-3 * RANGE
     for sampler in EXACT.values():
-        alone = sampler.state(eps, sampler.invert(eps, x, r)["x"], r)
+        alone = sampler.from_noise(eps, sampler.invert(eps, x, r)["x"], r)
         assert (sampler.generate(eps, alone, r) - x).abs().max() > 1e-3 * RANGE
 
 
 @torch.no_grad()
 def test_return_needs_the_same_noise_both_ways():
     eps, x = modes()
-    r = route(LINEAR, 10, 0.75)
+    r = trajectory(LINEAR, 10, 0.75)
     for sampler in EXACT.values():
         u = sampler.invert(eps, x, r)
         assert (sampler.generate(lambda y, t: eps(y, t) + 0.1, u, r) - x).abs().mean() > 1e-2
@@ -106,7 +106,7 @@ def test_return_needs_the_same_noise_both_ways():
 @torch.no_grad()
 def test_bdia_below_one_loses_its_way_on_long_routes():
     eps, x = modes()
-    r = route(LINEAR, 75, 0.75)
+    r = trajectory(LINEAR, 75, 0.75)
     wrong = [float((back(BDIA(gamma=gamma), eps, x, r) - x).abs().max()) for gamma in (1.0, 0.5)]
     assert wrong[0] < 1e-4 * RANGE
     assert not wrong[1] < 1
@@ -118,9 +118,9 @@ def errors(sampler, counts, down):
     for steps in counts:
         r = smooth(steps)
         eps, x = gaussian(r), pixels()
-        far = flow(x, r.up[-1].end)
+        far = flow(x, r.inversion[-1].a_next)
         if down:
-            missed.append(float((sampler.generate(eps, sampler.state(eps, far, r), r) - x).abs().max()))
+            missed.append(float((sampler.generate(eps, sampler.from_noise(eps, far, r), r) - x).abs().max()))
         else:
             missed.append(float((sampler.invert(eps, x, r)["x"] - far).abs().max()))
     return missed
@@ -163,8 +163,12 @@ def test_the_first_move_up_of_two_step_samplers_reads_the_noise():
     noise = torch.ones_like(x)
     for sampler in (BDIA(), BELM()):
         u = sampler.invert(lambda y, t: noise, x, r)
-        torch.testing.assert_close(u["y"], math.sqrt(r.up[0].end) * x + math.sqrt(1 - r.up[0].end) * noise)
-        torch.testing.assert_close(u["x"], math.sqrt(r.up[1].end) * x + math.sqrt(1 - r.up[1].end) * noise)
+        torch.testing.assert_close(
+            u["y"], math.sqrt(r.inversion[0].a_next) * x + math.sqrt(1 - r.inversion[0].a_next) * noise
+        )
+        torch.testing.assert_close(
+            u["x"], math.sqrt(r.inversion[1].a_next) * x + math.sqrt(1 - r.inversion[1].a_next) * noise
+        )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -173,7 +177,7 @@ def test_along_constant_noise_every_sampler_is_exact(name):
     x, noise = pixels(), torch.full((1, 1, 4, 4), 0.7, dtype=torch.float64)
     eps = lambda y, t: noise  # noqa: E731
     u = ALL[name].invert(eps, x, r)
-    a = r.up[-1].end
+    a = r.inversion[-1].a_next
     if name != "edict":
         torch.testing.assert_close(u["x"], math.sqrt(a) * x + math.sqrt(1 - a) * noise)
     torch.testing.assert_close(ALL[name].generate(eps, u, r), x)
@@ -183,11 +187,13 @@ def test_a_step_of_belm_is_the_published_formula():
     r = smooth(3)
     eps = gaussian(r)
     far, near = pixels(), pixels().flip(3)
-    (s1, a1), (s2, a2), (s3, a3) = ((math.sqrt(1 - a) / math.sqrt(a), math.sqrt(a)) for a in (m.end for m in r.up))
+    (s1, a1), (s2, a2), (s3, a3) = (
+        (math.sqrt(1 - a) / math.sqrt(a), math.sqrt(a)) for a in (m.a_next for m in r.inversion)
+    )
     h, above = s2 - s1, s3 - s2
     ratio = h / above
     expected = a1 * (ratio**2 * far / a3 + (1 - ratio**2) * near / a2 - h * (1 + ratio) * eps(near, 2))
-    got = BELM().generate(eps, {"x": far, "y": near}, Route((), r.down[:2]))
+    got = BELM().generate(eps, {"x": far, "y": near}, Trajectory((), r.generation[:2]))
     torch.testing.assert_close(got, expected)
 
 
@@ -195,8 +201,8 @@ def test_a_step_of_edict_is_the_published_formula():
     r = smooth(1)
     eps, p = gaussian(r), 0.93
     x, y = pixels(), pixels().flip(3)
-    a = math.sqrt(1 / r.up[0].end)
-    b = -a * math.sqrt(1 - r.up[0].end)
+    a = math.sqrt(1 / r.inversion[0].a_next)
+    b = -a * math.sqrt(1 - r.inversion[0].a_next)
     one, two = (y, x)  # at even levels the images have changed places
     one = a * one + b * eps(two, 1)
     two = a * two + b * eps(one, 1)
@@ -221,7 +227,7 @@ def test_evaluations_are_counted_right(name, moves):
 @torch.no_grad()
 def test_images_do_not_mix_and_inputs_are_left_alone(name):
     eps, x = modes(torch.float64)
-    r, before = route(LINEAR, 5, 0.75), x.clone()
+    r, before = trajectory(LINEAR, 5, 0.75), x.clone()
     u = ALL[name].invert(eps, x, r)
     kept = {k: v.clone() for k, v in u.items()}
     whole = ALL[name].generate(eps, {**u, "more": x}, r)
@@ -232,10 +238,10 @@ def test_images_do_not_mix_and_inputs_are_left_alone(name):
 
 
 def test_samplers_are_asked_for_by_name():
-    r = route(LINEAR, 4)
+    r = trajectory(LINEAR, 4)
     assert all(isinstance(make(name, r), cls) for name, cls in SAMPLERS.items())
     with pytest.raises(UserError, match="heun"):
         make("heun", r)
     with pytest.raises(UserError, match="same levels"):
-        make("belm", route(LINEAR, 4, 0.75, aligned=False))
-    assert isinstance(make("ddim", route(LINEAR, 4, 0.75, aligned=False)), DDIM)
+        make("belm", trajectory(LINEAR, 4, 0.75, aligned=False))
+    assert isinstance(make("ddim", trajectory(LINEAR, 4, 0.75, aligned=False)), DDIM)

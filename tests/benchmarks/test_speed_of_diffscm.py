@@ -14,8 +14,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cfbench_datasets.strokes.dataset import Strokes
-from cfbench_methods.diffscm import DiffSCM
-from cfbench_methods.presets import PRESETS
+from cfbench_methods.diffscm import PRESETS, DiffSCM
 
 from cfbench.contract import Fit
 
@@ -34,7 +33,7 @@ MFLOP = {"U-Net": 373.6, "read": 112.7, "gradient": 225.1}
 
 def gflop(method):
     """The cost of one counterfactual if the networks were the official ones."""
-    moves = len(method.route.down)
+    moves = len(method.path.generation)
     cost = sum(method.sampler.evaluations(moves)) * MFLOP["U-Net"] + moves * MFLOP["gradient"]
     return (cost + moves * method.residuals * MFLOP["read"]) / 1000
 

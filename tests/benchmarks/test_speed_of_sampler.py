@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cfbench_methods.diffusion import route, signal_levels
-from cfbench_methods.networks import UNet
-from cfbench_methods.samplers import SAMPLERS, make
+from cfbench_methods.diffusion.samplers import SAMPLERS, make
+from cfbench_methods.diffusion.schedule import alpha_bars, trajectory
+from cfbench_methods.nn.unet import UNet
 
 STEPS = 10
-ROUTE = route(signal_levels("linear"), STEPS, 0.6, bend=1.5)
+ROUTE = trajectory(alpha_bars("linear"), STEPS, 0.6, rho=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,6 @@ def test_generation(benchmark, eps, x, name):
     sampler = make(name, ROUTE)
     benchmark.extra_info["evaluations"] = sampler.evaluations(STEPS)[1]
     with torch.no_grad():
-        u = sampler.state(eps, x, ROUTE)
+        u = sampler.from_noise(eps, x, ROUTE)
         image = benchmark(sampler.generate, eps, u, ROUTE, lambda y, t: 0.01 * y)
     assert image.isfinite().all()

@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["VAE", "divergence", "latent_divergence", "loss"]
+from cfbench.contract import Split
+from cfbench.graph import CausalGraph
+
+from .guidance_tuning import Questions
+
+__all__ = ["VAE", "divergence", "latent_divergence", "loss", "of_answers"]
 
 LATENT = 16
 
@@ -61,3 +66,15 @@ def latent_divergence(vae: VAE, x_cf: Tensor, x: Tensor, pool: Tensor, near_new:
     p1 = ((others <= own) & near_new).sum(1) / near_new.sum(1).clamp(min=1)
     p2 = ((others >= own) & near_old).sum(1) / near_old.sum(1).clamp(min=1)
     return torch.log(p1.exp() + p2.exp())
+
+
+def of_answers(vae: VAE, graph: CausalGraph, q: Questions, x_cf: Tensor, pool: Split) -> float:
+    """The mean CLD of answers x_cf [B, C, H, W]; the nearest tenth of ``pool`` counts as being at a value."""
+    real, rows = pool.parents.to(q.pa), torch.arange(len(q.pa))
+    categorical = torch.tensor([v.categorical for v in graph.variables], device=q.pa.device)[q.variable]
+    near = []
+    for pa in (q.cf_pa, q.pa):
+        distance = (real[:, q.variable].T - pa[rows, q.variable][:, None]).abs()
+        limit = distance.kthvalue(max(1, len(real) // 10), dim=1, keepdim=True).values
+        near.append(torch.where(categorical[:, None], distance == 0, distance <= limit))
+    return float(latent_divergence(vae, x_cf, q.x, pool.x.to(q.x), near[0], near[1]).mean())

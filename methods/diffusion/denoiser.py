@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from cfbench.errors import UserError
 
-from .diffusion import noised
-from .networks import UNet
+from ..nn.unet import UNet
+from .schedule import noised
 
 __all__ = ["Denoiser", "observe_pixels"]
 
@@ -40,16 +40,16 @@ class Denoiser(nn.Module):
 
     mean: Tensor
     var: Tensor
-    levels: Tensor
+    alpha_bar: Tensor
 
     def __init__(
-        self, unet: UNet, shape: tuple[int, int, int], levels: Tensor, output: Literal["eps", "v", "residual"]
+        self, unet: UNet, shape: tuple[int, int, int], alpha_bar: Tensor, output: Literal["eps", "v", "residual"]
     ) -> None:
         super().__init__()
         if output not in ("eps", "v", "residual"):
             raise UserError(f"unknown output {output!r} of the U-Net; known: eps, residual, v")
         self.unet, self.output = unet, output
-        self.register_buffer("levels", levels.float(), persistent=False)
+        self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("var", torch.ones(shape))
 
@@ -61,7 +61,7 @@ class Denoiser(nn.Module):
         out = self.unet(x, t) if c is None else self.unet(x, t, c)
         if self.output == "eps":
             return out
-        a = self.levels[t][:, None, None, None]
+        a = self.alpha_bar[t][:, None, None, None]
         if self.output == "v":
             return (1 - a).sqrt() * x + a.sqrt() * out
         total = a * self.var + 1 - a
@@ -69,9 +69,9 @@ class Denoiser(nn.Module):
 
     def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Images x [B, C, H, W] in [-1, 1] with noise ``eps`` at steps t [B]."""
-        return noised(x, eps, self.levels[t])
+        return noised(x, eps, self.alpha_bar[t])
 
     def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
         """Mean squared error of ε over a batch of clean images; with ``velocity`` that of v, 1 / a as much."""
         error = (self(self.noised(x, eps, t), t, c) - eps).square()
-        return (error / self.levels[t][:, None, None, None]).mean() if velocity else error.mean()
+        return (error / self.alpha_bar[t][:, None, None, None]).mean() if velocity else error.mean()

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .discretised import Gaussian
-from .networks import unshuffle
+from .unet import unshuffle
 
 __all__ = ["Choose", "Hierarchy", "Layer"]
 
-SHARPEST = 9.0
+MIN_LOG_SCALE = 9.0
 """Pixels' log-scales lie between minus this and 0."""
 
 
@@ -98,31 +98,33 @@ class Layer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.split = (2 * latent, width)
-        self.before = Block(width, mid, 2 * latent + width, kernels).scale(0.0)
-        self.after = Block(2 * width, mid, 2 * latent, kernels)
+        self.prior_block = Block(width, mid, 2 * latent + width, kernels).scale(0.0)
+        self.posterior_block = Block(2 * width, mid, 2 * latent, kernels)
         with torch.no_grad():
-            self.after.convs[-1].bias[latent:] += start  # type: ignore[operator, union-attr, index]
-        self.told = nn.Linear(parents, width) if mediator else None
-        self.asked = nn.Linear(parents, width)
-        self.into = nn.Conv2d(latent, width, 1)
+            self.posterior_block.convs[-1].bias[latent:] += start  # type: ignore[operator, union-attr, index]
+        self.prior_parents = nn.Linear(parents, width) if mediator else None
+        self.posterior_parents = nn.Linear(parents, width)
+        self.z_in = nn.Conv2d(latent, width, 1)
         with torch.no_grad():
-            self.into.weight.mul_(depth**-0.5)
+            self.z_in.weight.mul_(depth**-0.5)
         self.mix = Mix(width, parents, mid, kernels, depth)
-        self.onward = nn.Conv2d(latent + width, width, 1)
+        self.stream = nn.Conv2d(latent + width, width, 1)
 
     def prior(self, s: Tensor, e: Tensor) -> tuple[Gaussian, Tensor]:
         """p(z | z above) or, with ``mediator``, p(z | z above, pa), and features [B, width, H, W]."""
-        told = s if self.told is None else s + self.told(e)[:, :, None, None]
-        out, features = self.before(told).split(self.split, dim=1)
+        conditioned = s if self.prior_parents is None else s + self.prior_parents(e)[:, :, None, None]
+        out, features = self.prior_block(conditioned).split(self.split, dim=1)
         return Gaussian.of(out), features
 
-    def posterior(self, h: Tensor, seen: Tensor, e: Tensor) -> Gaussian:
-        """q(z | z above, x, pa) with x as the encoder's map ``seen`` [B, width, H, W]."""
-        return Gaussian.of(self.after(torch.cat([h + self.asked(e)[:, :, None, None], seen], dim=1)))
+    def posterior(self, h: Tensor, encoded: Tensor, e: Tensor) -> Gaussian:
+        """q(z | z above, x, pa) with x as the encoder's map ``encoded`` [B, width, H, W]."""
+        return Gaussian.of(
+            self.posterior_block(torch.cat([h + self.posterior_parents(e)[:, :, None, None], encoded], dim=1))
+        )
 
     def forward(self, h: Tensor, features: Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """h after this layer, and the stream s for the next prior."""
-        return self.mix(h + features + self.into(z), e), self.onward(torch.cat([z, features], dim=1))
+        return self.mix(h + features + self.z_in(z), e), self.stream(torch.cat([z, features], dim=1))
 
 
 Choose = Callable[[int, Layer, Gaussian, Tensor], Tensor]
@@ -178,7 +180,7 @@ class Hierarchy(nn.Module):
             return max(1, round(width / bottleneck))
 
         self.inlet = nn.Conv2d(shape[0] * patch**2, widths[0], stem, padding=stem // 2)
-        self.reads = nn.ModuleList(
+        self.encoder = nn.ModuleList(
             nn.ModuleList(Block(w, mid(w), w, sides(g), residual=True).scale(sum(blocks) ** -0.5) for _ in range(n))
             for w, g, n in zip(widths, self.grids, blocks, strict=True)
         )
@@ -203,18 +205,18 @@ class Hierarchy(nn.Module):
     def encode(self, x: Tensor) -> list[Tensor]:
         """What every level sees of images, finest first."""
         h = self.inlet(unshuffle(2 * x - 1, self.patch))
-        seen = []
-        for level, blocks in enumerate(self.reads):
+        encoded = []
+        for level, blocks in enumerate(self.encoder):
             h = self.downs[level - 1](h) if level else h
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h)
-            seen.append(h)
-        return seen
+            encoded.append(h)
+        return encoded
 
-    def descend(self, e: Tensor, choose: Choose, own: float = 1.0) -> Gaussian:
+    def descend(self, e: Tensor, choose: Choose, pixelwise: float = 1.0) -> Gaussian:
         """Mean and log-scale of every pixel [B, C, H, W], with the latents that ``choose`` takes from above down.
 
-        ``own`` is the part of the log-scale that pixels have of their own, beside the one that they share.
+        ``pixelwise`` is the part of the log-scale that pixels have of their own, beside the one that they share.
         """
         h = s = self.top.expand(len(e), -1, -1, -1)
         number = 0
@@ -229,17 +231,17 @@ class Hierarchy(nn.Module):
                 z = choose(number, layer, prior, h)
                 h, s = layer(h, features, z, e)
                 number += 1
-        return self._pixels(self.outlet(F.silu(h)), own)
+        return self._pixels(self.outlet(F.silu(h)), pixelwise)
 
     def posterior(self, x: Tensor, e: Tensor) -> Callable[[int, Layer, Tensor], Gaussian]:
         """The posterior of a layer given images, from the layer's number, the layer and h."""
-        seen = self.encode(x)
-        return lambda number, layer, h: layer.posterior(h, seen[self.level[number]], e)
+        encoded = self.encode(x)
+        return lambda number, layer, h: layer.posterior(h, encoded[self.level[number]], e)
 
-    def _pixels(self, out: Tensor, own: float) -> Gaussian:
+    def _pixels(self, out: Tensor, pixelwise: float) -> Gaussian:
         height, width = self.shape[1:]
         mean, raw = F.pixel_shuffle(out, self.patch)[:, :, :height, :width].chunk(2, dim=1)
-        return Gaussian(0.5 + torch.tanh(mean), -SHARPEST * torch.sigmoid(-1 - self.shared - own * raw))
+        return Gaussian(0.5 + torch.tanh(mean), -MIN_LOG_SCALE * torch.sigmoid(-1 - self.shared - pixelwise * raw))
 
 
 def _grids(shape: tuple[int, int, int], patch: int, levels: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Explicit solvers of ordinary differential equations, fixed-point iterations, and flows that can be undone."""
+"""Explicit solvers of ordinary differential equations, fixed-point iterations, and integration both ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["COST", "SOLVERS", "Field", "Solver", "fixed_point", "flow", "unflow"]
+__all__ = ["COST", "SOLVERS", "Field", "Solver", "fixed_point", "integrate", "invert"]
 
 Field = Callable[[Tensor, float], Tensor]
 
@@ -63,38 +63,38 @@ def _norms(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
 
 
-def flow(v: Field, x: Tensor, times: Sequence[float], solver: Solver, missed: Tensor | None = None) -> Tensor:
+def integrate(v: Field, x: Tensor, times: Sequence[float], solver: Solver, residual: Tensor | None = None) -> Tensor:
     """x [B, ...] at the last of ``times`` from x at the first, along dx/dt = v(x, t).
 
-    ``missed`` [B, steps, ...] is added after the steps, in the order in which `unflow` found it on its way here.
+    ``residual`` [B, steps, ...] is added after the steps, in the order in which `invert` found it.
     """
     for i, (t, end) in enumerate(pairwise(times)):
         x = solver(v, x, t, end - t)
-        x = x if missed is None else x + missed[:, -1 - i]
+        x = x if residual is None else x + residual[:, -1 - i]
     return x
 
 
-def unflow(
-    v: Field, x: Tensor, times: Sequence[float], solver: Solver, rounds: int = 0, carry: bool = False
+def invert(
+    v: Field, x: Tensor, times: Sequence[float], solver: Solver, iterations: int = 0, carry: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The x [B, ...] at ``times[-1]`` from which `flow` along the reversed times reaches x at ``times[0]``.
+    """The x [B, ...] at ``times[-1]`` from which `integrate` along the reversed times reaches x at ``times[0]``.
 
-    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``rounds`` iterations of
-    `fixed_point`, which converge where the step is shorter than the inverse Lipschitz constant of the velocity. With
-    ``carry`` what is left of x - step(y) at each step [B, steps, ...] comes with it, else None.
+    Each step is solved backwards by y <- y + (x - step(y)) from an explicit step: ``iterations`` of `fixed_point`,
+    which converge where the step is shorter than the inverse Lipschitz constant of the velocity. With ``carry`` what is
+    left of x - step(y) at each step [B, steps, ...] comes with it, else None.
     """
-    missed = []
+    residuals = []
     for t, end in pairwise(times):
         y = solver(v, x, t, end - t)
-        if rounds:
-            y, again = fixed_point(partial(_corrected, v, x, end, t - end, solver), y, rounds)
+        if iterations:
+            y, again = fixed_point(partial(_corrected, v, x, end, t - end, solver), y, iterations)
             left = again - y
         elif carry:
             left = x - solver(v, y, end, t - end)
         if carry:
-            missed.append(left)
+            residuals.append(left)
         x = y
-    return x, torch.stack(missed, dim=1) if carry else None
+    return x, torch.stack(residuals, dim=1) if carry else None
 
 
 def _corrected(v: Field, x: Tensor, t: float, h: float, solver: Solver, y: Tensor) -> Tensor:

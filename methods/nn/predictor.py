@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cfbench.graph import CausalGraph, Variable
 
-from .networks import Encoder
+from .unet import Encoder
 
 __all__ = ["ParentPredictor"]
 
@@ -40,26 +40,22 @@ class ParentPredictor(nn.Module):
         self.sizes = [v.size if v.categorical else 2 for v in self.variables]
         self.trunk = Encoder(graph.shape, sum(self.sizes), width, mult, patch, pool)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Logits, means and log-variances [B, numbers] for images x [B, C, H, W] in [-1, 1] at steps t [B]."""
-        return self.trunk(x, t)
+    def forward(self, x: Tensor, t: int | Tensor) -> Tensor:
+        """Logits, means and log-variances [B, numbers] of images x [B, C, H, W] in [-1, 1] at a step or steps t [B]."""
+        return self.trunk(x, torch.as_tensor(t, device=x.device).expand(len(x)))
 
     def _heads(self, out: Tensor) -> Iterator[tuple[int, Variable, Tensor]]:
         yield from zip(range(len(self.sizes)), self.variables, out.split(self.sizes, dim=1), strict=True)
 
-    def read(self, x: Tensor, t: int | Tensor) -> Tensor:
-        """`forward` at one step for all images."""
-        return self(x, torch.as_tensor(t, device=x.device).expand(len(x)))
-
-    def log_probs(self, out: Tensor, z: Tensor, hold: bool = False) -> Tensor:
-        """log p(z_k | x_t) [B, D] in nats; with ``hold`` no gradient flows through the variances."""
+    def log_probs(self, out: Tensor, z: Tensor, detach_variance: bool = False) -> Tensor:
+        """log p(z_k | x_t) [B, D] in nats; with ``detach_variance`` no gradient flows through the variances."""
         terms = []
         for k, v, head in self._heads(out):
             if v.categorical:
                 terms.append(-F.cross_entropy(head, z[:, k].round().long(), reduction="none"))
             else:
                 mean, log_var = self._gaussian(head)
-                log_var = log_var.detach() if hold else log_var
+                log_var = log_var.detach() if detach_variance else log_var
                 square = (z[:, k] - mean) ** 2 * torch.exp(-log_var)
                 terms.append(-0.5 * (square + log_var + math.log(2 * math.pi)))
         return torch.stack(terms, dim=1)
@@ -80,8 +76,8 @@ class ParentPredictor(nn.Module):
                 found[:, k] = torch.stack([mean, (1 - log_var.exp()).clamp(min=LEAST)], dim=1)
         return found
 
-    def aim(self, wanted: Tensor, factual: Tensor, moments: Tensor) -> Tensor:
-        """What the predictor should read [B, D] off the counterfactual, given the ``moments`` it read off the factual.
+    def target(self, wanted: Tensor, factual: Tensor, moments: Tensor) -> Tensor:
+        """What the predictor should find [B, D] in the counterfactual, given the ``moments`` it found in the factual.
 
         Values keep the predictor's residual on the factual: mean + share * (wanted - factual), as the mean moves by
         ``share`` when the value moves by 1. Classes are what is wanted.
@@ -92,24 +88,24 @@ class ParentPredictor(nn.Module):
         self,
         x: Tensor,
         t: int,
-        aim: Tensor,
+        target: Tensor,
         factual: Tensor,
         contrast: float,
-        hold: bool = False,
+        detach_variance: bool = False,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """The gradient [B, C, H, W] at x of log p(aim | x, t) - contrast * log p(factual classes | x, t), nats.
+        """The gradient [B, C, H, W] at x of log p(target | x, t) - contrast * log p(factual classes | x, t), nats.
 
-        With ``weights``, [D] or [B, D], each parent's part of it counts as often. An ``aim`` relative to the
-        predictor's own reading has no expected square, so its variances are held: the gradient is then 0 where the aim
-        is read.
+        With ``weights``, [D] or [B, D], each parent's part of it counts as often. A target relative to the predictor's
+        own mean has no expected square, so its variances are detached: the gradient is then 0 where the mean is the
+        target.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            out = self.read(x, t)
-            score = self.log_probs(out, aim, hold)
+            out = self(x, t)
+            score = self.log_probs(out, target, detach_variance)
             if contrast:
-                score = score - contrast * self._classes(aim) * self.log_probs(out, factual)
+                score = score - contrast * self._classes(target) * self.log_probs(out, factual)
             return torch.autograd.grad((score if weights is None else score * weights).sum(), x)[0]
 
     def _classes(self, z: Tensor) -> Tensor:
@@ -122,10 +118,25 @@ class ParentPredictor(nn.Module):
         )
 
     def success(self, z: Tensor, wanted: Tensor, factual: Tensor) -> Tensor:
-        """How much of what was wanted is there [B, D], 0 to 1, for read, wanted and factual parents [B, D].
+        """How much of what was wanted is there [B, D], 0 to 1, for predicted, wanted and factual parents [B, D].
 
         Classes: whether they agree. Values: 1 - |z - wanted| / |factual - wanted|, at least 0.
         """
         same = (z == wanted).to(z.dtype)
         share = 1 - (z - wanted).abs() / (factual - wanted).abs().clamp(min=1e-6)
         return torch.where(self._classes(z), same, share.clamp(min=0))
+
+    def accuracy(self, out: Tensor, z: Tensor) -> dict[str, float]:
+        """How well the most probable parents agree with z [B, D], by variable.
+
+        Classes: the share that is right. Values: 1 - mean squared error / variance.
+        """
+        best = self.best(out)
+        return {
+            v.name: float(
+                (best[:, k] == z[:, k]).float().mean()
+                if v.categorical
+                else 1 - (best - z)[:, k].square().mean() / z[:, k].var()
+            )
+            for k, v in enumerate(self.variables)
+        }

@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from cfbench.contract import Fit
 
-__all__ = ["Loss", "one_cycle", "train"]
+__all__ = ["Loss", "default_batch", "one_cycle", "train"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def default_batch(images: int) -> int:
+    """The batch for a budget of so many images: a power of two, from 32 at 130,000 images to 256."""
+    return min(256, max(32, 2 ** round(math.log2(max(images, 1) / 4000))))
 
 
 def one_cycle(n: int, steps: int) -> float:

@@ -1,0 +1,1 @@
+"""Networks and their losses: what several methods, or one large one, are built of."""
