@@ -245,7 +245,7 @@ def test_a_method_that_changes_the_default_dtype_costs_no_other_its_row(tmp_path
 
 KEPT = """
 from functools import cache
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 
 class Kept(Bars):
     '''Keeps its tensors, as large data sets do.'''

@@ -24,7 +24,7 @@ from cfbench.storage.stage import sha256
 TOYS = str(Path(__file__).with_name("toys.py"))
 BARS = Spec("bars")
 OTHER = """
-from cfbench.conformance import toy
+from cfbench.conformance.subjects import toy
 
 
 class Bars(toy.Bars):

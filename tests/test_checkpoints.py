@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Control, Derived, Fit
 from cfbench.engine.checkpoints import Checkpoints
 from cfbench.plugins.registry import Registry

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cfbench.conformance import Subject, checks, subject
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 from cfbench.plugins.registry import Registry
 
 pytestmark = pytest.mark.portable

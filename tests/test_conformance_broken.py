@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cfbench.conformance import Check, Skipped, Violation, checks, subject
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Column, Control, Dataset, Method, Metric, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable

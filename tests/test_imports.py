@@ -167,6 +167,19 @@ def test_packages_of_a_layer_import_each_other_in_one_direction_at_most():
     assert cycles(graph) == []
 
 
+def test_inner_packages_import_each_other_in_one_direction_at_most():
+    found: dict[str, set[str]] = {}
+    for name in modules():
+        for other in siblings(name):
+            (a, inner), (b, beyond) = (each.rpartition(".")[0].rpartition(".")[::2] for each in (name, other))
+            if a == b and a != "cfbench" and inner != beyond:
+                found.setdefault(f"{a}.{inner}", set()).add(f"{a}.{beyond}")
+    assert found["cfbench.conformance.checks"] == {"cfbench.conformance.subjects"}
+    assert (
+        cycles({name: found.get(name, set()) for name in {*found, *(b for each in found.values() for b in each)}}) == []
+    )
+
+
 def test_what_another_module_takes_is_public():
     for name, file in modules().items():
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Column, Metric
 from cfbench.engine.request import Request
 from cfbench.engine.transfer import pack_code
@@ -87,7 +87,7 @@ THEIRS = {
 
         import beside
         import kit.deep.last
-        from cfbench.conformance import toy
+        from cfbench.conformance.subjects import toy
         from cfbench.contract import Method
         from cfbench_methods.nn.unet import UNet
         from kit import tools

@@ -13,7 +13,7 @@ from crowd import Crowd, Nearly
 from safetensors.torch import load_file, save_file
 
 from cfbench import images as rows_module
-from cfbench.conformance.judged import evidence
+from cfbench.conformance.subjects.metric import evidence
 from cfbench.contract import Column, Metric
 from cfbench.errors import UserError
 from cfbench.evaluation import resamples, scoring
@@ -21,7 +21,7 @@ from cfbench.evaluation.answers import answer_plan, image_mechanism
 from cfbench.evaluation.plan import make_plan
 from cfbench.evaluation.resamples import Resamples
 from cfbench.images import ImageRows
-from cfbench.metrics import kernel, minimality, neighbours
+from cfbench.metrics import density, kernel, minimality
 from cfbench.metrics.interpretability import IM
 from cfbench.metrics.realism import Neighbours, Realism
 from cfbench.metrics.truth import TEA, TrueError
@@ -156,12 +156,12 @@ def test_divergences_from_products_equal_those_of_pairs():
 def test_many_answers_are_looked_at_in_parts(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     made, real = torch.randn(1200, 3, generator=rng), torch.randn(400, 3, generator=rng)
-    balls = neighbours.pack(made, real, neighbours.radii(real))
-    parts = [neighbours.coverage(neighbours.pack(made[i::3], real, neighbours.radii(real))) for i in range(3)]
-    assert neighbours.coverage(balls, 400).item() == pytest.approx(np.mean(parts))
-    assert neighbours.coverage(balls) > neighbours.coverage(balls, 400)
+    balls = density.pack(made, real, density.radii(real))
+    parts = [density.coverage(density.pack(made[i::3], real, density.radii(real))) for i in range(3)]
+    assert density.coverage(balls, 400).item() == pytest.approx(np.mean(parts))
+    assert density.coverage(balls) > density.coverage(balls, 400)
     # As many real images as answers in a part: the score is what theory says of one law.
-    assert neighbours.coverage(balls, 400).item() == pytest.approx(1 - 2**-5, abs=0.02)
+    assert density.coverage(balls, 400).item() == pytest.approx(1 - 2**-5, abs=0.02)
     monkeypatch.setattr("cfbench.metrics.realism.MANY", 20)
     monkeypatch.setattr("cfbench.metrics.realism.PART", 16)
     given = evidence("kind")

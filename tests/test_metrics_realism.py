@@ -14,9 +14,9 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
+from cfbench.metrics.density import coverage, density, pack, radii, spaced
 from cfbench.metrics.frechet import frechet, moments, reference
 from cfbench.metrics.kernel import kernel, paired_mmd, within
-from cfbench.metrics.neighbours import coverage, density, pack, radii, spaced
 from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
 
 pytestmark = pytest.mark.portable

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from cfbench.conformance.toy import Bars
+from cfbench.conformance.subjects.toy import Bars
 from cfbench.errors import UserError
 from cfbench.evaluation.plan import Support, make_plan
 from cfbench.graph import CausalGraph, Variable

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cfbench.cli.follow import monitor_of, status_lines
 from cfbench.cli.main import _main
-from cfbench.conformance.toy import BARS, ROOT
+from cfbench.conformance.subjects.toy import BARS, ROOT
 from cfbench.contract import Dataset, Fit
 from cfbench.engine import display
 from cfbench.engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import torch
 
-from cfbench.conformance import toy
-from cfbench.conformance.toy import draw
+from cfbench.conformance.subjects import toy
+from cfbench.conformance.subjects.toy import draw
 from cfbench.contract import Method
 
 

@@ -14,8 +14,9 @@ In a test file::
 
 from __future__ import annotations
 
-from .check import Check, Skipped, Violation
-from .subject import Subject
+from .check import Check
+from .outcomes import Skipped, Violation
+from .subjects.subject import Subject
 from .suite import checks, subject
 
 __all__ = ["Check", "Skipped", "Subject", "Violation", "checks", "subject"]

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from unittest import SkipTest
+from typing import Any
 
-from ..errors import one_line, reason_of
+from ..errors import reason_of
+from .outcomes import Skipped, Violation
+from .subjects.subject import Subject
 
-if TYPE_CHECKING:
-    from .subject import Subject
-
-__all__ = ["Check", "Skipped", "Violation", "check", "demand"]
-
-
-class Violation(AssertionError):
-    """A plugin breaks the contract: one line with what is wrong, what was found and what to do."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
-
-
-class Skipped(SkipTest):
-    """A check that cannot be asked, and why; unittest and pytest report it as skipped."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
+__all__ = ["Check", "check"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +22,7 @@ class Check:
 
     name: str
     text: str
-    run: Callable[[Subject], None]
+    run: Callable[[Any], None]
     after: tuple[Check, ...] = ()
 
     def __str__(self) -> str:
@@ -63,7 +47,7 @@ class Check:
 
     def _ask(self, subject: Subject) -> Violation | Skipped | None:
         for other in self.after:
-            if other in subject.checks and other.outcome(subject) is not None:
+            if other.name in subject.applicable and other.outcome(subject) is not None:
                 return Skipped(f"waits for {other.name!r}")
         try:
             self.run(subject)
@@ -74,16 +58,6 @@ class Check:
         return None
 
 
-def check(name: str, text: str, *after: Check) -> Callable[[Callable[[Subject], None]], Check]:
-    """Turn a function of a subject into a `Check`."""
+def check(name: str, text: str, *after: Check) -> Callable[[Callable[[Any], None]], Check]:
+    """Decorator that turns a function of a `Subject`, or of one of its kinds, into a `Check`."""
     return lambda run: Check(name, text, run, after)
-
-
-def demand(holds: object, text: str) -> None:
-    """Nothing, where something holds.
-
-    Raises:
-        Violation: it does not.
-    """
-    if not holds:
-        raise Violation(text)

@@ -6,14 +6,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from ..conformance import answers, datasets, definition, dependence, direction, fits, metrics, responses
 from ..contract import Control, Dataset, Derived, Method, Metric
 from ..errors import UserError
 from .check import Check
-from .fitted import MethodSubject
-from .judged import MetricSubject
-from .opened import DatasetSubject
-from .subject import Subject
+from .checks import answers, datasets, definition, dependence, direction, fits, metrics, responses
+from .subjects.dataset import DatasetSubject
+from .subjects.method import MethodSubject
+from .subjects.metric import MetricSubject
+from .subjects.subject import Subject
 
 __all__ = ["checks", "subject"]
 
@@ -33,7 +33,7 @@ def subject(plugin: type[Any], /, *, data_root: Path | None = None, **params: An
         for base, kind in SUBJECTS:
             if issubclass(plugin, base):
                 found = kind(plugin, data_root, params)
-                found.checks = checks(plugin)
+                found.applicable = frozenset(c.name for c in checks(plugin))
                 return found
     raise UserError(f"{plugin!r} cannot be checked; give the class of a Method, Control, Dataset or Metric")
 
@@ -49,7 +49,7 @@ SUBJECTS: tuple[tuple[type[Any], type[Subject]], ...] = (
 def checks(thing: Subject | type[Any]) -> tuple[Check, ...]:
     """The checks that apply to a subject or to a plugin's class, cheap ones first."""
     if isinstance(thing, Subject):
-        return thing.checks
+        return checks(thing.plugin)
     if issubclass(thing, Metric):
         return _of_metric(thing)
     return _of_data_set() if issubclass(thing, Dataset) else _of_method(thing)

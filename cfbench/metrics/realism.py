@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..contract import Column, Metric
 from ..evidence import Evidence
+from .density import MANY, NEAREST, PART, Balls, coverage, density, pack, radii, spaced
 from .frechet import Moments, frechet, reference
 from .kernel import mean_kernel, paired_mmd, within
-from .neighbours import MANY, NEAREST, PART, Balls, coverage, density, pack, radii, spaced
 
 __all__ = ["Neighbours", "Realism", "TrueRealism"]
 

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Method
-from ..rng import Streams
+from ...contract import Method
+from ...rng import Streams
+from ..check import check
+from ..outcomes import Violation, demand
+from ..subjects.method import MethodSubject, copied, picked, same
+from ..subjects.process_state import seeded
+from ..subjects.subject import Subject
+from ..subjects.toy import BARS, Asked, asked
 from .answers import answered, finite, in_range, inputs_kept, noise_kept, typed
-from .check import Violation, check, demand
 from .definition import constructs
 from .fits import fits
-from .fitted import MethodSubject, copied, picked, same
-from .subject import Subject
-from .surroundings import seeded
-from .toy import BARS, Asked, asked
 
 __all__ = ["DEPENDENCE", "SAMPLES", "no_test_data", "round_trip", "undisturbed"]
 
@@ -24,14 +25,8 @@ ATOL = 2e-4
 """What the order of additions in a batch may change."""
 
 
-def _subject(subject: Subject) -> MethodSubject:
-    assert isinstance(subject, MethodSubject)
-    return subject
-
-
 @check("streams", "the same streams give the same answers, whatever the global random state", typed, inputs_kept)
-def repeatable(subject: Subject) -> None:
-    s = _subject(subject)
+def repeatable(s: MethodSubject) -> None:
     if same(s.images, _seeded(s, 1)):
         return
     globally = same(_seeded(s, 2), _seeded(s, 2))
@@ -53,8 +48,8 @@ def _seeded(s: MethodSubject, seed: int) -> Any:
 
 
 @check("memory", "an answer depends on its own question only, not on what was asked before", repeatable, noise_kept)
-def forgetful(subject: Subject) -> None:
-    a = _subject(subject).answers
+def forgetful(s: MethodSubject) -> None:
+    a = s.answers
     demand(
         same(a.changed, a.again, 1e-6),
         "predicting twice from one noise gives two answers, with other questions asked in between; keep what abduct "
@@ -63,8 +58,7 @@ def forgetful(subject: Subject) -> None:
 
 
 @check("order", "the order of the questions in a batch changes no answer", repeatable, finite)
-def unordered(subject: Subject) -> None:
-    s = _subject(subject)
+def unordered(s: MethodSubject) -> None:
     found = s.answers.reversed
     demand(
         same(found.flip(0), s.images, ATOL),
@@ -74,8 +68,7 @@ def unordered(subject: Subject) -> None:
 
 
 @check("batch-size", "an image asked alone has the answer that it has among eight", unordered)
-def alone(subject: Subject) -> None:
-    s = _subject(subject)
+def alone(s: MethodSubject) -> None:
     for i in (0, 3, 7):
         try:
             image = s.answer(asked(8)[[i]])
@@ -96,8 +89,7 @@ def alone(subject: Subject) -> None:
 
 
 @check("weights-kept", "answering leaves the weights as they were", alone)
-def frozen(subject: Subject) -> None:
-    s = _subject(subject)
+def frozen(s: MethodSubject) -> None:
     now = dict(s.restored.state_dict()) if isinstance(s.restored, Method) else {}
     moved = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
     demand(
@@ -107,8 +99,7 @@ def frozen(subject: Subject) -> None:
 
 
 @check("reacts", "answers change with each counterfactual parent", repeatable, finite)
-def reacts(subject: Subject) -> None:
-    s = _subject(subject)
+def reacts(s: MethodSubject) -> None:
     changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _moved(s, v.name))]
     if not getattr(s.plugin, "reacts", True):
         demand(not changed, f"answers change with {', '.join(changed)}, though {s.name}.reacts is False; remove it")
@@ -130,8 +121,7 @@ def _moved(s: MethodSubject, name: str) -> Any:
 
 
 @check("round-trip", "weights saved as safetensors and loaded into a new object give the same answers", repeatable)
-def round_trip(subject: Subject) -> None:
-    s = _subject(subject)
+def round_trip(s: MethodSubject) -> None:
     a, b = s.answer(asked(8), s.trained.method), s.answer(asked(8), s.restore())
     demand(
         same(a, b, ATOL),
@@ -141,8 +131,7 @@ def round_trip(subject: Subject) -> None:
 
 
 @check("sample", "fresh samples are images like answers", typed)
-def sampled(subject: Subject) -> None:
-    s = _subject(subject)
+def sampled(s: MethodSubject) -> None:
     q = asked(8)
     image = _sample(s, q.cf_pa, q)
     demand(isinstance(image, Tensor) and image.dtype == torch.float32, "sample must give a float32 tensor [B, C, H, W]")
@@ -152,8 +141,7 @@ def sampled(subject: Subject) -> None:
 
 
 @check("sample-streams", "a sample follows its own stream and parents alone", sampled)
-def sampled_by_streams(subject: Subject) -> None:
-    s = _subject(subject)
+def sampled_by_streams(s: MethodSubject) -> None:
     q = asked(8)
     first = _sample(s, q.cf_pa, q)
     with seeded(1, 1):
@@ -176,7 +164,7 @@ def _sample(s: MethodSubject, pa: Tensor, q: Asked) -> Any:
 
 @check("state", "answering leaves the shared state of the process as it was", answered)
 def undisturbed(subject: Subject) -> None:
-    if sampled in subject.checks:
+    if sampled.name in subject.applicable:
         sampled.outcome(subject)
     subject.left_alone("draw from the rng that is handed in", ("abduct", "predict", "answer", "sample"))
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..contract import Control, Derived, Fit, Method, Noise
-from ..evaluation.answers import image_mechanism
-from ..rng import Streams
-from .check import Skipped, Violation, demand
+from ...contract import Control, Derived, Fit, Method, Noise
+from ...evaluation.answers import image_mechanism
+from ...rng import Streams
+from ..outcomes import Skipped, Violation, demand
 from .subject import Subject
 from .toy import BARS, ROOT, Asked, Painter, asked
 

@@ -5,29 +5,24 @@ from __future__ import annotations
 import json
 import math
 
-from ..runs.environment import RANDOM_STATES
-from .check import Violation, check, demand
+from ...runs.environment import RANDOM_STATES
+from ..check import check
+from ..outcomes import Violation, demand
+from ..subjects.method import BUDGET, SMALL, MethodSubject, Trained, same
+from ..subjects.toy import BARS, ROOT
 from .definition import constructs
-from .fitted import BUDGET, SMALL, MethodSubject, Trained, same
-from .subject import Subject
-from .toy import BARS, ROOT
 
 __all__ = ["FITS", "finite_weights", "fits", "seeds", "tunes"]
 
 
-def _subject(subject: Subject) -> MethodSubject:
-    assert isinstance(subject, MethodSubject)
-    return subject
-
-
 @check("fit", f"fit learns from {BUDGET} tiny images", constructs)
-def fits(subject: Subject) -> None:
-    _ = _subject(subject).trained
+def fits(s: MethodSubject) -> None:
+    _ = s.trained
 
 
 @check("budget", "no more images pass through training than the budget allows, and all are counted", fits)
-def budget(subject: Subject) -> None:
-    trained = _subject(subject).trained
+def budget(s: MethodSubject) -> None:
+    trained = s.trained
     seen = trained.run.seen
     demand(
         seen <= BUDGET,
@@ -46,8 +41,8 @@ def _kept(trained: Trained, name: str) -> bool:
 
 
 @check("fit-data", "fit leaves the training data as they were", fits)
-def data_kept(subject: Subject) -> None:
-    run = _subject(subject).trained.run
+def data_kept(s: MethodSubject) -> None:
+    run = s.trained.run
     for name, split in (("train", run.train), ("valid", run.valid)):
         fresh = BARS.split(ROOT, name)  # type: ignore[arg-type]
         for part in ("images", "parents", "index"):
@@ -58,8 +53,8 @@ def data_kept(subject: Subject) -> None:
 
 
 @check("fit-log", "what fit logs and records can be written as JSON, and losses are finite", fits)
-def logs(subject: Subject) -> None:
-    trained = _subject(subject).trained
+def logs(s: MethodSubject) -> None:
+    trained = s.trained
     for row in trained.log:
         for key, value in row.items():
             demand(_json(value), f"run.log gets a {type(value).__name__} as {key!r}; log numbers: {key}=float(value)")
@@ -79,15 +74,15 @@ def _json(value: object) -> bool:
 
 
 @check("weights", "the weights after the fit are finite", fits)
-def finite_weights(subject: Subject) -> None:
-    bad = [k for k, v in _subject(subject).trained.state.items() if not v.double().isfinite().all()]
+def finite_weights(s: MethodSubject) -> None:
+    bad = [k for k, v in s.trained.state.items() if not v.double().isfinite().all()]
     demand(not bad, f"{', '.join(bad[:3])} not finite after the fit; the training diverged")
 
 
 @check("loads", "the weights of the fit load into a new object", fits)
-def loads(subject: Subject) -> None:
+def loads(s: MethodSubject) -> None:
     try:
-        _subject(subject).restore()
+        s.restore()
     except Violation as found:
         raise Violation(
             f"{found}: make all parameters and buffers in the constructor, so that shapes follow"
@@ -95,8 +90,7 @@ def loads(subject: Subject) -> None:
 
 
 @check("tune", "tune gives values for answer parameters only, and leaves weights alone", loads)
-def tunes(subject: Subject) -> None:
-    s = _subject(subject)
+def tunes(s: MethodSubject) -> None:
     known: frozenset[str] = getattr(s.plugin, "answer_params", frozenset())
     strange = sorted(set(s.chosen) - known)
     demand(not strange, f"tune gives {', '.join(strange)}, not among answer_params; add the name there")
@@ -106,8 +100,7 @@ def tunes(subject: Subject) -> None:
 
 
 @check("fit-state", "constructor, fit and tune leave the shared state of the process as it was", tunes)
-def undisturbed(subject: Subject) -> None:
-    s = _subject(subject)
+def undisturbed(s: MethodSubject) -> None:
     _ = s.restored
     calls = ("the constructor", "fit", "load_state_dict", "tune")
     # The harness seeds torch's generator for initial weights and dropout.
@@ -115,8 +108,7 @@ def undisturbed(subject: Subject) -> None:
 
 
 @check("fit-seed", "the same seed gives the same weights, another seed others", fits)
-def seeds(subject: Subject) -> None:
-    s = _subject(subject)
+def seeds(s: MethodSubject) -> None:
     one, two = (s.fit(SMALL, seed=0, others=n) for n in (0, 1))
     changed = [k for k in one.state if not same(one.state[k], two.state.get(k))]
     demand(

@@ -9,23 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Column
-from ..evidence import Evidence
-from .check import Violation, check, demand
+from ...contract import Column
+from ...evidence import Evidence
+from ..check import check
+from ..outcomes import Violation, demand
+from ..subjects.method import copied, same
+from ..subjects.metric import GRAPH, OPTIONAL, MetricSubject
+from ..subjects.process_state import seeded
+from ..subjects.subject import Subject
 from .definition import documented, settings, signatures
-from .fitted import copied, same
-from .judged import GRAPH, OPTIONAL, MetricSubject
-from .subject import Subject
-from .surroundings import seeded
 
 __all__ = ["CELL", "METRICS", "alone", "column_of", "each", "finite", "undisturbed"]
 
 ATOL = 1e-6
-
-
-def _subject(subject: Subject) -> MetricSubject:
-    assert isinstance(subject, MetricSubject)
-    return subject
 
 
 def each(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
@@ -40,8 +36,7 @@ def column_of(s: MetricSubject, name: str) -> Column:
 
 
 @check("columns", "every column says what it measures, in which range, and where better lies", signatures)
-def described(subject: Subject) -> None:
-    s = _subject(subject)
+def described(s: MetricSubject) -> None:
     for name, about in s.plugin.columns.items():
         demand("/" not in name, f"the column {name!r} has a slash, which sets a variable apart; rename it")
         demand(about.text.strip(), f"the column {name!r} says nothing; write Column('what it measures', ...)")
@@ -58,21 +53,20 @@ def described(subject: Subject) -> None:
 
 
 @check("declarations", "needs and scope are words that the harness knows", signatures)
-def declared(subject: Subject) -> None:
-    plugin = _subject(subject).plugin
+def declared(s: MetricSubject) -> None:
+    plugin = s.plugin
     strange = sorted(set(plugin.needs) - set(OPTIONAL))
     demand(not strange, f"needs names {', '.join(strange)}; known: {', '.join(sorted(OPTIONAL))}")
     demand(plugin.scope in ("do", "null", "cell"), f"scope is {plugin.scope!r}; write do, null or cell")
 
 
 @check("constructor", "the constructor works with its defaults alone", signatures)
-def constructs(subject: Subject) -> None:
-    _ = _subject(subject).metric
+def constructs(s: MetricSubject) -> None:
+    _ = s.metric
 
 
 @check("scores", "good answers are scored, with no more evidence than ``needs`` names", constructs, described, declared)
-def scored(subject: Subject) -> None:
-    s = _subject(subject)
+def scored(s: MetricSubject) -> None:
     try:
         _ = s.scores
     except Violation as found:
@@ -81,8 +75,7 @@ def scored(subject: Subject) -> None:
 
 
 @check("outputs", "outputs are declared columns, of variables of the graph", scored)
-def outputs(subject: Subject) -> None:
-    s = _subject(subject)
+def outputs(s: MetricSubject) -> None:
     for _, name, _ in each(s.scores):
         column, _, variable = name.partition("/")
         known = ", ".join(s.plugin.columns)
@@ -91,8 +84,7 @@ def outputs(subject: Subject) -> None:
 
 
 @check("shape", "scores are one number an image, or one number in all", outputs)
-def shaped(subject: Subject) -> None:
-    s = _subject(subject)
+def shaped(s: MetricSubject) -> None:
     n = len(s.evidence(s.asked[0]))
     for _, name, value in each(s.scores):
         demand(isinstance(value, Tensor), f"{name} is a {type(value).__name__}; give a tensor")
@@ -102,15 +94,14 @@ def shaped(subject: Subject) -> None:
 
 
 @check("finite", "scores of good answers are finite", shaped)
-def finite(subject: Subject) -> None:
-    for do, name, value in each(_subject(subject).scores):
+def finite(s: MetricSubject) -> None:
+    for do, name, value in each(s.scores):
         share = float(value.double().isfinite().double().mean())
         demand(share > 0.5, f"{name} under do({do}) is finite for {share:.0%} of good answers; mend the arithmetic")
 
 
 @check("bounds", "scores lie within the declared range", shaped)
-def bounded(subject: Subject) -> None:
-    s = _subject(subject)
+def bounded(s: MetricSubject) -> None:
     every = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
     for _, name, value in (item for found in every for item in each(found)):
         about, known = column_of(s, name), value[value.isfinite()]
@@ -122,8 +113,7 @@ def bounded(subject: Subject) -> None:
 
 
 @check("inputs", "the evidence is left as it was", shaped)
-def inputs_kept(subject: Subject) -> None:
-    s = _subject(subject)
+def inputs_kept(s: MetricSubject) -> None:
     for do in s.asked:
         given = s.evidence(do)
         before = {name: copied(value) for name, value in _parts(given).items()}
@@ -143,8 +133,7 @@ def undisturbed(subject: Subject) -> None:
 
 
 @check("repeatable", "the same evidence gives the same scores, whatever the global random state", shaped)
-def repeatable(subject: Subject) -> None:
-    s = _subject(subject)
+def repeatable(s: MetricSubject) -> None:
     for do in s.asked:
         with seeded(1, 1):
             again = s.score(s.evidence(do))
@@ -156,8 +145,7 @@ def repeatable(subject: Subject) -> None:
 
 
 @check("order", "the order of the images changes no score", repeatable, inputs_kept)
-def unordered(subject: Subject) -> None:
-    s = _subject(subject)
+def unordered(s: MetricSubject) -> None:
     for do in s.asked:
         given = s.evidence(do)
         order = torch.randperm(len(given), generator=torch.Generator().manual_seed(3))
@@ -174,8 +162,7 @@ def unordered(subject: Subject) -> None:
 
 
 @check("batching", "an image scored alone has the score that it has in the set", unordered)
-def alone(subject: Subject) -> None:
-    s = _subject(subject)
+def alone(s: MetricSubject) -> None:
     for do in s.asked:
         rows = [0, 5, 17]
         parts = {
@@ -198,8 +185,7 @@ def _single(s: MetricSubject) -> bool:
 
 
 @check("resamples", "scores of a set can be had on resamples, in which images occur twice", unordered)
-def resampled(subject: Subject) -> None:
-    s = _subject(subject)
+def resampled(s: MetricSubject) -> None:
     for do, scores in s.scores.items():
         given = s.evidence(do)
         s.score(given)

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..contract import Dataset, Method, Split
-from ..graph import CausalGraph, Variable
-from ..rng import Streams, derive
+from ...contract import Dataset, Method, Split
+from ...graph import CausalGraph, Variable
+from ...rng import Streams, derive
 
 __all__ = ["BARS", "ROOT", "SIZES", "Asked", "Bars", "Painter", "asked", "draw"]
 

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Dataset, Split
-from ..graph import CausalGraph, Variable
-from .check import Skipped, check, demand
+from ...contract import Dataset, Split
+from ...graph import CausalGraph, Variable
+from ..check import check
+from ..outcomes import Skipped, demand
+from ..subjects.dataset import DatasetSubject
+from ..subjects.method import copied, same
+from ..subjects.process_state import seeded
+from ..subjects.subject import Subject
 from .definition import documented, settings, signatures
-from .fitted import copied, same
-from .opened import DatasetSubject
-from .subject import Subject
-from .surroundings import seeded
 
 __all__ = [
     "DEFINED",
@@ -35,11 +36,6 @@ PART = 1e-3
 """Of a variable's range: what may be missed by rounding."""
 
 
-def _subject(subject: Subject) -> DatasetSubject:
-    assert isinstance(subject, DatasetSubject)
-    return subject
-
-
 @check("constructor", "the constructor works with these settings", signatures)
 def constructs(subject: Subject) -> None:
     with subject.calling("the constructor", truth=True):
@@ -47,13 +43,12 @@ def constructs(subject: Subject) -> None:
 
 
 @check("data", "the data are there, or a UserError says in one line what to do", constructs)
-def opens(subject: Subject) -> None:
-    _ = _subject(subject).dataset
+def opens(s: DatasetSubject) -> None:
+    _ = s.dataset
 
 
 @check("graph", "the graph has variables with classes or a range", opens)
-def graphed(subject: Subject) -> None:
-    s = _subject(subject)
+def graphed(s: DatasetSubject) -> None:
     graph = getattr(s.dataset, "graph", None)
     demand(isinstance(graph, CausalGraph), f"graph is a {type(graph).__name__}; set it in the class or in open(root)")
     demand(s.graph.variables, "the graph has no variable; name at least one cause of the image")
@@ -63,8 +58,7 @@ def graphed(subject: Subject) -> None:
 
 
 @check("splits", "every split has images uint8 [N, C, H, W], parents float32 [N, D], index int64 [N]", graphed)
-def formed(subject: Subject) -> None:
-    s = _subject(subject)
+def formed(s: DatasetSubject) -> None:
     for name, split in s.splits.items():
         demand(
             isinstance(split, Split), f"split {name!r} is a {type(split).__name__}; give Split(images, parents, index)"
@@ -87,8 +81,7 @@ def _form(s: DatasetSubject, name: str, split: Split) -> None:
 
 
 @check("parents", "parents are finite, classes whole numbers, values within their range", formed)
-def ranged(subject: Subject) -> None:
-    s = _subject(subject)
+def ranged(s: DatasetSubject) -> None:
     for name, split in s.splits.items():
         for column, v in enumerate(s.graph.variables):
             in_range(v, split.parents[:, column], f"split {name!r}")
@@ -110,8 +103,7 @@ def in_range(v: Variable, values: Tensor, where: str) -> None:
 
 
 @check("disjoint", "no row is in two splits", formed)
-def disjoint(subject: Subject) -> None:
-    s = _subject(subject)
+def disjoint(s: DatasetSubject) -> None:
     index = torch.cat([split.index for split in s.splits.values()])
     twice = len(index) - len(index.unique())
     demand(not twice, f"{twice} row numbers occur twice over the splits; give every row one number and one split")
@@ -130,8 +122,7 @@ def _bytes(split: Split) -> list[bytes]:
 
 
 @check("again", "another object under the same root has the same data and fingerprint", formed)
-def repeatable(subject: Subject) -> None:
-    s = _subject(subject)
+def repeatable(s: DatasetSubject) -> None:
     with seeded(1, 1):
         other = s.make()
         found = s.read(other)
@@ -148,8 +139,7 @@ def repeatable(subject: Subject) -> None:
 
 
 @check("measure", "what is measured are variables of the graph, image by image", formed)
-def measured(subject: Subject) -> None:
-    s = _subject(subject)
+def measured(s: DatasetSubject) -> None:
     x = s.some(FEW).x
     kept = x.clone()
     found: Any = s.measure(x)
@@ -168,8 +158,7 @@ def measured(subject: Subject) -> None:
 
 
 @check("judge-split", "the splits for judges have the same form", ranged)
-def judged(subject: Subject) -> None:
-    s = _subject(subject)
+def judged(s: DatasetSubject) -> None:
     if s.dataset.network and type(s.dataset).judge_split is not Dataset.judge_split:
         raise Skipped("its judges' data may have to be made first; cfbench prepare does it")
     for name in ("train", "valid"):

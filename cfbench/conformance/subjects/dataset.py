@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contract import Dataset, Split
-from ..errors import UserError
-from ..graph import CausalGraph
-from ..runs.folders import DATA_ROOT
-from .check import Skipped, Violation
+from ...contract import Dataset, Split
+from ...errors import UserError
+from ...graph import CausalGraph
+from ...runs.folders import DATA_ROOT
+from ..outcomes import Skipped, Violation
 from .subject import Subject
 
 __all__ = ["NAMES", "DatasetSubject"]

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..contract import Metric, Split
-from ..evidence import Evidence
-from ..graph import CausalGraph, Variable
-from .check import Violation, demand
-from .eye import Eye, measure
-from .fitted import copied
+from ...contract import Metric, Split
+from ...evidence import Evidence
+from ...graph import CausalGraph, Variable
+from ..outcomes import Violation, demand
+from .method import copied
+from .oracle_judges import Eye, measure
 from .subject import Subject
 from .toy import BARS, ROOT, draw
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..errors import reason_of
-from ..runs.environment import RANDOM_STATES, ProcessState
-from .check import Check, Skipped, Violation
-from .surroundings import Peeks, seeded, watched
+from ...errors import reason_of
+from ...runs.environment import RANDOM_STATES, ProcessState
+from ..outcomes import Skipped, Violation
+from .process_state import Peeks, seeded, watched
 
 __all__ = ["Subject"]
 
@@ -32,8 +32,8 @@ class Subject:
 
     def __init__(self, plugin: type[Any], data_root: Path | None, params: dict[str, Any]) -> None:
         self.plugin, self.data_root, self.params = plugin, data_root, params
-        self.checks: tuple[Check, ...] = ()
-        """The checks that apply, cheap ones first."""
+        self.applicable: frozenset[str] = frozenset()
+        """Names of the checks that apply."""
         self.outcomes: dict[str, Violation | Skipped | None] = {}
         self.disturbed: dict[str, dict[str, str]] = {}
         """What each kind of call changed in the shared state."""

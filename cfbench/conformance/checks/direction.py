@@ -6,19 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract import Column
-from .check import check, demand
-from .judged import MetricSubject
+from ...contract import Column
+from ..check import check
+from ..outcomes import demand
+from ..subjects.metric import MetricSubject
 from .metrics import alone, column_of, each, finite
-from .subject import Subject
 
 __all__ = ["directed"]
 
 
 @check("direction", "true counterfactuals score better than noise", finite, alone)
-def directed(subject: Subject) -> None:
-    assert isinstance(subject, MetricSubject)
-    s = subject
+def directed(s: MetricSubject) -> None:
     true, noise, copies = (s.by_quality(q) for q in ("true", "noise", "copies"))
     lost = {}
     for do, name, value in each(true):

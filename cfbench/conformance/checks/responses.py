@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import Dataset, Split
-from ..evaluation.plan import PLANS, Plan, make_plan
-from ..graph import Variable
-from .check import Skipped, check, demand
+from ...contract import Dataset, Split
+from ...evaluation.plan import PLANS, Plan, make_plan
+from ...graph import Variable
+from ..check import check
+from ..outcomes import Skipped, demand
+from ..subjects.dataset import DatasetSubject
+from ..subjects.method import same
+from ..subjects.process_state import seeded
 from .datasets import PART, disjoint, in_range, ranged
-from .fitted import same
-from .opened import DatasetSubject
-from .subject import Subject
-from .surroundings import seeded
 
 __all__ = ["RESPONSES", "planned"]
 
@@ -21,16 +21,10 @@ HALF_A_GREY = 0.5 / 255 + 1e-6
 ROWS, TRUE_ROWS = 64, 8
 
 
-def _subject(subject: Subject) -> DatasetSubject:
-    assert isinstance(subject, DatasetSubject)
-    return subject
-
-
 @check(
     "act", "do(variable) sets it, leaves other than its descendants alone, and is nothing where nothing changes", ranged
 )
-def acts(subject: Subject) -> None:
-    s = _subject(subject)
+def acts(s: DatasetSubject) -> None:
     pa = s.some(ROWS).parents
     for k, v in enumerate(s.graph.variables):
         own, other = pa[:, k].clone(), _others(v, pa[:, k])
@@ -70,8 +64,7 @@ def _response(s: DatasetSubject, v: Variable, pa: Tensor, new: Tensor, value: Te
 
 
 @check("plans", "every plan gives the same questions again, about values that exist", acts)
-def planned(subject: Subject) -> None:
-    s = _subject(subject)
+def planned(s: DatasetSubject) -> None:
     for name in dict.fromkeys([*PLANS, *s.dataset.plans]):
         one = _plan(s, name)
         with seeded(1, 1):
@@ -91,8 +84,7 @@ def _plan(s: DatasetSubject, name: str) -> Plan:
 
 
 @check("oracle", "the truth under the factual's own parents is the factual", ranged, disjoint)
-def truthful(subject: Subject) -> None:
-    s = _subject(subject)
+def truthful(s: DatasetSubject) -> None:
     own = s.some(ROWS)
     truth = s.oracle(own.index, own.parents)
     if truth is None:
@@ -122,8 +114,7 @@ def _true_form(truth: Tensor, own: Split) -> None:
 
 
 @check("truth", "oracle has a truth for what the graph marks exact or convention, and for nothing else", truthful, acts)
-def marked(subject: Subject) -> None:
-    s = _subject(subject)
+def marked(s: DatasetSubject) -> None:
     own = s.some(TRUE_ROWS)
     if type(s.dataset).oracle is Dataset.oracle:
         return

@@ -7,23 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Control, Noise
-from .check import check, demand
+from ...contract import Control, Noise
+from ..check import check
+from ..outcomes import demand
+from ..subjects.method import MethodSubject, same
+from ..subjects.subject import Subject
+from ..subjects.toy import BARS, asked
 from .definition import constructs
 from .fits import finite_weights, tunes
-from .fitted import MethodSubject, same
-from .subject import Subject
-from .toy import BARS, asked
 
 __all__ = ["ANSWERS", "answered", "finite", "in_range", "inputs_kept", "noise_kept", "typed"]
 
 FAR = 50.0
 """How many ranges beyond its range a parent is set, to see what comes out."""
-
-
-def _subject(subject: Subject) -> MethodSubject:
-    assert isinstance(subject, MethodSubject)
-    return subject
 
 
 def _may_lack(subject: Subject) -> bool:
@@ -34,28 +30,26 @@ def _may_lack(subject: Subject) -> bool:
 @check(
     "answers", "eight questions are answered: abduct and predict run under no_grad", constructs, finite_weights, tunes
 )
-def answered(subject: Subject) -> None:
-    _ = _subject(subject).answers
+def answered(s: MethodSubject) -> None:
+    _ = s.answers
 
 
 @check("type", "answers are float32 tensors", answered)
-def typed(subject: Subject) -> None:
-    found = _subject(subject).answers.changed
+def typed(s: MethodSubject) -> None:
+    found = s.answers.changed
     demand(isinstance(found, Tensor), f"answers are a {type(found).__name__}; give a tensor [B, C, H, W]")
     hint = ": x.float() / 255" if found.dtype == torch.uint8 else ""
     demand(found.dtype == torch.float32, f"answers are {found.dtype}; give float32 in [0, 1]{hint}")
 
 
 @check("shape", "answers have the shape of the factual images", typed)
-def shaped(subject: Subject) -> None:
-    s = _subject(subject)
+def shaped(s: MethodSubject) -> None:
     wanted, found = list(s.answers.asked.x.shape), list(s.images.shape)
     demand(found == wanted, f"answers are {found}, the factual images {wanted}; give one image a question")
 
 
 @check("device", "answers lie where the factual images do, without a gradient", shaped)
-def placed(subject: Subject) -> None:
-    s = _subject(subject)
+def placed(s: MethodSubject) -> None:
     wanted, found = s.answers.asked.x.device, s.images.device
     demand(
         found == wanted, f"answers lie on {found}, the factual images on {wanted}; make tensors with device=x.device"
@@ -64,12 +58,11 @@ def placed(subject: Subject) -> None:
 
 
 @check("finite", "every answer is finite", shaped)
-def finite(subject: Subject) -> None:
-    s = _subject(subject)
+def finite(s: MethodSubject) -> None:
     more = asked(24, first=8)
     image = torch.cat([s.images, s.answers.null, s.answer(more)])
     bad = ~image.flatten(1).isfinite().all(1)
-    if _may_lack(subject):
+    if _may_lack(s):
         bad &= ~image.flatten(1).isnan().all(1)
     rows = bad.nonzero().flatten().tolist()
     demand(
@@ -80,8 +73,8 @@ def finite(subject: Subject) -> None:
 
 
 @check("range", "answers lie in [0, 1]", shaped)
-def ranged(subject: Subject) -> None:
-    in_range(_subject(subject).images, "answers")
+def ranged(s: MethodSubject) -> None:
+    in_range(s.images, "answers")
 
 
 def in_range(image: Tensor, what: str) -> None:
@@ -93,15 +86,13 @@ def in_range(image: Tensor, what: str) -> None:
 
 
 @check("inputs", "abduct and predict leave images and parents as they were", answered)
-def inputs_kept(subject: Subject) -> None:
-    s = _subject(subject)
+def inputs_kept(s: MethodSubject) -> None:
     for what, name in s.answers.touched:
         demand(False, f"{what} changes its argument {name} in place; work on a copy: {name}.clone()")
 
 
 @check("noise", "the noise has a row for each image, and predict leaves it as it was", answered)
-def noise_kept(subject: Subject) -> None:
-    s = _subject(subject)
+def noise_kept(s: MethodSubject) -> None:
     _rows(s.answers.u, len(s.answers.asked))
     demand(
         same(s.answers.u, s.answers.kept),
@@ -124,8 +115,7 @@ def _rows(u: Noise, n: int) -> None:
 
 
 @check("null", "the null intervention has an answer", ranged)
-def null(subject: Subject) -> None:
-    s = _subject(subject)
+def null(s: MethodSubject) -> None:
     found = s.answers.null
     demand(
         isinstance(found, Tensor) and found.shape == s.images.shape,
@@ -135,8 +125,7 @@ def null(subject: Subject) -> None:
 
 
 @check("far-parents", "parents far outside the training data have an answer", ranged, finite)
-def far(subject: Subject) -> None:
-    s = _subject(subject)
+def far(s: MethodSubject) -> None:
     pa = s.answers.asked.cf_pa.clone()
     for column, v in enumerate(BARS.graph.variables):
         if not v.categorical:
@@ -145,7 +134,7 @@ def far(subject: Subject) -> None:
     found = s.predict(s.answers.u, pa, s.answers.asked.seeds)
     where = f"under parents {FAR:.0f} ranges away"
     demand(isinstance(found, Tensor) and found.shape == s.images.shape, f"{where} the answers are {_form(found)}")
-    known = found.isfinite() | (found.isnan() if _may_lack(subject) else torch.zeros_like(found, dtype=torch.bool))
+    known = found.isfinite() | (found.isnan() if _may_lack(s) else torch.zeros_like(found, dtype=torch.bool))
     demand(known.all(), f"{where} answers hold NaN or infinite pixels; clamp the parents to what was trained on")
     in_range(found, f"{where} answers")
 

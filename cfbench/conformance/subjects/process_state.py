@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contract import Dataset
-from ..runs.environment import ProcessState
+from ...contract import Dataset
+from ...runs.environment import ProcessState
 
 __all__ = ["Peeks", "seeded", "watched"]
 

@@ -9,11 +9,12 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from ..contract import Control, Dataset, Derived, Method, Metric
-from ..plugins.signatures import contract_errors
-from .check import check, demand
-from .fitted import MethodSubject
-from .subject import Subject
+from ...contract import Control, Dataset, Derived, Method, Metric
+from ...plugins.signatures import contract_errors
+from ..check import check
+from ..outcomes import demand
+from ..subjects.method import MethodSubject
+from ..subjects.subject import Subject
 
 __all__ = ["METHODS", "constructs", "documented", "settings", "signatures"]
 
@@ -54,28 +55,25 @@ def settings(subject: Subject) -> None:
 
 
 @check("constructor", "the constructor works with its defaults alone", signatures)
-def constructs(subject: Subject) -> None:
-    assert isinstance(subject, MethodSubject)
-    made = subject.make()
+def constructs(s: MethodSubject) -> None:
+    made = s.make()
     demand(
         getattr(made, "graph", None) is not None,
-        f"{subject.name} does not keep its graph; call super().__init__(graph) first in __init__",
+        f"{s.name} does not keep its graph; call super().__init__(graph) first in __init__",
     )
 
 
 @check("presets", "every preset constructs", constructs)
-def presets(subject: Subject) -> None:
-    assert isinstance(subject, MethodSubject)
-    for name, params in getattr(subject.plugin, "presets", {}).items():
-        subject.make(name, **params)
+def presets(s: MethodSubject) -> None:
+    for name, params in getattr(s.plugin, "presets", {}).items():
+        s.make(name, **params)
 
 
 @check("residual", "``residual`` is one of the declared words", constructs)
-def residual(subject: Subject) -> None:
-    assert isinstance(subject, MethodSubject)
-    free = issubclass(subject.plugin, (Control, Derived))
+def residual(s: MethodSubject) -> None:
+    free = issubclass(s.plugin, (Control, Derived))
     known = (*RESIDUALS, "-") if free else RESIDUALS
-    found = getattr(subject.make(), "residual", None)
+    found = getattr(s.make(), "residual", None)
     demand(found in known, f"residual is {found!r}; say how the image's residual is carried: {', '.join(known)}")
 
 
