@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..conformance import Check, checks, subject
-from .method import Mine
+from cfbench.conformance import Check, checks, subject
+from cfbench.templates.method import Mine
 
 SUBJECT = subject(Mine)  # keywords of the constructor may follow: subject(Mine, width=64)
 

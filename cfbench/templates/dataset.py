@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..contract import Dataset, Split
-from ..graph import CausalGraph, Variable
+from cfbench.contract import Dataset, Split
+from cfbench.graph import CausalGraph, Variable
 
 SIDE = 16  # pixels
 SIZES = {"train": 4000, "valid": 1000, "test": 1000}

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract import Fit, Method
-from ..graph import CausalGraph
-from ..rng import Streams
+from cfbench.contract import Fit, Method
+from cfbench.graph import CausalGraph
+from cfbench.rng import Streams
 
 
 def dense(i: int, o: int, width: int) -> nn.Sequential:

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..contract import Column, Metric
-from ..evidence import Evidence
+from cfbench.contract import Column, Metric
+from cfbench.evidence import Evidence
 
 
 class Mine(Metric):
