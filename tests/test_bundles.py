@@ -170,7 +170,7 @@ def test_runs_by_different_bundles_are_not_merged(labs, tmp_path, capfd):
 def refused(folder, capfd, *args, says, plugin=TOYS):
     """A run ends in a line, and nothing is written."""
     capfd.readouterr()
-    assert run(folder, "--methods", "knows", *args, plugin=plugin) == 1
+    assert run(folder, "--methods", "identity", *args, plugin=plugin) == 1
     err = capfd.readouterr().err
     assert err.count("\n") == 1, err
     assert re.search(says, err), err

@@ -179,8 +179,7 @@ def load_dataset(dataset: Any, *, data_root: str | Path | None = None, plugins: 
         if specs[0].name in handed.classes:
             dataset = handed.classes[specs[0].name]
         else:
-            cls, params = handed.registry.resolve("dataset", specs[0])
-            dataset = cls(**params)
+            dataset = handed.registry.dataset(specs[0])
     made = dataset() if isinstance(dataset, type) else dataset
     made.open(_data_root(data_root).resolve())
     return made

@@ -53,9 +53,8 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     from ..plugins.registry import Registry
 
     registry = Registry(plugins)
-    loaded = [(s, registry.resolve("dataset", s)) for text in datasets for s in parse_specs(text)]
-    for spec, (cls, params) in loaded:
-        dataset = cls(**params)
+    made = [(s, registry.dataset(s)) for text in datasets for s in parse_specs(text)]
+    for spec, dataset in made:
         dataset.open(data_root.resolve())
         with announcing_progress(dataset, f"preparing {spec.label}"):
             dataset.prepare(data_root.resolve())

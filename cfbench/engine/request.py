@@ -19,6 +19,7 @@ from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
 from ..runs.job import Job, parse_weights
 from ..runs.progress import announcing_progress
+from .construct import check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 
 __all__ = ["CONTROLS", "Request"]
@@ -63,13 +64,16 @@ class Request:
         Raises:
             UserError: a name is unknown or a value is wrong; a plugin that cannot be loaded spoils its row only.
         """
-        for spec in self.sets:
-            self._check_data(spec)
+        check_datasets(self.loaded, self.sets)
         beside = [s for s in map(Spec, CONTROLS) if self.controls and s.label not in {r.label for r in self.rows}]
         for spec in [*self.rows, *beside]:
             self._check_row(spec)
+        check_rows(self.loaded, self.sets, [*self.rows, *beside])
+        for spec in self.sets:
+            self._check_data(spec)
         beside += [s for s in self._resampled() if s.label not in {r.label for r in self.rows}]
         metrics, seeds = self._metrics(), self.numbers
+        check_metrics(self.loaded, metrics)
         asked = [(row, seed) for row in self.rows for seed in seeds]
         asked += [(c, seed) for c in beside for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
         cells = tuple(

@@ -7,12 +7,15 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from ..errors import PluginError, UserError, did_you_mean, reason_of
 from .discovery import NAME, BrokenPlugin, Plugin, installed_plugins, is_instance, plugins_in_file, session_plugin
 from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
 from .spec import Spec, parse_specs
+
+if TYPE_CHECKING:
+    from ..contract import Dataset
 
 __all__ = ["Registry", "SessionPlugins"]
 
@@ -92,6 +95,25 @@ class Registry:
             raise PluginError(str(found)) from found.__cause__
         return found
 
+    def dataset(self, spec: Spec) -> Dataset:
+        """The data set that a spec asks for, not opened yet.
+
+        Raises:
+            PluginError: see `load`.
+            UserError: see `resolve`; or its constructor raises, whatever that is.
+        """
+        cls, params = self.resolve("dataset", spec)
+        try:
+            dataset: Dataset = cls(**params)
+            return dataset
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{spec.label} cannot be made: {reason_of(error, self.find('dataset', spec.name).file)}; "
+                f"`cfbench show {spec.name}` says what its settings take"
+            ) from error
+
     def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
         """The class and the keywords that a spec asks for, checked against the constructor's signature.
 
@@ -116,15 +138,19 @@ class Registry:
             if key not in hints:
                 raise UserError(f"{spec.name} has no setting {key!r}; {did_you_mean(key, hints)}")
             if not _fits(value, hints[key]):
-                wanted = getattr(hints[key], "__name__", None) or str(hints[key])
-                wanted = str(hints[key]).replace("typing.", "") if get_origin(hints[key]) else wanted
-                raise UserError(f"{spec.name}.{key} takes {wanted}, found {value!r}")
+                raise UserError(f"{spec.name}.{key} takes {_hint_name(hints[key])}, found {value!r}")
         params = {**(presets[spec.preset] if spec.preset else {}), **own}
         if open_ := [
             k for k in required(cls) if k not in params and not is_instance(self.plugins[kind, spec.name].cls)
         ]:
             raise UserError(f"{spec.name} needs a value for {', '.join(open_)}; write {spec.name}[{open_[0]}=...]")
         return cls, {k: float(v) if hints.get(k) is float and type(v) is int else v for k, v in params.items()}
+
+
+def _hint_name(hint: Any) -> str:
+    """A type as users write it: ``int``, ``Sequence[int]``."""
+    name: str | None = None if get_origin(hint) else getattr(hint, "__name__", None)
+    return name or str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def _fits(value: Any, hint: Any) -> bool:

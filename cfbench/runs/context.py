@@ -61,8 +61,8 @@ class LoadedJob:
     def dataset(self, spec: Spec) -> Dataset:
         """The data set, made once a process."""
         if spec.label not in self._datasets:
-            cls, params = self.registry.resolve("dataset", spec)
-            dataset = self._given("dataset", spec) or cls(**params)
+            self.registry.resolve("dataset", spec)
+            dataset = self._given("dataset", spec) or self.registry.dataset(spec)
             dataset.open(self.job.data_root)
             self._datasets[spec.label] = dataset
         return self._datasets[spec.label]
@@ -229,10 +229,9 @@ class LoadedJob:
         of = self.derived_from(method)
         base = of or method
         fit, answer = self.method_params(base)
-        own = {k: v for k, v in base.params.items() if k in fit}
         fitted = self.data_key(dataset), seed, self.job.budget.images, module_digest(FIT, "train"), _contract()
         precision = () if self.job.precision == "fp32" else (self.job.precision,)
-        fit_spec = Spec(base.name, self.fit_preset(base), own)
+        fit_spec = self.fit_spec(base)
         given = self.weights(fit_spec)
         train = self._of("method", base, fit, *fitted, *precision, *((given.digest,) if given else ()))
         tune = key_of(train, answer, module_digest(FIT, "tune"))
@@ -253,6 +252,11 @@ class LoadedJob:
         scoring = source_digest(score), source_digest(Evidence), *reading
         shared = self.judge_key(dataset), *scoring
         return {m: self._of("metric", Spec(m), images, *shared) for m in metrics}
+
+    def fit_spec(self, spec: Spec) -> Spec:
+        """What a row asks of its fit: no parameter that changes answers only."""
+        fit, _ = self.method_params(spec)
+        return Spec(spec.name, self.fit_preset(spec), {k: v for k, v in spec.params.items() if k in fit})
 
     def fit_preset(self, spec: Spec) -> str:
         """The preset that a fit needs: none where it sets answer parameters only, so that such rows share the fit."""

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -65,7 +66,8 @@ def _settle(draft: Path, folder: Path) -> None:
     except OSError:
         if is_intact(folder):
             return
-        remove_damaged(folder)
+        broken = remove_damaged(folder)
+        print(f"cfbench: {folder}: {', '.join(broken[:3])} does not match its manifest; replaced", file=sys.stderr)
         draft.rename(folder)
 
 
