@@ -39,27 +39,27 @@ class JudgePanel(Protocol):
         ...
 
 
-class _Lazy:
-    """A field of images that may be `Rows`, which are read whenever the field is looked at."""
+class _ImageField:
+    """Descriptor of a field that holds images or `ImageRows`; the latter are loaded on access."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, evidence: Any, owner: type | None = None) -> Any:
-        return self if evidence is None else _read(vars(evidence)[self.name])
+        return self if evidence is None else _loaded(vars(evidence)[self.name])
 
     def __set__(self, evidence: Any, value: Any) -> None:
         vars(evidence)[self.name] = value
 
 
-class _Each(Mapping[int, Tensor]):
-    """Images by number, each read whenever it is looked at."""
+class _LoadedOnAccess(Mapping[int, Tensor]):
+    """Mapping of `ImageRows` that loads a value on access."""
 
     def __init__(self, images: Mapping[int, Any]) -> None:
         self.images = images
 
     def __getitem__(self, key: int) -> Tensor:
-        return cast(Tensor, _read(self.images[key]))
+        return cast(Tensor, _loaded(self.images[key]))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.images)
@@ -68,9 +68,9 @@ class _Each(Mapping[int, Tensor]):
         return len(self.images)
 
 
-def _read(value: Any) -> Any:
+def _loaded(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _Each(value) if any(isinstance(v, ImageRows) for v in value.values()) else value
+        return _LoadedOnAccess(value) if any(isinstance(v, ImageRows) for v in value.values()) else value
     return value.load() if isinstance(value, ImageRows) else value
 
 
@@ -139,7 +139,7 @@ class Evidence:
     no method, the factuals excluded. ``cycles[k]`` is the image after k null interventions with fresh abduction,
     ``reverse`` the image after the intervention and its reversal.
 
-    Images may be given as `Rows`, which are read when a metric looks at them. A metric whose scores are all per
+    Images may be given as `ImageRows`, which are loaded when a metric accesses them. A metric whose scores are all per
     image is called on blocks of rows where there are many.
     """
 
@@ -228,4 +228,4 @@ class Evidence:
 
 
 for _name in IMAGES:
-    setattr(Evidence, _name, _Lazy(_name))
+    setattr(Evidence, _name, _ImageField(_name))

@@ -1,27 +1,25 @@
-"""Images that are read when they are looked at: rows of what lies in memory or in a file, nothing else copied."""
+"""Lazy arrays of images: rows of a tensor or of a file that are read when they are indexed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["ImageRows", "Images", "ScatteredImages", "Uint8Images", "block_rows"]
-
+__all__ = ["ImageRows", "Images", "block_rows"]
 
 BLOCK = 2**22
-"""Numbers in a block of images that is worked on at once: 16 MiB in float32."""
-KEPT = 2**23
-"""Numbers in images that stay in memory once they were read."""
+"""Pixel values in a block of images that is processed at once: 16 MiB in float32."""
+CACHED = 2**23
+"""Pixel values up to which loaded images stay in memory."""
 MULTIPLE = 256
-"""What the rows of a block are a multiple of, as far as they fit: judges look at so many images at once."""
+"""The number of rows in a block is a multiple of this: the batch size of the judges."""
 
 
 class Images(Protocol):
-    """Images [N, C, H, W] that give those of some rows; a tensor is one."""
+    """An array of images [N, C, H, W] that can be indexed by rows, such as a tensor."""
 
     @property
     def shape(self) -> Any: ...
@@ -30,56 +28,27 @@ class Images(Protocol):
 
 
 def block_rows(shape: tuple[int, ...]) -> int:
-    """How many images of a shape (C, H, W) are worked on at once."""
+    """How many images of a shape (C, H, W) are processed at once."""
     return max(BLOCK // math.prod(shape) // MULTIPLE, 1) * MULTIPLE
 
 
-@dataclass(frozen=True, eq=False)
-class Uint8Images:
-    """Images uint8 [N, C, H, W] as float32 in [0, 1]."""
-
-    images: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.images.shape
-
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        return self.images[rows].float() / 255
-
-
-@dataclass(frozen=True, eq=False)
-class ScatteredImages:
-    """Images of the rows that a mask [N] marks, in their order, among all rows; NaN elsewhere."""
-
-    some: Images
-    mask: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.mask), *self.some.shape[1:]))
-
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        place = (self.mask.cumsum(0) - 1)[rows]
-        known = self.mask[rows]
-        full = torch.full((len(place), *self.shape[1:]), torch.nan)
-        if known.any():
-            full[known] = self.some[place[known]]
-        return full
-
-
 class ImageRows:
-    """Some rows of images: cheap to choose from again, and read when they are asked for.
+    """Rows of images as float32 in [0, 1], read whenever they are indexed; taking rows of these rows reads nothing.
 
     Args:
-        source: the images.
-        rows: their numbers [N], all where left out; rows may repeat.
+        source: the images, uint8 or float32 in [0, 1]: a tensor in memory or an array of a file.
+        rows: row numbers [N], which may repeat; -1 stands for an image of NaN. All rows by default.
     """
 
     def __init__(self, source: Images, rows: Tensor | None = None) -> None:
         self.source = source
         self.rows = torch.arange(source.shape[0]) if rows is None else rows
-        self.kept: Tensor | None = None
+        self.cached: Tensor | None = None
+
+    @classmethod
+    def scattered(cls, source: Images, mask: Tensor) -> ImageRows:
+        """A row for each element of a mask [N]: the source's images in their order where it is true, NaN elsewhere."""
+        return cls(source, torch.where(mask, mask.cumsum(0) - 1, -1))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,17 +58,27 @@ class ImageRows:
         return torch.Size((len(self.rows), *self.source.shape[1:]))
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        return self.source[self.rows[rows]] if self.kept is None else self.kept[rows]
+        return self._read(self.rows[rows]) if self.cached is None else self.cached[rows]
 
     def take(self, rows: Tensor) -> ImageRows:
-        """The rows of these rows; nothing is read."""
-        return ImageRows(self.source, self.rows[rows]) if self.kept is None else ImageRows(self.kept, rows)
+        """The rows of these rows."""
+        return ImageRows(self.source, self.rows[rows]) if self.cached is None else ImageRows(self.cached, rows)
 
     def load(self) -> Tensor:
-        """The images [N, C, H, W], kept where they are few."""
-        if self.kept is not None:
-            return self.kept
-        images = self.source[self.rows]
-        if images.numel() <= KEPT:
-            self.kept = images
+        """All images [N, C, H, W], which stay in memory if they are few."""
+        if self.cached is not None:
+            return self.cached
+        images = self._read(self.rows)
+        if images.numel() <= CACHED:
+            self.cached = images
         return images
+
+    def _read(self, rows: Tensor) -> Tensor:
+        known = rows >= 0
+        if known.all():
+            images = self.source[rows]
+            return images.float() / 255 if images.dtype == torch.uint8 else images
+        full = torch.full((len(rows), *self.source.shape[1:]), torch.nan)
+        if known.any():
+            full[known] = self._read(rows[known])
+        return full

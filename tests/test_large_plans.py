@@ -36,7 +36,7 @@ def small_blocks(monkeypatch):
     """Blocks of 16 rows, whatever the images."""
     monkeypatch.setattr(rows_module, "BLOCK", 1)
     monkeypatch.setattr(rows_module, "MULTIPLE", 16)
-    monkeypatch.setattr(rows_module, "KEPT", 0)
+    monkeypatch.setattr(rows_module, "CACHED", 0)
 
 
 class Counted:
@@ -123,6 +123,18 @@ def test_set_scores_read_each_image_once_and_resamples_none(small_blocks):
         Realism()(given.take(torch.randint(48, (48,), generator=torch.Generator().manual_seed(r))))
     assert sources["answer"].total == read
     assert sources["x"].total == 0
+
+
+def test_image_rows_scale_integers_and_leave_missing_rows_open():
+    grey = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2)
+    some = ImageRows(grey, torch.tensor([5, -1, 0, 0]))
+    assert torch.equal(some[torch.tensor([0, 2, 3])], grey[[5, 0, 0]].float() / 255)
+    assert some.shape == (4, 1, 2, 2)
+    assert some.take(torch.tensor([1, 0])).load()[:, 0, 0, 0].isnan().tolist() == [True, False]
+    mask = torch.tensor([False, True, False, True])
+    full = ImageRows.scattered(grey.float()[:2], mask).load()
+    assert torch.equal(full[mask], grey.float()[:2])
+    assert full[~mask].isnan().all()
 
 
 def test_taking_rows_of_rows_reads_nothing():
@@ -259,7 +271,7 @@ from cfbench.evaluation.plan import make_plan
 from cfbench.storage.tensors import open_arrays
 
 torch.set_num_threads(1)
-images.BLOCK = images.KEPT = 2**19
+images.BLOCK = images.CACHED = 2**19
 scoring.REPLICATES = 2
 prepare.ROWS = 500
 number, place = int(sys.argv[1]), Path(sys.argv[2])
@@ -270,7 +282,7 @@ memory = lambda: next(int(line.split()[1]) / 1024 for line in open("/proc/self/s
 open("/proc/self/clear_refs", "w").write("5")
 before = memory()
 prepare._write_truth(place / "truth", plan, lambda *of: data.oracle(place, "test", *of))
-x = images.ImageRows(images.Uint8Images(pool.images), plan.rows)
+x = images.ImageRows(pool.images, plan.rows)
 mech = image_mechanism(Nearly(data.graph), data, place, "test")
 answer_plan(mech, plan, x, into=place / "answers", seed=0, device=torch.device("cpu"), rounds=4)
 found = open_arrays(place / "answers"), open_arrays(place / "truth")

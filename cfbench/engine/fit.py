@@ -16,7 +16,7 @@ from ..contract import Control, Fit, Method, Split
 from ..errors import UserError
 from ..evaluation.answers import Answers, answer_plan, image_mechanism, synchronize
 from ..evaluation.plan import Plan
-from ..images import ImageRows, Uint8Images
+from ..images import ImageRows
 from ..rng import derive
 from ..runs.context import Context
 from ..runs.environment import peak_memory
@@ -140,7 +140,7 @@ def images(context: Context, cell: Cell) -> None:
         return
     job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
     plan = Plan.load(context.loaded.plan_folder(cell.dataset))
-    x = ImageRows(Uint8Images(dataset.split(job.data_root, job.split).images), plan.rows)
+    x = ImageRows(dataset.split(job.data_root, job.split).images, plan.rows)
     with storage.temporary_folder(folder) as made:
         file = made / "answers.safetensors"
         with context.quiet("images", cell.seed), peak_memory(context.device) as peak:

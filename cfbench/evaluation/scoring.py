@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..contract import Dataset, Metric, Split
 from ..evidence import Evidence, JudgePanel
-from ..images import ImageRows, Images, ScatteredImages, Uint8Images
+from ..images import ImageRows, Images
 from .plan import Plan
 from .resamples import resample_rows, resample_size
 
@@ -60,7 +60,7 @@ def evidences(
         rounds: how many factuals went through further rounds.
         costs: of the cell.
     """
-    x = ImageRows(Uint8Images(pool.images), plan.rows)
+    x: Any = ImageRows(pool.images, plan.rows)
     others = torch.ones(len(pool), dtype=torch.bool)
     others[plan.rows] = False
     real = pool[others]
@@ -69,24 +69,22 @@ def evidences(
     for v, asked in plan.asked.items():
         f = asked.factual
         yield Evidence(
-            dataset.graph, v, _lazy(x.take(f)), plan.pa[f], asked.cf_pa, _lazy(images[f"do/{v}"]), real, judges,
-            measure, truth=_lazy(truth.get(f"do/{v}")), reverse=_lazy(_spread(images.get(f"reverse/{v}"), f < rounds)),
+            dataset.graph, v, x.take(f), plan.pa[f], asked.cf_pa, _lazy(images[f"do/{v}"]), real, judges,
+            measure, truth=_lazy(truth.get(f"do/{v}")), reverse=_lazy(images.get(f"reverse/{v}"), f < rounds),
             shared=shared,
         )  # fmt: skip
-    once, last = images["null"], _spread(images.get("cycle"), torch.arange(len(plan)) < rounds)
-    cycles = {1: _lazy(once)} | ({} if last is None else {10: _lazy(last)})
-    null = (plan.pa, plan.pa, _lazy(once), real, judges, measure)
-    yield Evidence(dataset.graph, "null", _lazy(x), *null, cycles=cycles, shared=shared)
-    yield Evidence(dataset.graph, "cell", _lazy(x), *null, costs=costs)
+    once, last = _lazy(images["null"]), _lazy(images.get("cycle"), torch.arange(len(plan)) < rounds)
+    cycles = {1: once} | ({} if last is None else {10: last})
+    null = (plan.pa, plan.pa, once, real, judges, measure)
+    yield Evidence(dataset.graph, "null", x, *null, cycles=cycles, shared=shared)
+    yield Evidence(dataset.graph, "cell", x, *null, costs=costs)
 
 
-def _lazy(images: Images | None) -> Any:
-    """Images that stand in a field of evidence, to be read when they are looked at."""
-    return images if images is None or isinstance(images, ImageRows) else ImageRows(images)
-
-
-def _spread(some: Images | None, mask: Tensor) -> Images | None:
-    return None if some is None else ScatteredImages(some, mask)
+def _lazy(images: Images | None, mask: Tensor | None = None) -> Any:
+    """Images for a field of evidence, which are read on access; with a mask [N], NaN in the rows where it is false."""
+    if images is None:
+        return None
+    return ImageRows(images) if mask is None else ImageRows.scattered(images, mask)
 
 
 def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, rounds: int) -> list[ScoreRow]:
