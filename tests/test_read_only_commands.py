@@ -79,8 +79,29 @@ def test_a_dry_run_tells_of_damaged_stages_and_leaves_them(root, capsys):
     assert all(storage.is_intact(p.parent) for p in (root / "one").rglob(storage.MANIFEST))
 
 
-def test_a_dry_run_of_a_new_run_writes_nothing(tmp_path):
-    assert small_run(tmp_path, "new", "--methods", "learns", "--dry-run") == 0
+def test_a_dry_run_of_a_new_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
+    assert small_run(tmp_path, "new", "--methods", "learns,tunes", "--seeds", "0,1", "--dry-run") == 0
+    assert everything(tmp_path) == {}
+    out, err = capsys.readouterr()
+    assert out.startswith(f"run {tmp_path / 'new'}\n  preset tiny: 2,048 training images a method")
+    todo = [line for line in out.splitlines() if line.startswith("  to do")]
+    assert todo == [f"  to do  bars {method} seed {seed}" for method in ("learns", "tunes") for seed in (0, 1)]
+    assert out.endswith("  18 of 18 tasks to do\n")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--methods", "learn"], "unknown method 'learn'; did you mean 'learns'?"),
+        (["--methods", "learns", "--datasets", "bar"], "unknown dataset 'bar'; did you mean 'bars'?"),
+        (["--methods", "learns", "--metrics", "truh"], "unknown metric 'truh'; did you mean 'truth'?"),
+        (["--methods", "knows[dmi=1]"], "knows has no setting 'dmi'; did you mean 'dim'?"),
+    ],
+)
+def test_a_dry_run_of_what_does_not_exist_is_a_mistake_as_in_a_run(tmp_path, capsys, args, says):
+    assert small_run(tmp_path, "new", *args, "--dry-run") == 1
+    assert says in capsys.readouterr().err
     assert everything(tmp_path) == {}
 
 
