@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cfbench.contract import Control, Derived
+from cfbench.errors import UserError
 from cfbench.plugins.registry import Registry
-from cfbench.plugins.spec import parse_specs
+from cfbench.plugins.spec import Spec, parse_specs
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = Registry()
@@ -49,11 +50,55 @@ def test_every_control_and_data_set_is_named():
             assert f"`{name}" in README, f"README.md does not name the {kind} {name}"
 
 
-def test_rows_that_the_documentation_asks_for_exist():
-    for text in (README, METHODS):
-        for asked in re.findall(r"--methods '?([^'\s]+?)'?(?=[\s`])", text):
-            for spec in parse_specs(asked):
-                if "of" in spec.params:
-                    (spec,) = parse_specs(spec.params["of"])
-                if spec.name != "mine":
-                    REGISTRY.resolve("method", spec)
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROWS = re.compile(r"""--methods (?:'([^']+)'|([^\s'`]+))|\bmethods=["']([^"']+)["']""")
+
+
+def rows_asked_for(text: str) -> list[Spec]:
+    """The rows that commands and Python in a document ask for, but for those of plugin files that it names."""
+    own = set(re.findall(r"\b(\w+)\.py\b", text))
+    specs = [spec for found in ROWS.findall(text) for spec in parse_specs("".join(found))]
+    return [spec for spec in specs if spec.name not in own]
+
+
+def unknown_rows(text: str) -> list[str]:
+    """What is wrong with the rows that a document asks for, one line each."""
+    wrong = []
+    for spec in rows_asked_for(text):
+        try:
+            REGISTRY.resolve("method", spec)
+            for base in parse_specs(str(spec.params["of"])) if "of" in spec.params else ():
+                REGISTRY.resolve("method", base)
+        except UserError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.stem)
+def test_rows_that_a_document_asks_for_exist(path):
+    assert unknown_rows(path.read_text()) == []
+
+
+def test_rows_are_found_in_the_documents():
+    found = {spec.label for path in DOCUMENTS for spec in rows_asked_for(path.read_text())}
+    assert {"diffscm[contrast=0]", "flowmatching:carried", "resample[of=hvae]", "deepscm", "identity"} <= found
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("`cfbench run --methods difscm`", "unknown method 'difscm'; did you mean 'diffscm'?"),
+        ("cfbench run --methods 'diffscm,\ndiffscm[contrst=0]' --jobs 1", "has no setting 'contrst'"),
+        ("cfbench run --methods flowmatching:carred\n", "has no preset 'carred'"),
+        ("cfbench run --methods 'deepscm,resample[of=hvea]'", "unknown method 'hvea'"),
+        ('cfbench.run(methods="deepscm,identiti")', "unknown method 'identiti'"),
+    ],
+)
+def test_a_row_that_does_not_exist_is_found(text, says):
+    (wrong,) = unknown_rows(text)
+    assert says in wrong
+
+
+def test_rows_of_a_plugin_file_that_a_document_names_are_its_own():
+    assert unknown_rows("cfbench run --methods mine,deepscm --plugin mine.py") == []
+    assert len(unknown_rows("cfbench run --methods mine,deepscm")) == 1
