@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +63,13 @@ def test_stages_come_back_where_the_folder_is_not_shared(tmp_path, cluster, alon
     assert len(wrote) == len(set(wrote)) >= 10
     assert not [f for stage in wrote for f in storage.damaged_files(tmp_path / "tiny" / stage)]
     assert any("failed-train-1" in stage for stage in wrote)
+    ends = [e for e in read_events(tmp_path / "tiny") if e["event"] == "end"]
+    assert len(ends) == len({e["task"] for e in ends})
+    (failed,) = [e for e in ends if e["status"] == "failed"]
+    assert failed["task"] == "train bars raises seed 0"
+    assert failed["reason"].startswith("ArithmeticError: this method cannot be fitted (toys.py line ")
+    token = (tmp_path / "tiny" / transfer.TOKEN).read_text()
+    assert not (Path(tempfile.gettempdir()) / f"cfbench-{token}").exists()
 
 
 MINE = """
@@ -105,6 +115,24 @@ def test_stages_that_leave_the_folder_or_are_spoilt_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_end_of_a_task_without_new_stages_is_logged_with_its_reason(tmp_path):
+    for status, reason in ((Status.DONE, ""), (Status.OOM, "OutOfMemoryError: CUDA out of memory")):
+        outcome = Outcome(DONE, status, reason, 1.5)
+        assert RemoteResult(outcome).unpack(tmp_path) == outcome
+        end = [*read_events(tmp_path)][-1]
+        assert (end["event"], end["task"], end["status"]) == ("end", "prepare t", status)
+        assert (end["reason"], end["seconds"]) == (reason, 1.5)
+
+
+def test_the_folder_of_a_node_is_removed_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("cfbench-ab", "cfbench-abc", "cfbench-"):
+        (tmp_path / name / "cells").mkdir(parents=True)
+    for _ in range(2):
+        transfer.remove_node_folder("ab")
+        assert {p.name for p in tmp_path.iterdir()} == {"cfbench-abc", "cfbench-"}
+
+
 def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
     with storage.write_stage(tmp_path / "there" / "failed-train-1", stage="train") as draft:
         (draft / "log.txt").write_text("why")
@@ -115,9 +143,6 @@ def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
 
 
 def test_baggage_is_an_installation(tmp_path):
-    import subprocess
-    import sys
-
     folder = transfer.pack_code(tmp_path / "bag", [Path(TOYS)])
     said = subprocess.run(
         [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],

@@ -181,3 +181,21 @@ def test_where_nobody_tells_what_began_one_task_after_the_other_is_over_its_time
     assert mine.wait() == []
     clock[0] += 120
     assert [o.task.id for o in mine.wait()] == ["train bars b seed 0"]
+
+
+class Silent(Ray):
+    """A cluster that has nodes, and answers nothing more."""
+
+    def nodes(self):
+        raise OSError("gone")
+
+
+def test_a_cluster_that_does_not_remove_its_folders_fails_nothing(tmp_path):
+    ray = Silent()
+    mine = workers(tmp_path, ray)
+    mine.start(task("m"))
+    mine.remove_node_folders()
+    assert ray.cancelled == [], "on this machine there are no folders of nodes"
+    mine.sender = SimpleNamespace(token="ab")
+    mine.remove_node_folders()
+    assert ray.cancelled == ["train bars m seed 0"]

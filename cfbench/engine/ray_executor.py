@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from ..runs.context import load_job
 from ..runs.job import Job
 from ..runs.progress import log_event, remove_note, tasks_in_progress
 from .tasks import record_failure, run_task
-from .transfer import RemoteResult, StageSender, pack_code, run_remotely
+from .transfer import RemoteResult, StageSender, pack_code, remove_node_folder, run_remotely
 
 __all__ = ["gpu_share", "peak_memory_of", "ray_executor"]
 
@@ -62,6 +62,8 @@ def peak_memory_of(folder: Path, task: Task) -> float | None:
 
 WATCH, GRACE = 0.5, 10.0
 """Seconds between looks at what is under way, and how long a worker may take to start and to stop."""
+CLEANUP = 10.0
+"""Seconds that the nodes of a cluster have to remove their folders."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,23 @@ class RayExecutor:
             self.waiting.append(Submission(submission.task, again=True))
         return not submission.again
 
+    def remove_node_folders(self) -> None:
+        """End what is under way on a cluster, and remove the folders that its nodes did tasks in.
+
+        Nodes that do not answer within `CLEANUP` seconds keep theirs.
+        """
+        if self.sender is None:
+            return
+        with suppress(Exception):  # the results are all here: what stays on a node is no reason to fail
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            for ref in self.in_flight:
+                self.ray.cancel(ref, force=True)
+            remove = self.ray.remote(num_cpus=0, max_retries=0)(remove_node_folder)
+            nodes = (NodeAffinitySchedulingStrategy(n["NodeID"], soft=False) for n in self.ray.nodes() if n["Alive"])
+            removals = [remove.options(scheduling_strategy=node).remote(self.sender.token) for node in nodes]
+            self.ray.wait(removals, num_returns=len(removals), timeout=CLEANUP)
+
 
 def _in_worker(job: Job, task: Task) -> Outcome:
     return run_task(job, task, load_job(job))
@@ -212,7 +231,11 @@ def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[R
             slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
             if address is None:  # all load their libraries while the first task, which the others wait for, is done
                 _ = [ray.remote(max_retries=0)(_warm_up).remote() for _ in range(slots)]
-            yield RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
+            executor = RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
+            try:
+                yield executor
+            finally:
+                executor.remove_node_folders()
         finally:
             ray.shutdown()
 

@@ -24,7 +24,9 @@ from ..runs.job import Job
 from ..runs.progress import log_event
 from .tasks import run_task
 
-__all__ = ["PLUGINS", "RemoteResult", "StageSender", "pack_code", "run_remotely", "with_packed_plugins"]
+__all__ = [
+    "PLUGINS", "RemoteResult", "StageSender", "pack_code", "remove_node_folder", "run_remotely", "with_packed_plugins",
+]  # fmt: skip
 
 
 PLUGINS = Path("cfbench-plugins")
@@ -129,7 +131,7 @@ def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) ->
         return run_task(job, task, load_job(job))
     import ray
 
-    here = replace(job, folder=Path(tempfile.gettempdir()) / f"cfbench-{token}")
+    here = replace(job, folder=_node_folder(token))
     for place, reference in needed.items():
         if not storage.is_complete(here.folder / place):
             _write_stage(here.folder, place, ray.get(reference))
@@ -137,6 +139,16 @@ def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) ->
     outcome = run_task(here, task, load_job(here))
     made = sorted(set(_stages(here.folder)) - before)
     return RemoteResult(outcome, {place: _read(here.folder / place) for place in made}, _read(here.folder / "env"))
+
+
+def remove_node_folder(token: str) -> None:
+    """Remove the folder in which this node did tasks of a run, if there is one."""
+    shutil.rmtree(_node_folder(token), ignore_errors=True)
+
+
+def _node_folder(token: str) -> Path:
+    """Where a node that does not share the run's folder does the run's tasks."""
+    return Path(tempfile.gettempdir()) / f"cfbench-{token}"
 
 
 def _shared(folder: Path, token: str) -> bool:
