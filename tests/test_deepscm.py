@@ -10,17 +10,15 @@ import torch
 from cfbench_methods.deepscm import DeepSCM, fade
 from cfbench_methods.nn.likelihood import Diagonal, FullRank, LowRank, Scalar
 from cfbench_methods.nn.vae import logit, logit_inverse, logit_log_det
+from fits import DIGIT, STRIPES, WIDTH, draw_stripes, random_split, session, streams, stripes
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from cfbench.contract import Fit, Split
+from cfbench.contract import Split
 from cfbench.errors import UserError
-from cfbench.graph import CausalGraph, Variable
-from cfbench.rng import Streams
+from cfbench.graph import CausalGraph
 
 pytestmark = pytest.mark.portable
 
-DIGIT = Variable("digit", "categorical", size=3)
-WIDTH = Variable("width", "continuous", low=1, high=5)
 GRAPHS = {
     "both": CausalGraph((DIGIT, WIDTH), (1, 28, 28)),
     "classes": CausalGraph((DIGIT,), (1, 8, 8)),
@@ -32,46 +30,9 @@ LIKELIHOODS = ("fixed", "scalar", "diagonal", "lowrank", "full")
 POLICIES = ("none", "scaled", "faded", "full")
 
 
-def data(graph, count=12, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    columns = [
-        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
-        for v in graph.variables
-    ]
-    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
-    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
-
-
-TOY = CausalGraph((DIGIT, WIDTH), (1, 8, 8))
-
-
-def paint(pa, ground):
-    """A stripe at a place that the class decides, as bright as the width, on each hand's ground: uint8."""
-    image = ground[:, None, None, None].expand(-1, 1, 8, 8).clone()
-    for i, (digit, width) in enumerate(pa.tolist()):
-        image[i, 0, :, 2 * int(digit) : 2 * int(digit) + 3] = 0.2 * width
-    return (255 * image).round().byte()
-
-
-def toy(count=400, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    pa = torch.stack([torch.randint(3, (count,), generator=g).float(), 2 + 2 * torch.rand(count, generator=g)], 1)
-    ground = 0.3 * torch.rand(count, generator=g)
-    return Split(paint(pa, ground), pa, torch.arange(count)), ground
-
-
-def session(split, images, seed=0, **more):
-    g = torch.Generator().manual_seed(seed)
-    return Fit(split, split, images, torch.device("cpu"), g, **more)
-
-
 def small(graph, **params):
     torch.manual_seed(0)
     return DeepSCM(graph, **{**SMALL, **params})
-
-
-def streams(count, first=0):
-    return Streams(range(first, first + count))
 
 
 @torch.no_grad()
@@ -84,9 +45,9 @@ def answer(method, x, pa, new):
 def fitted():
     """A model fitted on the toy, its log, and what it recorded."""
     rows, tables = [], {}
-    method = small(TOY, beta=1.0, lr=2e-3, width=16, hidden=64, residual="none")
+    method = small(STRIPES, beta=1.0, lr=2e-3, width=16, hidden=64, residual="none")
     with torch.no_grad():
-        method.fit(session(toy()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
+        method.fit(session(stripes()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
     return method, rows, tables
 
 
@@ -190,7 +151,7 @@ def test_strong_factors_leave_composition_exact():
 
 def bounds(draws):
     method = small(GRAPHS["both"], log_variance=-1.3).double()
-    split = data(method.graph)
+    split = random_split(method.graph, 12)
     g = torch.Generator().manual_seed(1)
     v = split.images.double() + torch.rand(split.images.shape, generator=g, dtype=torch.float64)
     return method, v, split.parents.double(), torch.randn(len(v), draws, 4, generator=g, dtype=torch.float64)
@@ -228,11 +189,11 @@ def test_more_draws_tighten_the_bound():
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood_learns_and_composes_exactly(name):
     rows, tables = [], {}
-    method = small(TOY, likelihood=name, rank=2, beta=1.0, lr=2e-3, residual="full")
-    method.fit(session(toy()[0], 64 * 60, log=rows.append, record=tables.__setitem__))
+    method = small(STRIPES, likelihood=name, rank=2, beta=1.0, lr=2e-3, residual="full")
+    method.fit(session(stripes()[0], 64 * 60, log=rows.append, record=tables.__setitem__))
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert method.likelihood.variance(torch.zeros(1, method.likelihood.extra, 8, 8)).isfinite().all()
-    split, _ = toy(40, seed=2)
+    split, _ = stripes(40, seed=2)
     assert (answer(method, split.x, split.parents, split.parents) - split.x).abs().max() < 2e-5
     table = tables["likelihood"]
     assert math.isclose(table["bits_per_dim"], -table["log_likelihood"] / 64 / math.log(2))
@@ -243,15 +204,15 @@ def test_every_likelihood_learns_and_composes_exactly(name):
 def test_bits_of_noise_that_fills_the_bytes_are_near_eight():
     tables = {}
     method = small(GRAPHS["classes"], beta=1.0, lr=3e-3)
-    method.fit(session(data(method.graph, 500), 64 * 300, record=tables.__setitem__))
+    method.fit(session(random_split(method.graph, 500), 64 * 300, record=tables.__setitem__))
     assert 8 < tables["likelihood"]["bits_per_dim"] < 8.3  # a Gaussian in logit space is not quite flat in grey levels
 
 
 def test_a_likelihood_that_does_not_suit_is_refused():
     with pytest.raises(UserError, match="likelihood is 'student'"):
-        small(TOY, likelihood="student")
+        small(STRIPES, likelihood="student")
     with pytest.raises(UserError, match="rank is 0"):
-        small(TOY, likelihood="lowrank", rank=0)
+        small(STRIPES, likelihood="lowrank", rank=0)
     with pytest.raises(UserError, match="12288 values, too many for a full covariance"):
         small(GRAPHS["large"], likelihood="full")
 
@@ -282,7 +243,7 @@ def test_fading_is_a_least_squares_fit_in_each_neighbourhood():
 @pytest.mark.parametrize("particles", [0, 3])
 @pytest.mark.parametrize("policy", ["full", "faded"])
 def test_a_full_or_faded_residual_composes_exactly_even_without_learning(graph, particles, policy):
-    split = data(graph)
+    split = random_split(graph, 12)
     full = answer(small(graph, residual=policy, particles=particles), split.x, split.parents, split.parents)
     assert full.shape == split.x.shape
     assert (full - split.x).abs().max() < 1e-5
@@ -293,7 +254,7 @@ def test_a_full_or_faded_residual_composes_exactly_even_without_learning(graph, 
 
 
 def test_a_scaled_residual_lies_between():
-    split = data(GRAPHS["both"])
+    split = random_split(GRAPHS["both"], 12)
     errors = [
         (answer(small(GRAPHS["both"], **policy), split.x, split.parents, split.parents) - split.x).abs().mean()
         for policy in (
@@ -318,7 +279,7 @@ def test_the_policy_is_visible_and_changes_no_weight():
 @pytest.mark.parametrize("policy", ["scaled", "faded"])
 def test_batches_change_no_answer(particles, policy):
     graph = GRAPHS["both"]
-    method, split = small(graph, residual=policy, particles=particles), data(graph)
+    method, split = small(graph, residual=policy, particles=particles), random_split(graph, 12)
     new = split.parents.flip(0)
     together = answer(method, split.x, split.parents, new)
     for i in range(3):
@@ -330,7 +291,7 @@ def test_batches_change_no_answer(particles, policy):
 
 def test_particles_spread_and_the_posterior_mean_does_not_move():
     graph = GRAPHS["both"]
-    split = data(graph)
+    split = random_split(graph, 12)
     with torch.no_grad():
         for particles, same in ((0, True), (2, False)):
             method = small(graph, particles=particles)
@@ -342,11 +303,11 @@ def test_particles_spread_and_the_posterior_mean_does_not_move():
 
 def test_a_short_fit_learns_what_the_parents_do(fitted):
     method, _, _ = fitted
-    split, ground = toy(seed=1)
+    split, ground = stripes(seed=1)
     for column, value in ((0, (split.parents[:, 0] + 1) % 3), (1, 6 - split.parents[:, 1])):
         new = split.parents.clone()
         new[:, column] = value
-        truth = paint(new, ground).float() / 255
+        truth = draw_stripes(new, ground).float() / 255
         error = (answer(method, split.x, split.parents, new) - truth).abs().mean()
         assert error < 0.5 * (split.x - truth).abs().mean()
 
@@ -362,11 +323,11 @@ def test_a_fit_spends_its_budget_and_improves_its_bound(fitted):
 
 def test_samples_have_the_parents_that_were_asked_for(fitted):
     method, _, _ = fitted
-    split, ground = toy(60, seed=1)
+    split, ground = stripes(60, seed=1)
     with torch.no_grad():
         image = method.sample(split.parents, streams(60))
         again = method.sample(split.parents, streams(60, 100))
-    truth = paint(split.parents, ground).float() / 255
+    truth = draw_stripes(split.parents, ground).float() / 255
     assert (image - truth).abs().mean() < (image - truth.roll(1, 0)).abs().mean() * 0.6
     assert not torch.equal(image, again)
     assert image.min() >= 0
@@ -375,9 +336,9 @@ def test_samples_have_the_parents_that_were_asked_for(fitted):
 
 def test_parents_out_of_range_do_not_break_answers(fitted):
     method, _, _ = fitted
-    split, _ = toy(8)
+    split, _ = stripes(8)
     for policy in POLICIES:
-        method = small(TOY, residual=policy)
+        method = small(STRIPES, residual=policy)
         for value in (-1e3, 1e3):
             new = split.parents.clone()
             new[:, 1] = value
@@ -386,7 +347,7 @@ def test_parents_out_of_range_do_not_break_answers(fitted):
 
 @pytest.mark.parametrize("graph", [GRAPHS["classes"], GRAPHS["values"]], ids=["classes", "values"])
 def test_a_fit_is_reproducible_and_survives_its_state_dict(graph):
-    split = data(graph, 40)
+    split = random_split(graph, 40)
     models = []
     for _ in range(2):
         method = small(graph, batch=8)
@@ -402,7 +363,7 @@ def test_a_fit_is_reproducible_and_survives_its_state_dict(graph):
 
 def test_the_paper_fixes_its_variance():
     method = DeepSCM(GRAPHS["classes"], **{**DeepSCM.presets["paper"], "batch": 4, "hidden": 8})
-    method.fit(session(data(method.graph), 8))
+    method.fit(session(random_split(method.graph, 12), 8))
     assert method.likelihood.log_variance.item() == -5
     assert method.residual == "full"
     assert method.evaluations == {"abduct": 33, "predict": 32}

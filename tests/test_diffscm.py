@@ -14,16 +14,14 @@ from cfbench_methods.diffusion.schedule import alpha_bars, clip, dynamic_thresho
 from cfbench_methods.nn.parents import ParentEncoder
 from cfbench_methods.nn.predictor import ParentPredictor
 from cfbench_methods.nn.unet import Encoder, UNet
+from fits import DIGIT, WIDTH, random_session, random_split
 
-from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
 pytestmark = pytest.mark.portable
 
-DIGIT = Variable("digit", "categorical", size=3)
-WIDTH = Variable("width", "continuous", low=1, high=5)
 GREY = Variable("grey", "continuous", parents=("width",))
 GRAPHS = {
     "both": CausalGraph((DIGIT, WIDTH, GREY), (1, 8, 8)),
@@ -41,25 +39,10 @@ SMALL = {
 }
 
 
-def data(graph, count=120, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
-    columns = [
-        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
-        for v in graph.variables
-    ]
-    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
-
-
-def session(graph, images=600, seed=0, **more):
-    g = torch.Generator().manual_seed(seed)
-    return Fit(data(graph), data(graph, seed=1), images, torch.device("cpu"), g, **more)
-
-
 def fitted(graph, **params):
     method = DiffSCM(graph, **{**SMALL, **params})
     with torch.no_grad():
-        method.fit(session(graph))
+        method.fit(random_session(graph))
     return method
 
 
@@ -143,7 +126,7 @@ def test_log_probabilities_agree_with_torch_distributions():
 def test_guidance_is_the_gradient_of_the_contrast(both):
     predictor, encoder = both.predictor, both.encoder
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    wanted, factual = (encoder.standardise(data(both.graph, seed=s).parents[:3]) for s in (3, 4))
+    wanted, factual = (encoder.standardise(random_split(both.graph, seed=s).parents[:3]) for s in (3, 4))
     classes = torch.tensor([1.0, 0.0, 0.0])
 
     def score(y):
@@ -177,7 +160,7 @@ def test_values_are_steered_relative_to_what_was_read_off_the_factual():
 @torch.no_grad()
 def test_carried_residuals_put_no_force_on_a_null_intervention():
     method = fitted(GRAPHS["values"], scale=3.0, contrast=0.0)
-    split = data(method.graph, seed=2)[:6]
+    split = random_split(method.graph, seed=2)[:6]
     u, z = method.abduct(split.x, split.parents), method.encoder.standardise(split.parents)
     assert u["moments"].shape == (6, SMALL["steps"], 1, 2)
     x, t = u["x"], method.path.inversion[-1].t_next
@@ -189,7 +172,7 @@ def test_carried_residuals_put_no_force_on_a_null_intervention():
 @torch.no_grad()
 def test_full_contrast_leaves_the_null_intervention_unguided():
     method = fitted(GRAPHS["classes"], scale=5.0, contrast=1.0)
-    split = data(method.graph, seed=2)[:6]
+    split = random_split(method.graph, seed=2)[:6]
     u = method.abduct(split.x, split.parents)
     null, other = method.predict(u, split.parents), method.predict(u, (split.parents + 1) % 3)
     method.scale = 0.0
@@ -200,7 +183,7 @@ def test_full_contrast_leaves_the_null_intervention_unguided():
 
 @torch.no_grad()
 def test_answers_do_not_depend_on_the_batch(method):
-    split = data(method.graph, seed=2)[:5]
+    split = random_split(method.graph, seed=2)[:5]
     new = split.parents.flip(0)
     together = method.predict(method.abduct(split.x, split.parents), new)
     for i in range(5):
@@ -210,7 +193,7 @@ def test_answers_do_not_depend_on_the_batch(method):
 
 @torch.no_grad()
 def test_answers_keep_shape_and_range_and_change_nothing_they_are_given(method):
-    split = data(method.graph, seed=2)[:4]
+    split = random_split(method.graph, seed=2)[:4]
     u = method.abduct(split.x, split.parents)
     before = {name: value.clone() for name, value in u.items()}
     first, second = (method.predict(u, split.parents.flip(0)) for _ in range(2))
@@ -225,7 +208,7 @@ def test_answers_keep_shape_and_range_and_change_nothing_they_are_given(method):
 
 @torch.no_grad()
 def test_abduction_reads_no_predictor_and_no_parents(both):
-    split = data(both.graph, seed=2)[:4]
+    split = random_split(both.graph, seed=2)[:4]
     u = both.abduct(split.x, split.parents)
     assert torch.equal(u["pa"], split.parents)
     assert torch.equal(u["x"], both.abduct(split.x, split.parents.flip(0))["x"])
@@ -238,7 +221,7 @@ def test_fit_follows_its_generator_and_leaves_the_global_one_alone(both):
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in both.state_dict().items())
     other = DiffSCM(both.graph, **SMALL)
-    other.fit(session(both.graph, seed=1))
+    other.fit(random_session(both.graph, seed=1))
     assert not torch.equal(other.predictor.trunk.inlet.weight, both.predictor.trunk.inlet.weight)
 
 
@@ -246,7 +229,7 @@ def test_fit_follows_its_generator_and_leaves_the_global_one_alone(both):
 def test_state_dict_carries_all_that_was_learnt(method):
     copy = DiffSCM(method.graph, **SMALL, scale=2.0, contrast=0.5)
     copy.load_state_dict(method.state_dict())
-    split = data(method.graph, seed=2)[:4]
+    split = random_split(method.graph, seed=2)[:4]
     answers = [m.predict(m.abduct(split.x, split.parents), split.parents.flip(0)) for m in (method, copy)]
     assert torch.equal(*answers)
     assert all(v.is_contiguous() for v in method.state_dict().values())
@@ -254,7 +237,7 @@ def test_state_dict_carries_all_that_was_learnt(method):
 
 def test_budget_is_spent_and_not_exceeded():
     graph = GRAPHS["both"]
-    run = session(graph, images=700)
+    run = random_session(graph, images=700)
     DiffSCM(graph, **SMALL, batch=64).fit(run)
     assert 700 - 3 * 64 < run.seen <= 700
 
@@ -265,7 +248,7 @@ def test_weights_are_an_average_with_warm_up():
     graph, seen = GRAPHS["classes"], []
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(net.weight)
-    run = session(graph)
+    run = random_session(graph)
 
     def loss(x, pa):
         seen.append(float(net.weight.detach()))
@@ -286,14 +269,14 @@ def test_the_predictor_is_shown_the_step_that_the_image_is_at(both, monkeypatch)
     shown = []
     forward = both.predictor.trunk.forward
     monkeypatch.setattr(both.predictor.trunk, "forward", lambda x, t: shown.append(int(t[0])) or forward(x, t))
-    split = data(both.graph)[:2]
+    split = random_split(both.graph)[:2]
     both.predict(both.abduct(split.x, split.parents), split.parents)
     assert shown == [186, 374, 561, 749, 749, 561, 374, 186]
 
 
 def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
     graph = GRAPHS["classes"]
-    run = session(graph)
+    run = random_session(graph)
     t, number = DiffSCM(graph, **SMALL)._draw_t(20_000, run)
     assert t.min() == 0
     assert t.max() > 990
@@ -309,10 +292,10 @@ def test_training_on_all_levels_or_on_respaced_ones_with_their_number():
 def test_presets_run(preset):
     graph = GRAPHS["classes"]
     params = {**DiffSCM.presets[preset], "width": 8, "predictor_width": 8, "batch": 20, "steps": 5}
-    run = session(graph, images=80)
+    run = random_session(graph, images=80)
     method = DiffSCM(graph, **params)
     method.fit(run)
-    split = data(graph)[:3]
+    split = random_split(graph)[:3]
     assert method.predict(method.abduct(split.x, split.parents), split.parents).isfinite().all()
     assert method.tune(run) == {}
 
@@ -333,7 +316,7 @@ def test_presets_state_the_published_settings():
 
 @torch.no_grad()
 def test_a_repaired_abduction_neither_clips_nor_normalises(both):
-    split = data(both.graph)[:2]
+    split = random_split(both.graph)[:2]
     routes = {}
     for name in ("final", "steps", "normalise"):
         method = DiffSCM(both.graph, **SMALL, clip=name)
@@ -348,7 +331,7 @@ def test_a_repaired_abduction_neither_clips_nor_normalises(both):
 def test_tune_stores_what_was_left_open_and_records_its_curve():
     graph, tables = GRAPHS["both"], {}
     method = DiffSCM(graph, **SMALL)
-    run = session(graph, record=tables.__setitem__)
+    run = random_session(graph, record=tables.__setitem__)
     method.fit(run)
     chosen = method.tune(run)
     rows = tables["guidance"]
@@ -380,7 +363,7 @@ def test_each_parent_gets_the_smallest_scale_that_moves_it_enough():
 
 @torch.no_grad()
 def test_one_scale_is_that_scale_for_every_parent(both):
-    split = data(both.graph, seed=2)[:3]
+    split = random_split(both.graph, seed=2)[:3]
     u, new = both.abduct(split.x, split.parents), split.parents.flip(0)
     answers = {}
     kept = both.scale
@@ -401,7 +384,7 @@ def test_one_scale_is_that_scale_for_every_parent(both):
 def test_every_sampler_answers_draws_and_counts(both, sampler):
     method = DiffSCM(both.graph, **SMALL, scale=2.0, contrast=1.0, sampler=sampler)
     method.load_state_dict(both.state_dict())
-    split = data(both.graph, seed=2)[:3]
+    split = random_split(both.graph, seed=2)[:3]
     calls = {"unet": 0, "trunk": 0}
     hooks = [
         net.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
@@ -430,7 +413,7 @@ def test_drawn_images_start_from_noise_with_the_moments_of_noised_data(both, mon
     monkeypatch.setattr(method.sampler, "generate", lambda eps, u, route, push: u["x"])
     monkeypatch.setattr(method, "_image", lambda x: x)
     drawn = method.sample(torch.zeros(2000, 3), Streams(range(2000)))
-    x0 = 2 * data(both.graph).x - 1
+    x0 = 2 * random_split(both.graph).x - 1
     a = method.path.generation[0].a
     torch.testing.assert_close(drawn.mean(0), math.sqrt(a) * x0.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(drawn.var(0), a * x0.var(0, correction=0) + 1 - a, atol=0.2, rtol=0)
@@ -446,7 +429,7 @@ def test_the_residual_policy_is_the_samplers(sampler, residual):
 def test_networks_in_bfloat16_leave_images_and_states_in_float32(both, sampler):
     method = DiffSCM(both.graph, **SMALL, scale=2.0, contrast=0.5, sampler=sampler)
     method.load_state_dict(both.state_dict())
-    split = data(both.graph, seed=2)[:4]
+    split = random_split(both.graph, seed=2)[:4]
     answers = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -496,7 +479,7 @@ def test_differences_of_a_kernel_do_not_decide_between_scales():
 def test_the_papers_rule_uses_a_vae_of_the_methods_own():
     graph, tables = GRAPHS["both"], {}
     method = DiffSCM(graph, **SMALL, rule="cld", contrast=0.0)
-    run = session(graph, record=tables.__setitem__)
+    run = random_session(graph, record=tables.__setitem__)
     method.fit(run)
     chosen = method.tune(run)
     best = min((row for row in tables["guidance"] if row["scale"]), key=lambda row: row["cld"])
@@ -528,7 +511,7 @@ def test_doing_nothing_scores_ln_of_one_plus_e():
 
 def test_questions_change_one_variable_and_what_follows_from_it():
     graph = GRAPHS["both"]
-    split = data(graph)
+    split = random_split(graph)
     q = guidance_tuning.questions(graph, split, 30, torch.Generator().manual_seed(0))
     changed = q.pa != q.cf_pa
     assert q.variable.tolist() == [0, 1, 2] * 10
@@ -541,7 +524,7 @@ def test_questions_change_one_variable_and_what_follows_from_it():
 
 def test_encoder_standardises_values_and_keeps_classes():
     graph = GRAPHS["both"]
-    pa = data(graph, 500).parents
+    pa = random_split(graph, 500).parents
     encoder = ParentEncoder(graph).fit(pa)
     encoded = encoder(pa)
     assert encoder.dim == encoded.shape[1] == 5
@@ -557,7 +540,7 @@ def test_evaluations_count_gradients_apart(both):
         both.denoiser.unet.register_forward_hook(lambda *_: calls.__setitem__("unet", calls["unet"] + 1)),
         both.predictor.trunk.register_forward_hook(lambda *_: calls.__setitem__("trunk", calls["trunk"] + 1)),
     ]
-    split = data(both.graph)[:2]
+    split = random_split(both.graph)[:2]
     with torch.no_grad():
         u = both.abduct(split.x, split.parents)
         assert calls["unet"] + calls["trunk"] == both.evaluations["abduct"]

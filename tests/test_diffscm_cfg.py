@@ -6,16 +6,14 @@ import pytest
 import torch
 from cfbench_methods.diffscm_cfg import GRID, DiffSCMCFG
 from cfbench_methods.diffusion.guidance_tuning import TIE
+from fits import DIGIT, WIDTH, random_session, random_split
 
-from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.rng import Streams
 
 pytestmark = pytest.mark.portable
 
-DIGIT = Variable("digit", "categorical", size=3)
-WIDTH = Variable("width", "continuous", low=1, high=5)
 GREY = Variable("grey", "continuous", parents=("width",))
 GRAPHS = {
     "both": CausalGraph((DIGIT, WIDTH, GREY), (1, 8, 8)),
@@ -25,25 +23,10 @@ GRAPHS = {
 SMALL = {"width": 8, "mult": (1, 2), "steps": 4, "clean_share": 0.0, "scale": 2.0, "sampler": "ddim"}
 
 
-def data(graph, count=120, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
-    columns = [
-        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
-        for v in graph.variables
-    ]
-    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
-
-
-def session(graph, images=600, seed=0, **more):
-    g = torch.Generator().manual_seed(seed)
-    return Fit(data(graph), data(graph, seed=1), images, torch.device("cpu"), g, **more)
-
-
 def fitted(graph, **params):
     """Briefly trained, then given weights that react to everything."""
     method = DiffSCMCFG(graph, **{**SMALL, **params})
-    method.fit(session(graph, images=128))
+    method.fit(random_session(graph, images=128))
     with torch.no_grad():
         for i, parameter in enumerate(method.denoiser.parameters()):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
@@ -67,16 +50,16 @@ def method(request):
 
 
 def asked(graph, count=6):
-    split = data(graph, count, seed=2)
+    split = random_split(graph, count, seed=2)
     return split.x, split.parents, split.parents.roll(1, 0)
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.35, 1.0])
 def test_labels_are_hidden_at_the_rate_asked_for_and_never_in_place(drop):
     graph, tokens = GRAPHS["both"], []
-    method, run = DiffSCMCFG(graph, **SMALL, drop=drop), session(GRAPHS["both"])
+    method, run = DiffSCMCFG(graph, **SMALL, drop=drop), random_session(GRAPHS["both"])
     method.denoiser.loss = lambda x, eps, t, c, velocity: tokens.append(c) or x.sum()
-    split = data(graph, 4000)
+    split = random_split(graph, 4000)
     before = split.parents.clone()
     method._denoise(run)(split.x, split.parents)
     assert torch.equal(split.parents, before)
@@ -103,8 +86,8 @@ def test_training_levels_lie_below_the_focus_but_for_a_tenth():
     graph, seen = GRAPHS["classes"], []
     method = DiffSCMCFG(graph, **SMALL, focus=0.5)
     method.denoiser.loss = lambda x, eps, t, c, velocity: seen.append(t) or x.sum()
-    split = data(graph, 8000)
-    method._denoise(session(graph))(split.x, split.parents)
+    split = random_split(graph, 8000)
+    method._denoise(random_session(graph))(split.x, split.parents)
     assert (seen[0] < 500).float().mean() == pytest.approx(0.95, abs=0.01)
     assert seen[0].max() > 980
 
@@ -221,7 +204,7 @@ def test_evaluations_are_counted(both, params):
 
 def tuned(graph, **params):
     tables = {}
-    method, run = DiffSCMCFG(graph, **{**SMALL, "scale": None, "clean_share": 0.2, **params}), session(graph)
+    method, run = DiffSCMCFG(graph, **{**SMALL, "scale": None, "clean_share": 0.2, **params}), random_session(graph)
     run.record = tables.__setitem__
     method.fit(run)
     return method, method.tune(run), tables.get("guidance"), run
@@ -242,7 +225,7 @@ def test_tuning_chooses_a_scale_of_its_curve_by_the_rule():
 
 def test_the_training_loss_is_logged():
     rows = []
-    DiffSCMCFG(GRAPHS["both"], **{**SMALL, "clean_share": 0.2}).fit(session(GRAPHS["both"], log=rows.append))
+    DiffSCMCFG(GRAPHS["both"], **{**SMALL, "clean_share": 0.2}).fit(random_session(GRAPHS["both"], log=rows.append))
     assert {r["stage"] for r in rows} == {"clean predictor", "diffusion"}
     assert all("loss" in r and "step" in r for r in rows)
 
@@ -262,7 +245,7 @@ def test_the_published_preset_runs():
     assert (method.abduction, method.base, method.scale, method.drop) == ("null", "null", 3.0, 0.35)
     x, pa, new = asked(graph, 2)
     assert method.predict(method.abduct(x, pa), new).isfinite().all()
-    assert method.tune(session(graph)) == {}
+    assert method.tune(random_session(graph)) == {}
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,16 @@ from cfbench_methods.hvae import HVAE
 from cfbench_methods.nn.discretised import Gaussian, log_prob
 from cfbench_methods.nn.finetuning import finetune, shuffled
 from cfbench_methods.nn.predictor import ParentPredictor
+from fits import DIGIT, STRIPES, WIDTH, draw_stripes, random_split, session, streams, stripes
 from scipy.stats import logistic, norm
 from torch.distributions import Normal, kl_divergence
 
-from cfbench.contract import Fit, Split
+from cfbench.contract import Split
 from cfbench.errors import UserError
-from cfbench.graph import CausalGraph, Variable
-from cfbench.rng import Streams
+from cfbench.graph import CausalGraph
 
 pytestmark = pytest.mark.portable
 
-DIGIT = Variable("digit", "categorical", size=3)
-WIDTH = Variable("width", "continuous", low=1, high=5)
 GRAPHS = {
     "grey": CausalGraph((DIGIT, WIDTH), (1, 28, 28)),
     "small": CausalGraph((DIGIT,), (1, 8, 8)),
@@ -31,36 +29,6 @@ GRAPHS = {
     "tiny": CausalGraph((DIGIT, WIDTH), (1, 1, 2)),
 }
 SMALL = {"widths": (8, 12, 16), "latents": (2, 3, 4), "blocks": (1, 1, 1), "layers": (1, 1, 2)}
-TOY = CausalGraph((DIGIT, WIDTH), (1, 8, 8))
-
-
-def toy(count=400, seed=0):
-    """Stripes at a place that the class decides, as bright as the width, on each hand's ground."""
-    g = torch.Generator().manual_seed(seed)
-    pa = torch.stack([torch.randint(3, (count,), generator=g).float(), 2 + 2 * torch.rand(count, generator=g)], 1)
-    ground = 0.3 * torch.rand(count, generator=g)
-    return Split(paint(pa, ground), pa, torch.arange(count)), ground
-
-
-def paint(pa, ground):
-    image = ground[:, None, None, None].expand(-1, 1, 8, 8).clone()
-    for i, (digit, width) in enumerate(pa.tolist()):
-        image[i, 0, :, 2 * int(digit) : 2 * int(digit) + 3] = 0.2 * width
-    return (255 * image).round().byte()
-
-
-def data(graph, count=12, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    columns = [
-        torch.randint(v.size, (count,), generator=g).float() if v.categorical else 2 + torch.randn(count, generator=g)
-        for v in graph.variables
-    ]
-    images = torch.randint(0, 256, (count, *graph.shape), dtype=torch.uint8, generator=g)
-    return Split(images, torch.stack(columns, dim=1), torch.arange(count))
-
-
-def session(split, images, seed=0, **more):
-    return Fit(split, split, images, torch.device("cpu"), torch.Generator().manual_seed(seed), **more)
 
 
 def small(graph, **params):
@@ -71,10 +39,6 @@ def small(graph, **params):
         for p in method.net.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return method
-
-
-def streams(count, first=0):
-    return Streams(range(first, first + count))
 
 
 @torch.no_grad()
@@ -123,7 +87,7 @@ def test_divergences_are_those_of_torch_distributions():
 def test_the_bound_falls_short_of_the_evidence_by_the_divergence_from_the_true_posterior():
     one = {"widths": (8, 8), "latents": (1, 1), "blocks": (1, 1), "layers": (0, 1)}
     method = small(GRAPHS["tiny"], **one).double()
-    split = data(method.graph, 1)
+    split = random_split(method.graph, 1)
     x, pa = split.images.double() / 255, split.parents.double()
     z = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     found = {}
@@ -152,7 +116,7 @@ def test_the_bound_falls_short_of_the_evidence_by_the_divergence_from_the_true_p
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 @pytest.mark.parametrize("particles", [0, 3])
 def test_a_full_residual_composes_exactly_even_without_learning(graph, particles):
-    split = data(graph)
+    split = random_split(graph, 12)
     full = answer(small(graph, residual="full", particles=particles), split.x, split.parents, split.parents)
     assert full.shape == split.x.shape
     assert (full - split.x).abs().max() < 1e-5
@@ -163,7 +127,7 @@ def test_a_full_residual_composes_exactly_even_without_learning(graph, particles
 
 
 def test_a_scaled_residual_lies_between():
-    split = data(GRAPHS["grey"])
+    split = random_split(GRAPHS["grey"], 12)
     policies = [("none", 0), ("scaled", 0.3), ("scaled", 0.8), ("full", 0)]
     models = [small(GRAPHS["grey"], residual=r, tau=t) for r, t in policies]
     errors = [(answer(m, split.x, split.parents, split.parents) - split.x).abs().mean() for m in models]
@@ -174,7 +138,7 @@ def test_a_scaled_residual_lies_between():
 @pytest.mark.parametrize("amplify", [None, 1.2])
 def test_the_residual_follows_the_scale_of_the_counterfactual(amplify):
     method = small(GRAPHS["small"], residual="full", amplify=amplify)
-    split = data(method.graph)
+    split = random_split(method.graph, 12)
     new = (split.parents + 1) % 3
     with torch.no_grad():
         u = method.abduct(split.x, split.parents, streams(12))
@@ -204,7 +168,7 @@ def priors(method, pa):
 @pytest.mark.parametrize("prior", ["exogenous", "mediator"])
 def test_only_the_mediator_lets_the_prior_see_the_parents(prior):
     method = small(GRAPHS["grey"], prior=prior)
-    split = data(method.graph)
+    split = random_split(method.graph, 12)
     (one, x), (two, y) = priors(method, split.parents), priors(method, split.parents.flip(0))
     assert len(one) == 4
     for a, b in zip(one, two, strict=True):
@@ -223,7 +187,7 @@ def test_the_mediator_mixes_posterior_and_counterfactual_prior():
 
 
 def test_a_mediator_that_is_all_posterior_composes_and_one_that_is_all_prior_forgets():
-    split = data(GRAPHS["grey"])
+    split = random_split(GRAPHS["grey"], 12)
     new = split.parents.flip(0)
     models = {a: small(GRAPHS["grey"], prior="mediator", alpha=a, residual="none") for a in (0.0, 0.5, 1.0)}
     answers = {a: answer(m, split.x, split.parents, new) for a, m in models.items()}
@@ -236,7 +200,7 @@ def test_a_mediator_that_is_all_posterior_composes_and_one_that_is_all_prior_for
 
 @pytest.mark.parametrize("params", [{}, {"particles": 2}, {"prior": "mediator", "particles": 2}])
 def test_batches_change_no_answer_and_streams_decide_samples(params):
-    method, split = small(GRAPHS["grey"], residual="scaled", **params), data(GRAPHS["grey"])
+    method, split = small(GRAPHS["grey"], residual="scaled", **params), random_split(GRAPHS["grey"], 12)
     new = split.parents.flip(0)
     together = answer(method, split.x, split.parents, new)
     for i in range(3):
@@ -248,7 +212,7 @@ def test_batches_change_no_answer_and_streams_decide_samples(params):
 
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_parents_far_outside_the_data_give_images(graph):
-    method, split = small(graph), data(graph)
+    method, split = small(graph), random_split(graph, 12)
     far = split.parents.clone()
     for k, v in enumerate(graph.variables):
         if not v.categorical:
@@ -265,18 +229,20 @@ def fitted():
     """A model fitted on the toy, its log, and what it recorded."""
     rows, tables = [], {}
     torch.manual_seed(0)
-    method = HVAE(TOY, **{**SMALL, "widths": (16, 24, 32), "lr": 4e-3, "batch": 64, "beta": 1.0, "residual": "none"})
-    method.fit(session(toy()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
+    method = HVAE(
+        STRIPES, **{**SMALL, "widths": (16, 24, 32), "lr": 4e-3, "batch": 64, "beta": 1.0, "residual": "none"}
+    )
+    method.fit(session(stripes()[0], 64 * 200 + 17, log=rows.append, record=tables.__setitem__))
     return method, rows, tables
 
 
 def test_a_short_fit_learns_what_the_parents_do(fitted):
     method, _, _ = fitted
-    split, ground = toy(seed=1)
+    split, ground = stripes(seed=1)
     for column, value in ((0, (split.parents[:, 0] + 1) % 3), (1, 6 - split.parents[:, 1])):
         new = split.parents.clone()
         new[:, column] = value
-        truth = paint(new, ground).float() / 255
+        truth = draw_stripes(new, ground).float() / 255
         error = (answer(method, split.x, split.parents, new) - truth).abs().mean()
         assert error < 0.4 * (split.x - truth).abs().mean()
 
@@ -316,12 +282,12 @@ def test_other_parents_are_of_the_batch_and_change_in_one_column_or_all():
 
 @pytest.mark.parametrize("slack", [1e6, 0.0])
 def test_fine_tuning_makes_counterfactuals_readable_as_far_as_the_bound_allows(fitted, slack):
-    method = deepcopy(fitted[0]) if slack == 0 else small(TOY)
-    split, _ = toy()
+    method = deepcopy(fitted[0]) if slack == 0 else small(STRIPES)
+    split, _ = stripes()
     x, pa, other = split.x, split.parents, shuffled(split.parents, torch.Generator().manual_seed(5))
     method.parents.fit(pa)
     torch.manual_seed(0)
-    predictor = ParentPredictor(TOY, 8, (1, 1), 2)
+    predictor = ParentPredictor(STRIPES, 8, (1, 1), 2)
     run = session(split, 32 * 80)
 
     def parts(x, pa, new):
@@ -347,13 +313,13 @@ def test_fine_tuning_makes_counterfactuals_readable_as_far_as_the_bound_allows(f
 def test_a_fit_with_fine_tuning_spends_its_budget_and_keeps_its_predictor():
     torch.manual_seed(0)
     rows = []
-    method = HVAE(TOY, **{**SMALL, "finetuned": 0.25, "predictor_share": 0.25, "batch": 16})
-    run = session(toy()[0], 16 * 40, log=rows.append)
+    method = HVAE(STRIPES, **{**SMALL, "finetuned": 0.25, "predictor_share": 0.25, "batch": 16})
+    run = session(stripes()[0], 16 * 40, log=rows.append)
     method.fit(run)
     assert run.seen == 16 * 40
     assert {r["stage"] for r in rows} == {"fit", "predictor", "finetune"}
     assert all(math.isfinite(r["loss"]) for r in rows)
-    other = HVAE(TOY, **{**SMALL, "finetuned": 0.25})
+    other = HVAE(STRIPES, **{**SMALL, "finetuned": 0.25})
     other.load_state_dict(method.state_dict())
 
 
@@ -373,7 +339,7 @@ def test_the_paper_has_twenty_layers_and_runs():
     assert len(method.net.noise_shapes) == 20
     assert method.net.noise_shapes[0] == (16, 1, 1)
     assert method.net.noise_shapes[-1] == (16, 28, 28)
-    split = data(method.graph, 4)
+    split = random_split(method.graph, 4)
     method.fit(session(split, 4))
     image = answer(method, split.x, split.parents, split.parents.flip(0))
     assert image.isfinite().all()
