@@ -231,7 +231,7 @@ METHODS = [
             instead(predict=lambda self, u, pa, rng: self.draw(self.x[: len(pa)], pa)),
         ),
     ),
-    ("order", "place in the batch", then("predict", lambda self, image, *args: image * PLACES[: len(image)])),
+    ("order", "position in the batch", then("predict", lambda self, image, *args: image * PLACES[: len(image)])),
     ("batch-size", "the rest of the batch", then("predict", lambda self, image, *args: image / image.max())),
     ("batch-size", "one image alone, predict raised", first("predict", lambda self, u, *args: 1 / (len(u) - 1))),
     (

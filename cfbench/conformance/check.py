@@ -1,4 +1,4 @@
-"""A check: one sentence that holds of a plugin, or a violation that says what is wrong, what was found, what to do."""
+"""A check: a statement about a plugin and the function that raises unless it is true."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Check", "check"]
 
 @dataclass(frozen=True)
 class Check:
-    """What is true of a plugin when ``run`` ends well; asked once of a subject, which keeps the outcome.
+    """A statement about a plugin that is true if ``run`` raises nothing; run once per subject, which keeps the outcome.
 
-    ``after`` are checks without which this one means nothing: where one of them fails, this one is skipped.
+    ``after`` are prerequisites: the check is skipped if one of them does not pass.
     """
 
     name: str
@@ -29,23 +29,23 @@ class Check:
         return self.name
 
     def __call__(self, subject: Subject) -> None:
-        """Nothing, where the plugin passes.
+        """Raise unless the plugin passes.
 
         Raises:
             Violation: it does not.
-            Skipped: that cannot be told.
+            Skipped: the check cannot be run.
         """
         found = self.outcome(subject)
         if found is not None:
             raise found
 
     def outcome(self, subject: Subject) -> Violation | Skipped | None:
-        """What the check found out, asked at most once."""
+        """Why the plugin does not pass, or None; run at most once."""
         if self.name not in subject.outcomes:
-            subject.outcomes[self.name] = self._ask(subject)
+            subject.outcomes[self.name] = self._run(subject)
         return subject.outcomes[self.name]
 
-    def _ask(self, subject: Subject) -> Violation | Skipped | None:
+    def _run(self, subject: Subject) -> Violation | Skipped | None:
         for other in self.after:
             if other.name in subject.applicable and other.outcome(subject) is not None:
                 return Skipped(f"waits for {other.name!r}")

@@ -1,4 +1,4 @@
-"""A process that tells how far it came, and is not trusted: what hangs or dies is told, and nothing of it stays."""
+"""A worker process that sends events and is not trusted: hangs and crashes are reported, nothing of it survives."""
 
 from __future__ import annotations
 
@@ -21,74 +21,76 @@ __all__ = ["ProcessFailure", "run_worker"]
 
 FRAME = re.compile(r'File "(.+?)", line (\d+) in')
 START = 600.0
-"""Seconds in which the process must have started: an import of torch from a slow disk is no mistake of a plugin's."""
+"""Seconds until the first event: importing torch from a slow disk is not the plugin's fault."""
 
 
 class ProcessFailure(Exception):
-    """The process hung or died: what it did, in words, and where its code was."""
+    """The process hung or died: what it did, in words, and its stack trace."""
 
     def __init__(self, what: str, trace: str) -> None:
         super().__init__(what)
         self.trace = trace
 
-    def told(self, file: str) -> str:
-        """What it did, and at which line of the plugin's file, or else of any."""
-        places = [p for p in FRAME.findall(self.trace) if not p[0].startswith("<")]
-        own = [p for p in places if p[0] == file] or places
+    def describe(self, file: str) -> str:
+        """What the process did, and at which line of the plugin's file, or else of any file."""
+        frames = [f for f in FRAME.findall(self.trace) if not f[0].startswith("<")]
+        own = [f for f in frames if f[0] == file] or frames
         return f"{self}" + "".join(f" ({Path(name).name} line {line})" for name, line in own[:1])
 
 
 @contextmanager
-def run_worker(module: str, asked: Mapping[str, Any], timeout: float) -> Iterator[Iterator[dict[str, Any]]]:
-    """Events that a fresh process tells; when the block ends, so does it, and all that it started.
+def run_worker(module: str, request: Mapping[str, Any], timeout: float) -> Iterator[Iterator[dict[str, Any]]]:
+    """Context manager that starts a process and gives its events; on exit it ends the process and all that it started.
 
     Args:
-        module: whose ``main`` the process runs, with ``asked`` in JSON as its argument; there ``fds`` are the files
-            in which it tells events, a line of JSON each, and its stack when it gets SIGUSR1 or dies, and the pipe
-            that is closed when nobody listens any more.
-        timeout: seconds until the next event, but for the first.
+        module: the module whose ``main`` the process runs.
+        request: its argument, sent as JSON; ``fds`` is added: file descriptors for events (a line of JSON each), for
+            the stack trace (on SIGUSR1 or a crash), and of a pipe that is closed when this process ends.
+        timeout: seconds between two events; the first may take longer.
 
     Raises:
-        Breakdown: (while they are read) it ended unasked, or told nothing for ``timeout`` seconds.
+        ProcessFailure: (while events are read) the process ended early, or sent nothing for ``timeout`` seconds.
     """
-    (hear, tell), (life, hold) = os.pipe(), os.pipe()
+    (events, sender), (lifeline, held) = os.pipe(), os.pipe()
     with tempfile.TemporaryFile() as trace:
-        fds = tell, trace.fileno(), life
-        code = f"import sys; sys.path += {sys.path!r}; from {module} import main; main()"  # finds what this one finds
-        command = [sys.executable, "-P", "-c", code, json.dumps({**asked, "fds": fds})]
+        fds = sender, trace.fileno(), lifeline
+        code = f"import sys; sys.path += {sys.path!r}; from {module} import main; main()"
+        command = [sys.executable, "-P", "-c", code, json.dumps({**request, "fds": fds})]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, start_new_session=True
-        )  # what a plugin prints goes to the standard error: the standard output is the report's
-        os.close(tell)
-        os.close(life)
+        )  # a plugin prints to the standard error; the standard output is for the report
+        os.close(sender)
+        os.close(lifeline)
         try:
-            yield _heard(hear, process, trace, timeout)
+            yield _read_events(events, process, trace, timeout)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            os.close(hear)
-            os.close(hold)
+            os.close(events)
+            os.close(held)
 
 
-def _heard(hear: int, process: subprocess.Popen[bytes], trace: BinaryIO, timeout: float) -> Iterator[dict[str, Any]]:
-    """Events line by line, each awaited for ``timeout`` seconds from the one before."""
+def _read_events(
+    events: int, process: subprocess.Popen[bytes], trace: BinaryIO, timeout: float
+) -> Iterator[dict[str, Any]]:
+    """Events line by line, each within ``timeout`` seconds of the one before."""
     rest, limit = b"", START
     while True:
         deadline = time.monotonic() + limit
         while b"\n" not in rest:
-            if not select.select([hear], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not select.select([events], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise ProcessFailure(f"hangs: gave no answer within {limit:g} s", _trace(process, trace))
-            more = os.read(hear, 65536)
+            more = os.read(events, 65536)
             if not more:
-                raise ProcessFailure(_death(process), _read(trace))
+                raise ProcessFailure(_exit_text(process), _read(trace))
             rest += more
         line, _, rest = rest.partition(b"\n")
         limit = timeout
         yield json.loads(line)
 
 
-def _death(process: subprocess.Popen[bytes]) -> str:
+def _exit_text(process: subprocess.Popen[bytes]) -> str:
     """How a process ended, in words."""
     try:
         code = process.wait(timeout=10)
@@ -101,7 +103,7 @@ def _death(process: subprocess.Popen[bytes]) -> str:
 
 
 def _trace(process: subprocess.Popen[bytes], trace: BinaryIO) -> str:
-    """The stack of a process that hangs, which it writes down when it is asked to."""
+    """The stack trace of a process that hangs, which it writes on SIGUSR1."""
     process.send_signal(signal.SIGUSR1)
     for _ in range(20):
         if text := _read(trace):

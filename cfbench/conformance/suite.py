@@ -1,4 +1,4 @@
-"""Which checks apply to a plugin, in the order from cheap to expensive."""
+"""The checks that apply to a plugin, ordered from cheap to expensive."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["checks", "subject"]
 
 
 def subject(plugin: type[Any], /, *, data_root: Path | None = None, **params: Any) -> Subject:
-    """A plugin to be checked, with keywords of its constructor; nothing is done with it yet.
+    """The subject for a plugin's class and keywords of its constructor; nothing is run yet.
 
     Args:
         plugin: class of a method, control, data set or metric.
-        data_root: where a data set finds its files; by default what CFBENCH_DATA_ROOT says, or a temporary folder.
+        data_root: folder of a data set's files; by default CFBENCH_DATA_ROOT, or a temporary folder.
         params: keywords of its constructor.
 
     Raises:
@@ -47,32 +47,32 @@ SUBJECTS: tuple[tuple[type[Any], type[Subject]], ...] = (
 
 
 def checks(thing: Subject | type[Any]) -> tuple[Check, ...]:
-    """The checks that apply to a subject or to a plugin's class, cheap ones first."""
+    """The checks that apply to a subject or to a plugin's class, ordered from cheap to expensive."""
     if isinstance(thing, Subject):
         return checks(thing.plugin)
     if issubclass(thing, Metric):
-        return _of_metric(thing)
-    return _of_data_set() if issubclass(thing, Dataset) else _of_method(thing)
+        return _metric_checks(thing)
+    return _dataset_checks() if issubclass(thing, Dataset) else _method_checks(thing)
 
 
-def _of_method(plugin: type[Any]) -> tuple[Check, ...]:
+def _method_checks(plugin: type[Any]) -> tuple[Check, ...]:
     defined = definition.METHODS
     answering = (*answers.ANSWERS, *dependence.DEPENDENCE)
     if issubclass(plugin, Control):
-        return (*defined, *answering, dependence.undisturbed)
+        return (*defined, *answering, dependence.state_unchanged)
     samples = dependence.SAMPLES if callable(getattr(plugin, "sample", None)) else ()
-    late = (*samples, dependence.undisturbed, dependence.no_test_data)
+    late = (*samples, dependence.state_unchanged, dependence.no_test_data)
     if issubclass(plugin, Derived):
         return (*defined, *answering, *late)
     return (*defined, *fits.FITS, *answering, *late, fits.seeds, dependence.round_trip)
 
 
-def _of_metric(plugin: type[Metric]) -> tuple[Check, ...]:
+def _metric_checks(plugin: type[Metric]) -> tuple[Check, ...]:
     if plugin.scope == "cell":
-        return (*metrics.CELL, metrics.undisturbed)
-    return (*metrics.METRICS, direction.directed, metrics.undisturbed)
+        return (*metrics.CELL, metrics.state_unchanged)
+    return (*metrics.METRICS, direction.directed, metrics.state_unchanged)
 
 
-def _of_data_set() -> tuple[Check, ...]:
-    late = (datasets.measured, datasets.repeatable, responses.planned, datasets.judged, datasets.undisturbed)
+def _dataset_checks() -> tuple[Check, ...]:
+    late = (datasets.measured, datasets.repeatable, responses.planned, datasets.judged, datasets.state_unchanged)
     return (*datasets.DEFINED, *datasets.SPLITS, *responses.RESPONSES, *late)

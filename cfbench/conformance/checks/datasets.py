@@ -1,4 +1,4 @@
-"""Checks of a data set: its graph, its splits, and what is read off them."""
+"""Checks of a data set: its graph, its splits and its measurements."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
     "measured",
     "ranged",
     "repeatable",
-    "undisturbed",
+    "state_unchanged",
 ]
 
 FEW = 8
-"""Images that are measured."""
+"""Number of images that are measured."""
 PART = 1e-3
-"""Of a variable's range: what may be missed by rounding."""
+"""Tolerance for rounding, as a share of a variable's range."""
 
 
 @check("constructor", "the constructor works with these settings", signatures)
@@ -43,11 +43,11 @@ def constructs(subject: Subject) -> None:
 
 
 @check("data", "the data are there, or a UserError says in one line what to do", constructs)
-def opens(s: DatasetSubject) -> None:
+def opened(s: DatasetSubject) -> None:
     _ = s.dataset
 
 
-@check("graph", "the graph has variables with classes or a range", opens)
+@check("graph", "the graph has variables with classes or a range", opened)
 def graphed(s: DatasetSubject) -> None:
     graph = getattr(s.dataset, "graph", None)
     demand(isinstance(graph, CausalGraph), f"graph is a {type(graph).__name__}; set it in the class or in open(root)")
@@ -68,12 +68,12 @@ def formed(s: DatasetSubject) -> None:
 
 def _form(s: DatasetSubject, name: str, split: Split) -> None:
     n, columns = len(split.images), len(s.graph.variables)
-    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "images": (torch.uint8, (n, *s.graph.shape)),
         "parents": (torch.float32, (n, columns)),
         "index": (torch.int64, (n,)),
     }
-    for part, (dtype, shape) in wanted.items():
+    for part, (dtype, shape) in expected.items():
         found: Tensor = getattr(split, part)
         demand(found.dtype == dtype, f"split {name!r} has {part} of {found.dtype}; give {dtype}")
         demand(tuple(found.shape) == shape, f"split {name!r} has {part} {list(found.shape)}; give {list(shape)}")
@@ -88,7 +88,7 @@ def ranged(s: DatasetSubject) -> None:
 
 
 def in_range(v: Variable, values: Tensor, where: str) -> None:
-    """Nothing, where values of a variable are such as the graph says."""
+    """Raise unless the values of a variable are finite and in its range."""
     demand(values.isfinite().all(), f"{where} has {v.name} that is NaN or infinite; leave such rows out")
     low, high = (0.0, v.size - 1.0) if v.categorical else (v.low, v.high)
     found = float(values.min()), float(values.max())
@@ -98,21 +98,21 @@ def in_range(v: Variable, values: Tensor, where: str) -> None:
         f"{where} has {v.name} from {found[0]:.6g} to {found[1]:.6g}, the graph says {low:.6g} to {high:.6g}; "
         "correct the graph or the parents",
     )
-    whole = not v.categorical or bool((values == values.round()).all())
-    demand(whole, f"{where} has classes of {v.name} that are no whole numbers; number them from 0")
+    integral = not v.categorical or bool((values == values.round()).all())
+    demand(integral, f"{where} has classes of {v.name} that are no whole numbers; number them from 0")
 
 
 @check("disjoint", "no row is in two splits", formed)
 def disjoint(s: DatasetSubject) -> None:
     index = torch.cat([split.index for split in s.splits.values()])
-    twice = len(index) - len(index.unique())
-    demand(not twice, f"{twice} row numbers occur twice over the splits; give every row one number and one split")
+    repeated = len(index) - len(index.unique())
+    demand(not repeated, f"{repeated} row numbers occur twice over the splits; give every row one number and one split")
     known = set(_bytes(s.splits["train"]))
-    asked = _bytes(s.splits["test"][:500])
-    shared = sum(row in known for row in asked)
+    tested = _bytes(s.splits["test"][:500])
+    shared = sum(row in known for row in tested)
     demand(
-        10 * shared <= len(asked),
-        f"{shared} of {len(asked)} test images are training images too, with the same parents; split before copying",
+        10 * shared <= len(tested),
+        f"{shared} of {len(tested)} test images are training images too, with the same parents; split before copying",
     )
 
 
@@ -140,14 +140,14 @@ def repeatable(s: DatasetSubject) -> None:
 
 @check("measure", "what is measured are variables of the graph, image by image", formed)
 def measured(s: DatasetSubject) -> None:
-    x = s.some(FEW).x
-    kept = x.clone()
+    x = s.first_rows(FEW).x
+    before = x.clone()
     found: Any = s.measure(x)
-    demand(same(x, kept), "measure changes the images in place; work on a copy")
+    demand(same(x, before), "measure changes the images in place; work on a copy")
     if found is None:
         return
-    strange = sorted(set(found) - set(s.graph.names))
-    demand(not strange, f"measure gives {', '.join(strange)}, not in the graph; known: {', '.join(s.graph.names)}")
+    unknown = sorted(set(found) - set(s.graph.names))
+    demand(not unknown, f"measure gives {', '.join(unknown)}, not in the graph; known: {', '.join(s.graph.names)}")
     alone = copied(s.measure(x[-1:]))
     for name, value in found.items():
         demand(value.shape == x.shape[:1], f"measure gives {name} {list(value.shape)}; give one number an image")
@@ -160,7 +160,7 @@ def measured(s: DatasetSubject) -> None:
 @check("judge-split", "the splits for judges have the same form", ranged)
 def judged(s: DatasetSubject) -> None:
     if s.dataset.network and type(s.dataset).judge_split is not Dataset.judge_split:
-        raise Skipped("its judges' data may have to be made first; cfbench prepare does it")
+        raise Skipped("its judges' data may have to be created first; cfbench prepare does it")
     for name in ("train", "valid"):
         with s.calling("judge_split", truth=True):
             split = s.dataset.judge_split(s.root, name)  # type: ignore[arg-type]
@@ -170,9 +170,9 @@ def judged(s: DatasetSubject) -> None:
 
 
 @check("state", "the data set leaves the shared state of the process as it was", formed)
-def undisturbed(subject: Subject) -> None:
-    subject.left_alone("use a torch.Generator of your own")
+def state_unchanged(subject: Subject) -> None:
+    subject.check_state("use a torch.Generator of your own")
 
 
 DEFINED = (signatures, documented, settings, constructs)
-SPLITS = (opens, graphed, formed, ranged, disjoint)
+SPLITS = (opened, graphed, formed, ranged, disjoint)

@@ -1,4 +1,4 @@
-"""Checks of a plugin's definition: what every kind must have, told before anything runs."""
+"""Checks of a plugin's class definition, which run before anything expensive."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def settings(subject: Subject) -> None:
         demand(p.name in hints, f"the setting {p.name!r} has no type; write {p.name}: float = ..., or what it takes")
         if p.default is not p.empty:
             demand(
-                _plain(p.default),
+                _is_json(p.default),
                 f"the default of the setting {p.name!r} is a {type(p.default).__name__}; "
                 "use numbers, strings, true, false, None or tuples of them",
             )
@@ -56,9 +56,9 @@ def settings(subject: Subject) -> None:
 
 @check("constructor", "the constructor works with its defaults alone", signatures)
 def constructs(s: MethodSubject) -> None:
-    made = s.make()
+    method = s.make()
     demand(
-        getattr(made, "graph", None) is not None,
+        getattr(method, "graph", None) is not None,
         f"{s.name} does not keep its graph; call super().__init__(graph) first in __init__",
     )
 
@@ -71,16 +71,16 @@ def presets(s: MethodSubject) -> None:
 
 @check("residual", "``residual`` is one of the declared words", constructs)
 def residual(s: MethodSubject) -> None:
-    free = issubclass(s.plugin, (Control, Derived))
-    known = (*RESIDUALS, "-") if free else RESIDUALS
+    unrestricted = issubclass(s.plugin, (Control, Derived))
+    known = (*RESIDUALS, "-") if unrestricted else RESIDUALS
     found = getattr(s.make(), "residual", None)
     demand(found in known, f"residual is {found!r}; say how the image's residual is carried: {', '.join(known)}")
 
 
-def _plain(value: Any) -> bool:
-    """Whether JSON can hold a value."""
+def _is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
     if isinstance(value, (tuple, list)):
-        return all(map(_plain, value))
+        return all(map(_is_json, value))
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
         return math.isfinite(float(value)) and type(value) is float
     try:

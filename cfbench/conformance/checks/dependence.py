@@ -1,4 +1,4 @@
-"""Checks of what answers depend on: the question, its own streams and the weights, and nothing else."""
+"""Checks that answers depend on the question, its random streams and the weights only."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ...contract import Method
 from ...rng import Streams
 from ..check import check
 from ..outcomes import Violation, demand
-from ..subjects.method import MethodSubject, copied, picked, same
+from ..subjects.method import MethodSubject, copied, same, take_rows
 from ..subjects.process_state import seeded
 from ..subjects.subject import Subject
-from ..subjects.toy import BARS, Asked, asked
-from .answers import answered, finite, in_range, inputs_kept, noise_kept, typed
+from ..subjects.toy import BARS, ToyQuestions, questions
+from .answers import answered, finite, in_range, inputs_unchanged, noise_unchanged, typed
 from .definition import constructs
 from .fits import fits
 
-__all__ = ["DEPENDENCE", "SAMPLES", "no_test_data", "round_trip", "undisturbed"]
+__all__ = ["DEPENDENCE", "SAMPLES", "no_test_data", "round_trip", "state_unchanged"]
 
 ATOL = 2e-4
-"""What the order of additions in a batch may change."""
+"""Tolerance for the order of additions in a batch."""
 
 
-@check("streams", "the same streams give the same answers, whatever the global random state", typed, inputs_kept)
+@check("streams", "the same streams give the same answers, whatever the global random state", typed, inputs_unchanged)
 def repeatable(s: MethodSubject) -> None:
     if same(s.images, _seeded(s, 1)):
         return
-    globally = same(_seeded(s, 2), _seeded(s, 2))
+    follows_global_state = same(_seeded(s, 2), _seeded(s, 2))
     demand(
-        not globally,
-        "answers follow the global random state; draw from the rng that is handed in: rng.normal(*x.shape[1:])",
+        not follows_global_state,
+        "answers follow the global random state; draw from the argument rng: rng.normal(*x.shape[1:])",
     )
     demand(
         False,
-        "the same question is answered differently each time; draw all randomness from the rng handed in, and keep "
+        "the same question is answered differently each time; draw all randomness from the argument rng, and keep "
         "nothing in self from one call to the next",
     )
 
@@ -44,11 +44,13 @@ def repeatable(s: MethodSubject) -> None:
 def _seeded(s: MethodSubject, seed: int) -> Any:
     """The answers with the global generators seeded."""
     with seeded(seed, seed):
-        return s.answer(asked(8))
+        return s.answer(questions(8))
 
 
-@check("memory", "an answer depends on its own question only, not on what was asked before", repeatable, noise_kept)
-def forgetful(s: MethodSubject) -> None:
+@check(
+    "memory", "an answer depends on its own question only, not on what was asked before", repeatable, noise_unchanged
+)
+def memoryless(s: MethodSubject) -> None:
     a = s.answers
     demand(
         same(a.changed, a.again, 1e-6),
@@ -63,7 +65,7 @@ def unordered(s: MethodSubject) -> None:
     demand(
         same(found.flip(0), s.images, ATOL),
         f"asked in the opposite order, answers differ by {_gap(found.flip(0), s.images):.2g}; take nothing from an "
-        "image's place in the batch",
+        "image's position in the batch",
     )
 
 
@@ -71,7 +73,7 @@ def unordered(s: MethodSubject) -> None:
 def alone(s: MethodSubject) -> None:
     for i in (0, 3, 7):
         try:
-            image = s.answer(asked(8)[[i]])
+            image = s.answer(questions(8)[[i]])
         except Violation as found:
             raise Violation(f"asked about one image alone, {found}") from found
         demand(
@@ -79,8 +81,8 @@ def alone(s: MethodSubject) -> None:
             f"asked alone, image {i} is answered differently than among eight (by {_gap(image[0], s.images[i]):.2g}); "
             "an answer may not depend on the rest of the batch (BatchNorm in training mode, statistics over a batch)",
         )
-    q, rows = asked(8), [5, 2, 2]
-    few = s.predict(picked(s.answers.u, rows), q.cf_pa[rows], q[rows].seeds)
+    q, rows = questions(8), [5, 2, 2]
+    few = s.predict(take_rows(s.answers.u, rows), q.cf_pa[rows], q[rows].seeds)
     demand(
         same(few, s.images[rows], ATOL),
         "predicted from rows 5, 2 and 2 of the noise, images are others than from all eight; keep what belongs to an "
@@ -91,38 +93,38 @@ def alone(s: MethodSubject) -> None:
 @check("weights-kept", "answering leaves the weights as they were", alone)
 def frozen(s: MethodSubject) -> None:
     now = dict(s.restored.state_dict()) if isinstance(s.restored, Method) else {}
-    moved = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
+    changed = [k for k, v in now.items() if k in s.weights and not same(v, s.weights[k])]
     demand(
-        not moved,
-        f"answering changes {', '.join(moved[:3])}; leave layers in eval() mode, as they are handed over",
+        not changed,
+        f"answering changes {', '.join(changed[:3])}; leave layers in eval() mode, as the harness sets it",
     )
 
 
 @check("reacts", "answers change with each counterfactual parent", repeatable, finite)
 def reacts(s: MethodSubject) -> None:
-    changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _moved(s, v.name))]
+    changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _answers_with_changed(s, v.name))]
     if not getattr(s.plugin, "reacts", True):
         demand(not changed, f"answers change with {', '.join(changed)}, though {s.name}.reacts is False; remove it")
         return
-    still = [n for n in BARS.graph.names if n not in changed]
+    unchanged = [n for n in BARS.graph.names if n not in changed]
     demand(
-        not still,
-        f"answers stay the same when {' or '.join(still)} changes; predict must use its pa, the counterfactual "
+        not unchanged,
+        f"answers stay the same when {' or '.join(unchanged)} changes; predict must use its pa, the counterfactual "
         "parents (where that is meant: reacts = False in the class)",
     )
 
 
-def _moved(s: MethodSubject, name: str) -> Any:
-    """The answers when one parent alone is another."""
-    pa = s.answers.asked.pa.clone()
+def _answers_with_changed(s: MethodSubject, name: str) -> Any:
+    """Answers when one parent alone has another value."""
+    pa = s.answers.questions.pa.clone()
     column, v = BARS.graph.index(name), BARS.graph[name]
     pa[:, column] = 1 - pa[:, column] if v.categorical else v.low + v.high - pa[:, column]
-    return s.predict(s.answers.u, pa, s.answers.asked.seeds)
+    return s.predict(s.answers.u, pa, s.answers.questions.seeds)
 
 
 @check("round-trip", "weights saved as safetensors and loaded into a new object give the same answers", repeatable)
 def round_trip(s: MethodSubject) -> None:
-    a, b = s.answer(asked(8), s.trained.method), s.answer(asked(8), s.restore())
+    a, b = s.answer(questions(8), s.trained.method), s.answer(questions(8), s.restore())
     demand(
         same(a, b, ATOL),
         f"answers differ by {_gap(a, b):.2g} once the weights are loaded into a new object; what fit learns must be a "
@@ -132,7 +134,7 @@ def round_trip(s: MethodSubject) -> None:
 
 @check("sample", "fresh samples are images like answers", typed)
 def sampled(s: MethodSubject) -> None:
-    q = asked(8)
+    q = questions(8)
     image = _sample(s, q.cf_pa, q)
     demand(isinstance(image, Tensor) and image.dtype == torch.float32, "sample must give a float32 tensor [B, C, H, W]")
     demand(image.shape == q.x.shape, f"samples are {list(image.shape)} for 8 rows of pa; give one image a row")
@@ -142,49 +144,50 @@ def sampled(s: MethodSubject) -> None:
 
 @check("sample-streams", "a sample follows its own stream and parents alone", sampled)
 def sampled_by_streams(s: MethodSubject) -> None:
-    q = asked(8)
+    q = questions(8)
     first = _sample(s, q.cf_pa, q)
     with seeded(1, 1):
         again = _sample(s, q.cf_pa, q)
-    demand(same(first, again), "the same streams give two samples; draw from the rng handed in")
-    lone = _sample(s, q.cf_pa[[3]], q[[3]])
+    demand(same(first, again), "the same streams give two samples; draw from the argument rng")
+    single = _sample(s, q.cf_pa[[3]], q[[3]])
     demand(
-        same(lone[0], first[3], ATOL), "a sample depends on the rest of the batch; draw each row from its own stream"
+        same(single[0], first[3], ATOL), "a sample depends on the rest of the batch; draw each row from its own stream"
     )
-    other = _sample(s, q.cf_pa, asked(8, first=8))
-    demand(not same(first, other), "other streams give the same samples; draw from the rng handed in")
+    other = _sample(s, q.cf_pa, questions(8, first=8))
+    demand(not same(first, other), "other streams give the same samples; draw from the argument rng")
     demand(not same(first, _sample(s, q.pa, q)), "samples stay the same when their parents change; use pa")
 
 
-def _sample(s: MethodSubject, pa: Tensor, q: Asked) -> Any:
+def _sample(s: MethodSubject, pa: Tensor, q: ToyQuestions) -> Any:
     method: Any = s.restored
     with s.calling("sample"):
         return copied(method.sample(pa, Streams(q.seeds)))
 
 
 @check("state", "answering leaves the shared state of the process as it was", answered)
-def undisturbed(subject: Subject) -> None:
+def state_unchanged(subject: Subject) -> None:
     if sampled.name in subject.applicable:
         sampled.outcome(subject)
-    subject.left_alone("draw from the rng that is handed in", ("abduct", "predict", "answer", "sample"))
+    subject.check_state("draw from the argument rng", ("abduct", "predict", "answer", "sample"))
 
 
 @check("test-data", "neither fit nor answers look at test images or at the truth", constructs)
 def no_test_data(subject: Subject) -> None:
     fits.outcome(subject)
-    answered.outcome(subject)  # even what fails may have looked
+    answered.outcome(subject)  # a check that fails may have used test data, too
     demand(
-        not subject.peeks,
-        f"{', '.join(dict.fromkeys(subject.peeks))}: methods may not see test data; use run.train and run.valid",
+        not subject.test_data_uses,
+        f"{', '.join(dict.fromkeys(subject.test_data_uses))}: "
+        "methods may not see test data; use run.train and run.valid",
     )
 
 
 def _gap(a: Any, b: Any) -> float:
-    """The largest difference of two images; 1 where only one of them is finite or they have other shapes."""
+    """The largest difference of two images; 1 where one of them is not finite or the shapes differ."""
     if a.shape != b.shape:
         return 1.0
     return float((a.double() - b.double()).abs().nan_to_num(1.0).max())
 
 
-DEPENDENCE = (repeatable, forgetful, unordered, reacts, alone, frozen)
+DEPENDENCE = (repeatable, memoryless, unordered, reacts, alone, frozen)
 SAMPLES = (sampled, sampled_by_streams)

@@ -29,19 +29,19 @@ def budget(s: MethodSubject) -> None:
         f"fit has seen {seen} images, the budget is {BUDGET}; train on run.batches(steps, size), which counts them",
     )
     learned = {name for name, p in trained.method.named_parameters() if p.requires_grad}
-    moved = [name for name in sorted(learned & trained.initial.keys()) if not _kept(trained, name)]
+    changed = [name for name in sorted(learned & trained.initial.keys()) if not _unchanged(trained, name)]
     demand(
-        seen or not moved,
-        f"fit trains {', '.join(moved[:1])} while run.seen stays 0; train on run.batches(steps, size), which counts",
+        seen or not changed,
+        f"fit trains {', '.join(changed[:1])} while run.seen stays 0; train on run.batches(steps, size), which counts",
     )
 
 
-def _kept(trained: Trained, name: str) -> bool:
+def _unchanged(trained: Trained, name: str) -> bool:
     return same(trained.initial[name], trained.state.get(name))
 
 
 @check("fit-data", "fit leaves the training data as they were", fits)
-def data_kept(s: MethodSubject) -> None:
+def data_unchanged(s: MethodSubject) -> None:
     run = s.trained.run
     for name, split in (("train", run.train), ("valid", run.valid)):
         fresh = BARS.split(ROOT, name)  # type: ignore[arg-type]
@@ -57,15 +57,15 @@ def logs(s: MethodSubject) -> None:
     trained = s.trained
     for row in trained.log:
         for key, value in row.items():
-            demand(_json(value), f"run.log gets a {type(value).__name__} as {key!r}; log numbers: {key}=float(value)")
+            demand(_is_json(value), f"run.log gets a {type(value).__name__} as {key!r}; log {key}=float(value)")
         loss = row.get("loss", 0.0)
         finite = not isinstance(loss, float) or math.isfinite(loss)
         demand(finite, f"the loss became {loss} during the fit; lower the learning rate or clip gradients")
     for name, table in trained.tables.items():
-        demand(_json(table), f"run.record({name!r}, ...) gets what JSON cannot hold; give numbers, lists and dicts")
+        demand(_is_json(table), f"run.record({name!r}, ...) gets what JSON cannot hold; give numbers, lists and dicts")
 
 
-def _json(value: object) -> bool:
+def _is_json(value: object) -> bool:
     try:
         json.dumps(value)
     except (TypeError, ValueError):
@@ -92,19 +92,19 @@ def loads(s: MethodSubject) -> None:
 @check("tune", "tune gives values for answer parameters only, and leaves weights alone", loads)
 def tunes(s: MethodSubject) -> None:
     known: frozenset[str] = getattr(s.plugin, "answer_params", frozenset())
-    strange = sorted(set(s.chosen) - known)
-    demand(not strange, f"tune gives {', '.join(strange)}, not among answer_params; add the name there")
+    unknown = sorted(set(s.chosen) - known)
+    demand(not unknown, f"tune gives {', '.join(unknown)}, not among answer_params; add the name there")
     for key, value in s.chosen.items():
-        demand(_json(value), f"tune gives {key} as a {type(value).__name__}; give a number or a string")
+        demand(_is_json(value), f"tune gives {key} as a {type(value).__name__}; give a number or a string")
     s.make(**s.chosen)
 
 
 @check("fit-state", "constructor, fit and tune leave the shared state of the process as it was", tunes)
-def undisturbed(s: MethodSubject) -> None:
+def state_unchanged(s: MethodSubject) -> None:
     _ = s.restored
     calls = ("the constructor", "fit", "load_state_dict", "tune")
     # The harness seeds torch's generator for initial weights and dropout.
-    s.left_alone("draw from run.rng in fit", calls, but=RANDOM_STATES[0])
+    s.check_state("draw from run.rng in fit", calls, but=RANDOM_STATES[0])
 
 
 @check("fit-seed", "the same seed gives the same weights, another seed others", fits)
@@ -130,4 +130,4 @@ def seeds(s: MethodSubject) -> None:
     )
 
 
-FITS = (fits, budget, data_kept, logs, finite_weights, loads, tunes, undisturbed)
+FITS = (fits, budget, data_unchanged, logs, finite_weights, loads, tunes, state_unchanged)

@@ -19,13 +19,13 @@ from ..subjects.process_state import seeded
 from ..subjects.subject import Subject
 from .definition import documented, settings, signatures
 
-__all__ = ["CELL", "METRICS", "alone", "column_of", "each", "finite", "undisturbed"]
+__all__ = ["CELL", "METRICS", "alone", "column_of", "each", "finite", "state_unchanged"]
 
 ATOL = 1e-6
 
 
 def each(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
-    """What was done, the output's name, its value."""
+    """Intervention, name and value of each output."""
     return ((do, name, value) for do, scores in found.items() for name, value in scores.items())
 
 
@@ -55,8 +55,8 @@ def described(s: MetricSubject) -> None:
 @check("declarations", "needs and scope are words that the harness knows", signatures)
 def declared(s: MetricSubject) -> None:
     plugin = s.plugin
-    strange = sorted(set(plugin.needs) - set(OPTIONAL))
-    demand(not strange, f"needs names {', '.join(strange)}; known: {', '.join(sorted(OPTIONAL))}")
+    unknown = sorted(set(plugin.needs) - set(OPTIONAL))
+    demand(not unknown, f"needs names {', '.join(unknown)}; known: {', '.join(sorted(OPTIONAL))}")
     demand(plugin.scope in ("do", "null", "cell"), f"scope is {plugin.scope!r}; write do, null or cell")
 
 
@@ -85,11 +85,11 @@ def outputs(s: MetricSubject) -> None:
 
 @check("shape", "scores are one number an image, or one number in all", outputs)
 def shaped(s: MetricSubject) -> None:
-    n = len(s.evidence(s.asked[0]))
+    n = len(s.evidence(s.interventions[0]))
     for _, name, value in each(s.scores):
         demand(isinstance(value, Tensor), f"{name} is a {type(value).__name__}; give a tensor")
-        right = value.ndim == 0 or (tuple(value.shape) == (n,) and s.plugin.scope != "cell")
-        demand(right, f"{name} is {list(value.shape)} for {n} images; give [{n}], or 0-d where only a set has a score")
+        valid = value.ndim == 0 or (tuple(value.shape) == (n,) and s.plugin.scope != "cell")
+        demand(valid, f"{name} is {list(value.shape)} for {n} images; give [{n}], or 0-d where only a set has a score")
         demand(value.is_floating_point(), f"{name} is {value.dtype}; give floats: value.double()")
 
 
@@ -102,8 +102,8 @@ def finite(s: MetricSubject) -> None:
 
 @check("bounds", "scores lie within the declared range", shaped)
 def bounded(s: MetricSubject) -> None:
-    every = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
-    for _, name, value in (item for found in every for item in each(found)):
+    all_scores = (s.scores, s.by_quality("true"), s.by_quality("noise"), s.by_quality("copies"))
+    for _, name, value in (item for found in all_scores for item in each(found)):
         about, known = column_of(s, name), value[value.isfinite()]
         low, high = (float(known.min()), float(known.max())) if known.numel() else (math.inf, -math.inf)
         for limit, value, beyond in ((about.low, low, -1), (about.high, high, 1)):
@@ -113,28 +113,28 @@ def bounded(s: MetricSubject) -> None:
 
 
 @check("inputs", "the evidence is left as it was", shaped)
-def inputs_kept(s: MetricSubject) -> None:
-    for do in s.asked:
+def inputs_unchanged(s: MetricSubject) -> None:
+    for do in s.interventions:
         given = s.evidence(do)
-        before = {name: copied(value) for name, value in _parts(given).items()}
+        before = {name: copied(value) for name, value in _fields(given).items()}
         s.score(given)
-        changed = [name for name, value in _parts(given).items() if not same(before[name], value)]
+        changed = [name for name, value in _fields(given).items() if not same(before[name], value)]
         demand(not changed, f"the metric changes evidence.{', '.join(changed)} in place; work on a copy: .clone()")
 
 
-def _parts(given: Evidence) -> dict[str, Any]:
-    parts = {n: getattr(given, n) for n in ("x", "pa", "cf_pa", "answer", "truth", "reverse", "cycles", "costs")}
-    return {k: v for k, v in parts.items() if v is not None} | {"real": (given.real.images, given.real.parents)}
+def _fields(given: Evidence) -> dict[str, Any]:
+    fields = {n: getattr(given, n) for n in ("x", "pa", "cf_pa", "answer", "truth", "reverse", "cycles", "costs")}
+    return {k: v for k, v in fields.items() if v is not None} | {"real": (given.real.images, given.real.parents)}
 
 
 @check("state", "scoring leaves the shared state of the process as it was", shaped)
-def undisturbed(subject: Subject) -> None:
-    subject.left_alone("use a torch.Generator of your own")
+def state_unchanged(subject: Subject) -> None:
+    subject.check_state("use a torch.Generator of your own")
 
 
 @check("repeatable", "the same evidence gives the same scores, whatever the global random state", shaped)
 def repeatable(s: MetricSubject) -> None:
-    for do in s.asked:
+    for do in s.interventions:
         with seeded(1, 1):
             again = s.score(s.evidence(do))
         for name, value in s.scores[do].items():
@@ -144,18 +144,18 @@ def repeatable(s: MetricSubject) -> None:
             )
 
 
-@check("order", "the order of the images changes no score", repeatable, inputs_kept)
+@check("order", "the order of the images changes no score", repeatable, inputs_unchanged)
 def unordered(s: MetricSubject) -> None:
-    for do in s.asked:
+    for do in s.interventions:
         given = s.evidence(do)
         order = torch.randperm(len(given), generator=torch.Generator().manual_seed(3))
         shuffled = s.score(s.evidence(do).take(order))
         s.score(given)
         for how, found in (("", shuffled), (" from what evidence.once keeps", s.score(given.take(order)))):
             for name, value in s.scores[do].items():
-                wanted = value[order] if value.ndim else value
+                expected = value[order] if value.ndim else value
                 demand(
-                    same(wanted, found.get(name), ATOL),
+                    same(expected, found.get(name), ATOL),
                     f"{name} changes with the order of the images{how}; a score belongs to an image or to the set, and "
                     "evidence.once keeps results row by row",
                 )
@@ -163,10 +163,10 @@ def unordered(s: MetricSubject) -> None:
 
 @check("batching", "an image scored alone has the score that it has in the set", unordered)
 def alone(s: MetricSubject) -> None:
-    for do in s.asked:
+    for do in s.interventions:
         rows = [0, 5, 17]
         parts = {
-            i: s.score(s.evidence(do).take(torch.tensor([i, *([] if _single(s) else range(20, 28))]))) for i in rows
+            i: s.score(s.evidence(do).take(torch.tensor([i, *([] if _per_image(s) else range(20, 28))]))) for i in rows
         }
         for name, value in s.scores[do].items():
             for i in rows if value.ndim else ():
@@ -179,8 +179,8 @@ def alone(s: MetricSubject) -> None:
                 )
 
 
-def _single(s: MetricSubject) -> bool:
-    """Whether the metric gives scores an image only, so that one image can be scored."""
+def _per_image(s: MetricSubject) -> bool:
+    """Whether all scores are per image, so that a single image can be scored."""
     return all(value.ndim for _, _, value in each(s.scores))
 
 
@@ -209,7 +209,7 @@ CELL = (
     outputs,
     shaped,
     finite,
-    inputs_kept,
+    inputs_unchanged,
     repeatable,
 )
 METRICS = (*CELL, bounded, unordered, alone, resampled)

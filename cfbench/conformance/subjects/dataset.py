@@ -1,4 +1,4 @@
-"""A data set under examination: opened where its data lie, its splits read once."""
+"""A data set as a subject: opened under its data root, with each split read once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NAMES = ("train", "valid", "test")
 
 
 class DatasetSubject(Subject):
-    """A data set, opened under its data root."""
+    """A data set that is opened under its data root."""
 
     @cached_property
     def root(self) -> Path:
-        """Where the data lie: as given, as the environment says, or a folder that goes with the subject."""
+        """The data root: as given, from the environment, or a temporary folder that is deleted with the subject."""
         given = self.data_root or os.environ.get(DATA_ROOT)
         return Path(given) if given else Path(self._folder.name)
 
@@ -37,19 +37,19 @@ class DatasetSubject(Subject):
         return tempfile.TemporaryDirectory(prefix="cfbench-", ignore_cleanup_errors=True)
 
     def make(self) -> Dataset:
-        """A new object, opened as the harness does it."""
+        """A new object, opened as in the harness."""
         with self.calling("the constructor", truth=True):
             dataset: Dataset = self.plugin(**self.params)
         with self.calling("open", truth=True):
             try:
                 dataset.open(self.root)
             except UserError as error:
-                raise _absent(error) from error
+                raise _missing_data(error) from error
         return dataset
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, prepared where that needs no network.
+        """The data set, prepared if that needs no network.
 
         Raises:
             Skipped: its data are absent.
@@ -60,12 +60,12 @@ class DatasetSubject(Subject):
                 if not dataset.network:
                     dataset.prepare(self.root)
             except UserError as error:
-                raise _absent(error) from error
+                raise _missing_data(error) from error
         with self.calling("split(root, 'train')", truth=True):
             try:
                 dataset.split(self.root, "train")
             except UserError as error:
-                raise _absent(error) from error
+                raise _missing_data(error) from error
         return dataset
 
     @property
@@ -78,41 +78,41 @@ class DatasetSubject(Subject):
         return self.read(self.dataset)
 
     def read(self, dataset: Dataset) -> dict[str, Split]:
-        """The three splits of an object."""
+        """The three splits of a data set object."""
         found = {}
         for name in NAMES:
             with self.calling(f"split(root, {name!r})", truth=True):
                 found[name] = dataset.split(self.root, name)  # type: ignore[arg-type]
         return found
 
-    def some(self, n: int) -> Split:
-        """The first rows of the test split, in tensors of their own."""
+    def first_rows(self, n: int) -> Split:
+        """A copy of the first n rows of the test split."""
         rows = torch.arange(min(n, len(self.splits["test"])))
         return self.splits["test"][rows]
 
     def act(self, pa: Tensor, do: Mapping[str, Tensor]) -> Tensor | None:
-        """The response of parents."""
+        """The response of parents to an intervention; None where the data set does not know it."""
         with self.calling("act", truth=True):
             return self.dataset.act(pa, do, torch.Generator().manual_seed(0))
 
     def respond(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
-        """The response of parents, or the parents with the variable set, where the data set knows none."""
+        """The response of parents, or the parents with the variable set where the data set does not know it."""
         found = self.dataset.act(pa, do, rng)
         return self.graph.set(pa, do) if found is None else found
 
     def oracle(self, index: Tensor, cf_pa: Tensor) -> Tensor | None:
-        """The true counterfactuals of rows of the test split."""
+        """True counterfactuals of rows of the test split; None where the data set has none."""
         with self.calling("oracle", truth=True):
             return self.dataset.oracle(self.root, "test", index, cf_pa)
 
     def measure(self, images: Tensor) -> Mapping[str, Tensor] | None:
-        """What can be measured from images."""
+        """Variables measured from images; None where the data set cannot measure."""
         with self.calling("measure", truth=True):
             return self.dataset.measure(images)
 
 
-def _absent(error: UserError) -> Exception:
+def _missing_data(error: UserError) -> Exception:
     text = str(error).strip()
     if "\n" in text:
-        return Violation(f"what is amiss with the data is told in several lines ({text}); a UserError has one")
+        return Violation(f"the message about the data has several lines ({text}); a UserError has one")
     return Skipped(text)

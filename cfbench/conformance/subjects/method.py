@@ -1,4 +1,4 @@
-"""A method or control under examination: one tiny fit, and answers to eight questions."""
+"""A method or control as a subject: one tiny fit, and answers to eight questions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ...evaluation.answers import image_mechanism
 from ...rng import Streams
 from ..outcomes import Skipped, Violation, demand
 from .subject import Subject
-from .toy import BARS, ROOT, Asked, Painter, asked
+from .toy import BARS, ROOT, BarsMethod, ToyQuestions, questions
 
-__all__ = ["BUDGET", "SMALL", "Answers", "MethodSubject", "Trained", "copied", "picked", "same"]
+__all__ = ["BUDGET", "SMALL", "Answers", "MethodSubject", "Trained", "copied", "same", "take_rows"]
 
 BUDGET = 1024
-"""Training images of the one fit that is looked at in all ways."""
+"""Training images of the fit that most checks examine."""
 SMALL = 256
-"""Training images of fits that are only compared with one another."""
+"""Training images of fits that are only compared with each other."""
 
 
 @dataclass
 class Trained:
-    """A method after its fit, with what it was given and what it wrote down."""
+    """A fitted method with its arguments, its log and its recorded tables."""
 
     method: Method
     run: Fit
@@ -42,38 +42,41 @@ class Trained:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one abduction of eight images led to: the noise before and after, the answers, and the null answers."""
+    """Noise and answers of one abduction of eight images.
 
-    asked: Asked
+    ``u_before`` is a copy of the noise made before `predict`, ``changed`` are the counterfactuals, ``null`` the answers
+    under the factual's own parents.
+    """
+
+    questions: ToyQuestions
     u: Noise
-    kept: Noise
+    u_before: Noise
     changed: Any
     null: Any
     again: Any
-    """The first answers asked for once more from the same noise, after all other questions."""
+    """The same counterfactuals predicted again from the same noise, after all other questions."""
     reversed: Any
-    """The answers to the same questions in the opposite order, asked in between."""
-    live: bool
-    """Whether the answers carried a gradient graph."""
-    touched: tuple[tuple[str, str], ...]
-    """Which call changed which of its arguments."""
+    """Answers to the same questions in reversed order."""
+    requires_grad: bool
+    modified: tuple[tuple[str, str], ...]
+    """Calls that changed an argument in place, and the argument's name."""
 
 
 class MethodSubject(Subject):
-    """A method, a derived row or a control, with its tiny fit on the toy data."""
+    """A method, derived row or control with a tiny fit on the toy data."""
 
     def make(self, preset: str = "", /, **params: Any) -> Any:
-        """A new object, its initial weights drawn from seed 0."""
+        """A new object with initial weights drawn from seed 0."""
         what = f"the constructor with the preset {preset!r}" if preset else "the constructor"
         with self.calling(what, seeds=(0, 0)):
-            return self.plugin(BARS.graph, **{**self._given, **params})
+            return self.plugin(BARS.graph, **{**self._keywords, **params})
 
     @cached_property
-    def _given(self) -> dict[str, Any]:
-        """The keywords, with a fitted method in place of the class that a derived row answers through."""
+    def _keywords(self) -> dict[str, Any]:
+        """The constructor's keywords, where ``of`` is a fitted method."""
         if not issubclass(self.plugin, Derived):
             return self.params
-        of = self.params.get("of", Painter)
+        of = self.params.get("of", BarsMethod)
         if not self.plugin.applies(of):
             raise Skipped(f"{self.name} cannot answer through {of.__name__}; give `subject(..., of=A_METHOD)`")
         return {**self.params, "of": MethodSubject(of, None, {}).restored}
@@ -88,7 +91,7 @@ class MethodSubject(Subject):
         split = {name: BARS.split(ROOT, name) for name in ("train", "valid")}
         run = Fit(split["train"], split["valid"], images, torch.device("cpu"), torch.Generator().manual_seed(seed))
         with self.calling("fit", grad=True, seeds=(seed, others)):
-            method = self.plugin(BARS.graph, **self._given)
+            method = self.plugin(BARS.graph, **self._keywords)
             method.train()
             found = Trained(method, run, copied(dict(method.state_dict())), {})
             run.log, run.record = found.log.append, found.tables.__setitem__
@@ -98,7 +101,7 @@ class MethodSubject(Subject):
         return found
 
     def restore(self, **chosen: Any) -> Method:
-        """A new method with the weights of the fit, taken through safetensors."""
+        """A new method with the weights of the fit after a round trip through safetensors."""
         method: Method = self.make(**chosen)
         with self.calling("load_state_dict"):
             method.load_state_dict(load(save({k: v.contiguous().clone() for k, v in self.trained.state.items()})))
@@ -106,7 +109,7 @@ class MethodSubject(Subject):
 
     @cached_property
     def chosen(self) -> dict[str, Any]:
-        """What tuning chose."""
+        """The values that `tune` chose."""
         method = self.restore()
         train, valid = BARS.split(ROOT, "train"), BARS.split(ROOT, "valid")
         run = Fit(train, valid, BUDGET, torch.device("cpu"), torch.Generator().manual_seed(0), seen=BUDGET)
@@ -125,25 +128,25 @@ class MethodSubject(Subject):
 
     @cached_property
     def restored(self) -> Method | Control:
-        """What answers: for methods the weights of the fit in a new object, as the harness does it."""
+        """What answers: a control, or a new method with the weights of the fit, as in the harness."""
         if issubclass(self.plugin, Control) or issubclass(self.plugin, Derived):
-            made = self.make()
-            return made.eval() if isinstance(made, Method) else made
+            plugin = self.make()
+            return plugin.eval() if isinstance(plugin, Method) else plugin
         return self.restore(**self.chosen)
 
-    def abduct(self, q: Asked, plugin: Any = None) -> Noise:
-        """The noise of the questions' images; counterfactual parents do not exist yet."""
+    def abduct(self, q: ToyQuestions, plugin: Any = None) -> Noise:
+        """The noise of the questions' images."""
         mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
         with self.calling("abduct", truth=self._control):
             return mech.abduct(q.x, q.pa, q.index, Streams(q.seeds))
 
     def predict(self, u: Noise, pa: Tensor, seeds: tuple[int, ...], plugin: Any = None) -> Any:
-        """What noise gives under parents."""
+        """The images that noise gives under parents."""
         mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
         with self.calling("answer" if self._control else "predict", truth=self._control):
             return mech.predict(u, pa, Streams(s + 1000 for s in seeds))
 
-    def answer(self, q: Asked, plugin: Any = None) -> Any:
+    def answer(self, q: ToyQuestions, plugin: Any = None) -> Any:
         """The counterfactual images."""
         return self.predict(self.abduct(q, plugin), q.cf_pa, q.seeds, plugin)
 
@@ -153,28 +156,32 @@ class MethodSubject(Subject):
 
     @cached_property
     def answers(self) -> Answers:
-        """Eight questions answered from one abduction, others asked in between."""
-        q, fresh = asked(8), asked(8)
+        """Answers to eight questions from one abduction, with other questions in between."""
+        q, fresh = questions(8), questions(8)
         _ = self.weights
         u = self.abduct(q)
-        kept = copied(u)
-        touched = [("abduct", n) for n in ("x", "pa") if not same(getattr(q, n), getattr(fresh, n))]
-        made = self.predict(u, q.cf_pa, q.seeds)
-        changed, live = copied(made), isinstance(made, Tensor) and made.requires_grad
+        before = copied(u)
+        modified = [("abduct", n) for n in ("x", "pa") if not same(getattr(q, n), getattr(fresh, n))]
+        answer = self.predict(u, q.cf_pa, q.seeds)
+        changed, requires_grad = copied(answer), isinstance(answer, Tensor) and answer.requires_grad
         null = copied(self.predict(u, q.pa, q.seeds))
         backwards = self.answer(fresh[list(reversed(range(len(q))))])
         again = self.predict(u, fresh.cf_pa, q.seeds)
-        touched += [("predict", "pa") for n in ("pa", "cf_pa") if not same(getattr(q, n), getattr(fresh, n))][:1]
-        return Answers(fresh, u, kept, changed, null, again, backwards, live, tuple(touched))
+        modified += [("predict", "pa") for n in ("pa", "cf_pa") if not same(getattr(q, n), getattr(fresh, n))][:1]
+        return Answers(fresh, u, before, changed, null, again, backwards, requires_grad, tuple(modified))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The weights of what answers, before it is asked anything."""
+        """The weights before any question is answered; empty for controls."""
         return copied(dict(self.restored.state_dict())) if isinstance(self.restored, Method) else {}
 
     @cached_property
     def images(self) -> Tensor:
-        """The answers [8, C, H, W], once they are known to be images."""
+        """The counterfactuals [8, C, H, W].
+
+        Raises:
+            Violation: they are not a tensor.
+        """
         found = self.answers.changed
         if not isinstance(found, Tensor):
             raise Violation(f"answers are a {type(found).__name__}; give a tensor [B, C, H, W]")
@@ -182,7 +189,7 @@ class MethodSubject(Subject):
 
 
 def copied(value: Any) -> Any:
-    """The same tensors at this moment, in tuples, lists and dicts as they were."""
+    """A deep copy of tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -192,17 +199,17 @@ def copied(value: Any) -> Any:
     return type(value)(*(copied(v) for v in value)) if isinstance(value, tuple) else value
 
 
-def picked(u: Noise, rows: list[int]) -> Noise:
-    """Rows of a noise, as the harness takes them to predict under several interventions at once."""
+def take_rows(u: Noise, rows: list[int]) -> Noise:
+    """Rows of a noise, as the harness selects them to predict under several interventions at once."""
     if isinstance(u, Tensor):
         return u[rows]
     if isinstance(u, dict):
-        return {k: picked(v, rows) for k, v in u.items()}
-    return type(u)(picked(v, rows) for v in u) if isinstance(u, (tuple, list)) else u
+        return {k: take_rows(v, rows) for k, v in u.items()}
+    return type(u)(take_rows(v, rows) for v in u) if isinstance(u, (tuple, list)) else u
 
 
 def same(a: Any, b: Any, atol: float = 0.0) -> bool:
-    """Whether two nests of tensors are equal, NaN in the same places, within a tolerance."""
+    """Whether nested tensors are equal within a tolerance, with NaN at the same positions."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape or a.dtype != b.dtype:
             return False

@@ -1,4 +1,4 @@
-"""Judges and an instrument that read the toy images exactly, without any training."""
+"""Judges of the toy data that need no training: they fit the generating model to each image."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["Eye", "measure"]
+__all__ = ["OracleJudges", "measure"]
 
-PLACES = torch.arange(5)
-"""Columns where the first of two bars may stand; the second is three further."""
+POSITIONS = torch.arange(5)
+"""Columns where the first of two bars may be; the second is three further."""
 SHARP = 20.0
 FEATURES, CODES = 12, 6
 
 
 def _fit(x: Tensor, kind: int) -> Tensor:
-    """The two bars of a kind on an even background that are nearest to images x [B, 1, 8, 8], of the same form."""
+    """The images [B, 1, 8, 8] of two bars of a kind on an even background that are nearest to x [B, 1, 8, 8]."""
     upright = x.double() if kind == 0 else x.double().mT
     columns = upright[:, 0, 1:7].mean(1)  # [B, 8]
-    pairs = (columns[:, PLACES] + columns[:, PLACES + 3]) / 2  # [B, 5]
-    level, place = pairs.max(1)
+    pairs = (columns[:, POSITIONS] + columns[:, POSITIONS + 3]) / 2  # [B, 5]
+    level, position = pairs.max(1)
     mask = torch.zeros(len(x), 1, 8, 8, dtype=torch.float64)
-    for first in (place, place + 3):
+    for first in (position, position + 3):
         mask[torch.arange(len(x)), 0, 1:7, first] = 1.0
-    ground = (upright * (1 - mask)).flatten(1).sum(1) / 52
-    fitted = mask * level[:, None, None, None] + (1 - mask) * ground[:, None, None, None]
+    background = (upright * (1 - mask)).flatten(1).sum(1) / 52
+    fitted = mask * level[:, None, None, None] + (1 - mask) * background[:, None, None, None]
     return fitted if kind == 0 else fitted.mT
 
 
-def _miss(x: Tensor) -> Tensor:
+def _squared_distances(x: Tensor) -> Tensor:
     """Squared distance of x [B, 1, 8, 8] to the nearest image of each kind: [B, 2]."""
     return torch.stack([(x.double() - _fit(x, k)).square().flatten(1).sum(1) for k in (0, 1)], 1)
 
 
 def _nearest(x: Tensor) -> Tensor:
-    """The nearest image of whichever kind is nearer to each of x: [B, 1, 8, 8]."""
+    """The nearest image [B, 1, 8, 8] of the kind that is nearer to each of x."""
     both = torch.stack([_fit(x, k) for k in (0, 1)], 1)
-    return both[torch.arange(len(x)), _miss(x).argmin(1)]
+    return both[torch.arange(len(x)), _squared_distances(x).argmin(1)]
 
 
 def measure(x: Tensor) -> Mapping[str, Tensor]:
-    """The level of the bars and the grey of the background [B] of images [B, 1, 8, 8]."""
+    """``level`` of the bars and ``ground``, the grey level of the background [B], of images [B, 1, 8, 8]."""
     nearest = _nearest(x).flatten(1).float()
     return {"level": nearest.amax(1), "ground": nearest.amin(1)}
 
 
-class Eye:
+class OracleJudges:
     """A `JudgePanel` of the toy data: the nearest image of each kind, and fixed projections."""
 
     def __init__(self) -> None:
@@ -54,12 +54,12 @@ class Eye:
         self.weights = torch.randn(64, FEATURES + 2 * CODES, generator=rng, dtype=torch.float64) / 8
 
     def _code(self, x: Tensor) -> Tensor:
-        # Products and sums image by image, so that a batch changes nothing.
+        # Products and sums image by image, so that the batch does not change the rounding.
         return ((x.double().flatten(1) - 0.25)[:, :, None] * self.weights).sum(1)
 
     def read(self, x: Tensor) -> Mapping[str, Tensor]:
         """Class probabilities [B, 2] of ``kind``, and ``level`` and ``ground`` [B]."""
-        return {"kind": (-SHARP * _miss(x)).softmax(1).float(), **measure(x)}
+        return {"kind": (-SHARP * _squared_distances(x)).softmax(1).float(), **measure(x)}
 
     def features(self, x: Tensor) -> Tensor:
         """Fixed projections [B, F], non-negative."""
@@ -71,7 +71,7 @@ class Eye:
         return code[:, :CODES].float(), (0.1 + 0.1 * code[:, CODES:].sigmoid()).float()
 
     def reconstruct(self, x: Tensor, variable: str, value: Tensor | None = None) -> Tensor:
-        """The nearest image of each row's kind ``value`` [B], or of whichever kind is nearer: [B, 1, 8, 8]."""
+        """The nearest image of each row's kind ``value`` [B], or of the nearer kind: [B, 1, 8, 8]."""
         if value is not None and variable != "kind":
             raise ValueError(f"{variable} has no classes with an auto-encoder each")
         if value is None:

@@ -1,4 +1,4 @@
-"""Blocks with seeded generators, and blocks in which uses of test data are written down."""
+"""Context managers that seed the global generators of the process, or record uses of test data."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from ...contract import Dataset
 from ...runs.environment import ProcessState
 
-__all__ = ["Peeks", "seeded", "watched"]
+__all__ = ["recording_test_data", "seeded"]
 
 
 @contextmanager
 def seeded(seed: int, others: int) -> Iterator[None]:
-    """A block with torch's global generator seeded, and numpy's and Python's with ``others``; all are put back."""
+    """Context manager that seeds torch's global generator, and numpy's and Python's with ``others``; restores all."""
     before = ProcessState()
     torch.manual_seed(seed)
     np.random.seed(others)
@@ -29,21 +29,17 @@ def seeded(seed: int, others: int) -> Iterator[None]:
         before.restore()
 
 
-class Peeks(list[str]):
-    """Calls that asked a data set for test images or for the truth, in words."""
-
-
 @contextmanager
-def watched(peeks: Peeks, what: str) -> Iterator[None]:
-    """A block in which every use of any data set's test split or oracle is written down.
+def recording_test_data(uses: list[str], what: str) -> Iterator[None]:
+    """Context manager that appends to ``uses`` every call of any data set's oracle or for its test split.
 
-    Attributes of `Dataset` objects are looked up through the base class for the time of the block, so that classes
-    that are imported meanwhile are watched too.
+    Attributes of all `Dataset` objects are looked up through the base class, so that classes imported later are
+    covered too.
     """
 
     def lookup(self: Dataset, name: str) -> Any:
         found = object.__getattribute__(self, name)
-        return _reporting(peeks, what, type(self), name, found) if name in ("split", "oracle") else found
+        return _recorded(uses, what, type(self), name, found) if name in ("split", "oracle") else found
 
     outer = vars(Dataset).get("__getattribute__")
     type.__setattr__(Dataset, "__getattribute__", lookup)
@@ -56,11 +52,11 @@ def watched(peeks: Peeks, what: str) -> Iterator[None]:
             type.__setattr__(Dataset, "__getattribute__", outer)
 
 
-def _reporting(peeks: Peeks, what: str, cls: type[Any], name: str, found: Callable[..., Any]) -> Callable[..., Any]:
+def _recorded(uses: list[str], what: str, cls: type[Any], name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = [a for a in (*args, *kwargs.values()) if isinstance(a, str)]
-        if name == "oracle" or "test" in given:
-            peeks.append(f"{what} calls {cls.__name__}.{name}({', '.join(map(repr, given)) or '...'})")
-        return found(*args, **kwargs)
+        texts = [a for a in (*args, *kwargs.values()) if isinstance(a, str)]
+        if name == "oracle" or "test" in texts:
+            uses.append(f"{what} calls {cls.__name__}.{name}({', '.join(map(repr, texts)) or '...'})")
+        return method(*args, **kwargs)
 
     return call

@@ -1,4 +1,4 @@
-"""A plugin under examination: what is expensive is done once and shared by all checks."""
+"""The plugin that checks examine: what is expensive is computed once and shared by all checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ...errors import reason_of
 from ...runs.environment import RANDOM_STATES, ProcessState
 from ..outcomes import Skipped, Violation
-from .process_state import Peeks, seeded, watched
+from .process_state import recording_test_data, seeded
 
 __all__ = ["Subject"]
 
@@ -26,7 +26,7 @@ class Subject:
 
     Args:
         plugin: the class.
-        data_root: where data sets lie; None for a temporary folder.
+        data_root: folder of the data sets; None for a temporary folder.
         params: keywords of its constructor.
     """
 
@@ -35,9 +35,10 @@ class Subject:
         self.applicable: frozenset[str] = frozenset()
         """Names of the checks that apply."""
         self.outcomes: dict[str, Violation | Skipped | None] = {}
-        self.disturbed: dict[str, dict[str, str]] = {}
-        """What each kind of call changed in the shared state."""
-        self.peeks = Peeks()
+        self.state_changes: dict[str, dict[str, str]] = {}
+        """What each kind of call changed in the state of the process."""
+        self.test_data_uses: list[str] = []
+        """Calls that used test images or the truth without leave, in words."""
 
     def __repr__(self) -> str:
         return self.name
@@ -58,18 +59,18 @@ class Subject:
     def calling(
         self, what: str, *, grad: bool = False, truth: bool = False, seeds: tuple[int, int] | None = None
     ) -> Iterator[None]:
-        """A block that calls the plugin: its exceptions become violations, and what it disturbs is noted and put back.
+        """Context manager around a call: turns its exceptions into violations, records and undoes changes of state.
 
         Args:
             what: the call, for the message.
-            grad: whether gradients are on, as in a fit; else the block runs under ``no_grad``.
-            truth: whether it may look at test images and at the truth.
-            seeds: of torch's global generator, and of the others.
+            grad: enable gradients, as in a fit.
+            truth: allow uses of test images and of the truth.
+            seeds: seeds of torch's global generator and of the others.
         """
         with torch.set_grad_enabled(grad), nullcontext() if seeds is None else seeded(*seeds):
             before, modules = ProcessState(), len(sys.modules)
             try:
-                with nullcontext() if truth else watched(self.peeks, what):
+                with nullcontext() if truth else recording_test_data(self.test_data_uses, what):
                     yield
             except (Violation, Skipped):
                 raise
@@ -79,22 +80,22 @@ class Subject:
                 changes = before.changes()
                 if len(sys.modules) > modules:  # an import may draw, as scikit-learn's does
                     changes.pop(PYTHON, None)
-                self.disturbed.setdefault(what, {}).update(changes)
+                self.state_changes.setdefault(what, {}).update(changes)
                 before.restore()
 
-    def left_alone(self, remedy: str, calls: Iterable[str] | None = None, but: str = "") -> None:
-        """Nothing, where calls disturbed no shared state.
+    def check_state(self, remedy: str, calls: Iterable[str] | None = None, but: str = "") -> None:
+        """Raise unless calls left the state of the process as it was.
 
         Args:
             remedy: what to do instead of drawing from a global generator.
-            calls: those that are looked at; None for all.
+            calls: the kinds of call that are looked at; all by default.
             but: state that may change.
 
         Raises:
-            Violation: they did.
+            Violation: a call changed something.
         """
-        for what in self.disturbed if calls is None else calls:
-            for name, change in self.disturbed.get(what, {}).items():
+        for what in self.state_changes if calls is None else calls:
+            for name, change in self.state_changes.get(what, {}).items():
                 if name != but:
                     how = f" ({change})" if change else ""
                     instead = remedy if name in RANDOM_STATES else "put it back, or leave it alone"

@@ -1,4 +1,4 @@
-"""What plugins are checked on: a data set with a known SCM, questions about it, and a method that knows it."""
+"""The toy data set with a known SCM that plugins are checked on, questions about it, and a method."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ...contract import Dataset, Method, Split
 from ...graph import CausalGraph, Variable
 from ...rng import Streams, derive
 
-__all__ = ["BARS", "ROOT", "SIZES", "Asked", "Bars", "Painter", "asked", "draw"]
+__all__ = ["BARS", "ROOT", "SIZES", "Bars", "BarsMethod", "ToyQuestions", "draw", "questions"]
 
 ROOT = Path()
-"""The toy keeps nothing on disk."""
+"""The data root of the toy data set, which reads no files."""
 SIZES = {"train": 512, "valid": 128, "test": 128}
 
 
-def draw(pa: Tensor, hand: Tensor) -> Tensor:
-    """Two upright bars (kind 0) or lying ones (kind 1) of a grey level, at the hand's place on its background.
+def draw(pa: Tensor, u: Tensor) -> Tensor:
+    """Draw two vertical (kind 0) or horizontal (kind 1) bars of a grey level.
 
-    Images [B, 1, 8, 8] in whole grey levels / 255 of pa [B, 2] (kind, level) and hand [B, 2] (place, background).
+    Images [B, 1, 8, 8] in whole grey levels / 255 of pa [B, 2] (kind, level) and noise u [B, 2] (position, background).
     """
-    image = hand[:, 1, None, None, None].expand(-1, 1, 8, 8).clone()
-    for i, ((kind, level), place) in enumerate(zip(pa.tolist(), hand[:, 0].tolist(), strict=True)):
+    image = u[:, 1, None, None, None].expand(-1, 1, 8, 8).clone()
+    for i, ((kind, level), position) in enumerate(zip(pa.tolist(), u[:, 0].tolist(), strict=True)):
         rows = image[i, 0] if kind == 0 else image[i, 0].T
-        rows[1:7, int(place)] = rows[1:7, int(place) + 3] = level
+        rows[1:7, int(position)] = rows[1:7, int(position) + 3] = level
     return (image.clamp(0, 1) * 255).round() / 255
 
 
 class Bars(Dataset):
-    """8x8 images of two bars: exact truth, no file on disk; ``level`` is caused by ``kind``."""
+    """8x8 images of two bars with exact counterfactuals and no files; ``kind`` causes ``level``."""
 
     graph = CausalGraph(
         (
@@ -45,18 +45,18 @@ class Bars(Dataset):
     )
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """Parents [N, 2] and hands [N, 2] of all rows."""
+        """Parents [N, 2] and noise [N, 2] of all rows."""
         rng = torch.Generator().manual_seed(derive("bars"))
         n = sum(SIZES.values())
         kind = torch.randint(2, (n,), generator=rng).float()
         level = 0.4 + 0.2 * kind + 0.2 * torch.rand(n, generator=rng)
-        place, background = torch.randint(5, (n,), generator=rng), 0.15 * torch.rand(n, generator=rng)
-        return torch.stack([kind, level], 1), torch.stack([place.float(), background], 1)
+        position, background = torch.randint(5, (n,), generator=rng), 0.15 * torch.rand(n, generator=rng)
+        return torch.stack([kind, level], 1), torch.stack([position.float(), background], 1)
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
         first = sum(list(SIZES.values())[: list(SIZES).index(name)])
-        pa, hand = (t[first : first + SIZES[name]] for t in self.table())
-        return Split((draw(pa, hand) * 255).byte(), pa, torch.arange(first, first + SIZES[name]))
+        pa, u = (t[first : first + SIZES[name]] for t in self.table())
+        return Split((draw(pa, u) * 255).byte(), pa, torch.arange(first, first + SIZES[name]))
 
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         new = self.graph.set(pa, do)
@@ -72,23 +72,23 @@ BARS = Bars()
 """The data set that methods are checked on."""
 
 
-class Painter(Method):
-    """Draws bars at a place of the stream's choosing; what a derived row is checked through."""
+class BarsMethod(Method):
+    """Draws bars at a random position; derived rows are checked with it as their method."""
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Tensor:
         return rng.uniform()
 
     def predict(self, u: Tensor, pa: Tensor, rng: Streams) -> Tensor:
-        place = (5 * u).floor()
-        return draw(pa, torch.stack([place, torch.full_like(place, 0.1)], 1))
+        position = (5 * u).floor()
+        return draw(pa, torch.stack([position, torch.full_like(position, 0.1)], 1))
 
     def sample(self, pa: Tensor, rng: Streams) -> Tensor:
         return self.predict(rng.uniform(), pa, rng)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Questions about test images: x [B, 1, 8, 8], pa, row numbers [B], counterfactual parents, a seed each."""
+class ToyQuestions:
+    """Questions about test images: x [B, 1, 8, 8], pa [B, 2], row numbers [B], counterfactual parents [B, 2], seeds."""
 
     x: Tensor
     pa: Tensor
@@ -99,17 +99,17 @@ class Asked:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, rows: list[int]) -> Asked:
+    def __getitem__(self, rows: list[int]) -> ToyQuestions:
         seeds = tuple(self.seeds[i] for i in rows)
-        return Asked(self.x[rows], self.pa[rows], self.index[rows], self.cf_pa[rows], seeds)
+        return ToyQuestions(self.x[rows], self.pa[rows], self.index[rows], self.cf_pa[rows], seeds)
 
-    def copy(self) -> Asked:
-        """The same questions in tensors of their own."""
+    def copy(self) -> ToyQuestions:
+        """The same questions with copied tensors."""
         return self[list(range(len(self)))]
 
 
-def asked(n: int = 8, first: int = 0) -> Asked:
-    """What had ``kind`` been the other one, asked about test images from the ``first`` on."""
+def questions(n: int = 8, first: int = 0) -> ToyQuestions:
+    """Questions under do(kind = the other kind) about n test images from row ``first`` on."""
     split = BARS.split(ROOT, "test")[first : first + n]
     cf_pa = BARS.act(split.parents, {"kind": 1 - split.parents[:, 0]}, torch.Generator())
-    return Asked(split.x, split.parents.clone(), split.index, cf_pa, tuple(range(first, first + n)))
+    return ToyQuestions(split.x, split.parents.clone(), split.index, cf_pa, tuple(range(first, first + n)))
