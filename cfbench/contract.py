@@ -16,7 +16,7 @@ from .rng import Streams
 if TYPE_CHECKING:
     from .evidence import Evidence
 
-__all__ = ["Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Split"]
+__all__ = ["Column", "Control", "Dataset", "Derived", "Fit", "Method", "Metric", "Noise", "Questions", "Role", "Split"]
 
 
 Noise = Any
@@ -63,7 +63,8 @@ class Fit:
     ``seen`` counts those that have. In `Method.tune` all have been.
     ``log`` appends a row to the cell's training log, and ends the fit where its ``loss`` is not finite; ``record``
     writes a named JSON table into the run folder (``likelihood`` with ``bits_per_dim`` goes into the leaderboard,
-    ``remarks``, a list of sentences, below it as footnotes of the row);
+    ``remarks``, a list of sentences, below it as footnotes of the row; ``labels`` names the columns of recorded tables
+    that charts draw, in their order, with a label for each);
     ``progress(stage, done, total, loss)`` moves the live display.
     """
 
@@ -128,6 +129,8 @@ class Method(nn.Module):
     """How the image's residual is carried into answers: none, scaled, faded, full or exact-inverse."""
     reacts: ClassVar[bool] = True
     """Whether answers change with the counterfactual parents; False for a row that is meant to ignore them."""
+    in_gallery: ClassVar[bool] = True
+    """Whether the contact sheet has a row of its answers; False where they repeat another row of it."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:
@@ -193,6 +196,10 @@ class Control:
     residual: str = "-"
     reacts: ClassVar[bool] = True
     """Whether answers change with the counterfactual parents; False for a row that is meant to ignore them."""
+    in_gallery: ClassVar[bool] = True
+    """Whether the contact sheet has a row of its answers; False where they repeat another row of it."""
+    is_truth: ClassVar[bool] = False
+    """Whether its answers are the truth: a column in which another row is surely better is flagged."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:
@@ -252,14 +259,30 @@ class Dataset:
         return None
 
 
+Role = Literal["", "effectiveness", "error", "answer-cost", "fit-cost"]
+"""What a column is used for besides the tables."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """One output of a metric: what it measures, where better lies, in which unit and range.
+    """One output of a metric: what it measures, where better lies, in which unit and range, and how it is shown.
 
-    ``direction`` is lower, higher, target (the nearer to ``target`` the better) or none (a description).
-    ``unit`` "variable's unit" stands for that of the variable that the output is about.
-    ``privileged`` marks scores that compare with the true counterfactual, which the oracle wins by definition;
-    ``subset`` those computed only on the rows whose images went through further rounds.
+    Attributes:
+        text: what it measures.
+        direction: lower, higher, target (the nearer to ``target`` the better) or none (a description).
+        unit: "variable's unit" stands for that of the variable that the output is about.
+        low, high: the least and the greatest possible value.
+        target: the best value.
+        privileged: whether it compares with the true counterfactual, so that the oracle wins by definition.
+        subset: whether it is computed only on the rows whose images went through further rounds.
+        heading: of its column in tables and charts; by default its name, without underscores and a unit at its end.
+        printed: whether it stands in the printed tables; by default a metric's first column does.
+        order: where it stands there, from left to right; columns of equal order stand as their metrics declare them.
+        role: what else it is used for. ``effectiveness`` of each variable under each intervention makes a table of its
+            own; ``error`` is the quality that is charted against cost; ``answer-cost`` and ``fit-cost`` are added up,
+            unit by unit, to the costs of that chart.
+        footnote: a sentence for the notes below the tables, with the methods whose score is above 0; a column that has
+            one is not charted.
     """
 
     text: str
@@ -270,6 +293,11 @@ class Column:
     target: float | None = None
     privileged: bool = False
     subset: bool = False
+    heading: str = ""
+    printed: bool | None = None
+    order: float = 100.0
+    role: Role = ""
+    footnote: str = ""
 
 
 class Metric:

@@ -333,6 +333,7 @@ class DiffSCM(Method):
             variables = self.graph.variables
             self.scale = guidance_tuning.scale_of_each(rows, best, variables, self.effectiveness_ratio)
         run.record("guidance", [{**row, "chosen": row is best, "scales": self.scale} for row in rows])
+        run.record("labels", guidance_tuning.LABELS)
         if "scale" in self.tuned:
             found = guidance_tuning.remarks(rows, best, self.scale, self.graph.names, self.rule)
             if found:

@@ -212,5 +212,6 @@ class DiffSCMCFG(Method):
         rows = guidance_tuning.curve(run, q, settings, guidance_tuning.answers(q, self.abduct, predict), score)
         best = guidance_tuning.choose(rows, "effectiveness", self.effectiveness_ratio)
         run.record("guidance", [{**row, "chosen": row is best} for row in rows])
+        run.record("labels", guidance_tuning.LABELS)
         self.scale = best["scale"]
         return {"scale": self.scale}

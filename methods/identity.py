@@ -18,6 +18,7 @@ class Identity(Method):
 
     residual: str = "full"
     reacts: ClassVar[bool] = False
+    in_gallery: ClassVar[bool] = False
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams) -> Tensor:
         return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from cfbench.contract import Control, Dataset, Questions
@@ -11,6 +13,9 @@ __all__ = ["Oracle"]
 
 class Oracle(Control):
     """Answers with the data set's true counterfactual, where it has one."""
+
+    is_truth: ClassVar[bool] = True
+    in_gallery: ClassVar[bool] = False
 
     def applies(self, dataset: Dataset) -> bool:
         """Whether the data set has true counterfactuals."""

@@ -279,6 +279,7 @@ METRICS = [
     ("docstring", "has no docstring", instead(__doc__=None)),
     ("settings", "'power' has no type", instead(__init__=lambda self, power=2: None)),
     ("constructor", "constructor raised ZeroDivisionError", instead(__init__=lambda self: 1 / 0)),
+    ("columns", "the role 'quality'", column("lower", role="quality")),
     ("columns", "privileged=True", instead(columns={"rms": Column("distance", "lower")})),
     ("declarations", "needs names thruth", instead(needs=frozenset({"thruth"}))),
     ("scores", "which needs must name", instead(needs=frozenset())),

@@ -26,6 +26,8 @@ GUIDANCE = [
      "chosen": (c, s) == (0.5, 2.0)}
     for c in (0.0, 0.5) for s in (3.0, 1.0, 2.0)
 ]  # fmt: skip
+LABELS = {"effectiveness": "effectiveness\n[share]", "change": "change asked for", "composition": "change unasked",
+          "cld": "CLD"}  # fmt: skip
 PREDICTOR = [{"t": t, "digit": 1 - t / 1000, "width": 1 - t / 500} for t in (-1, 0, 100, 200)]
 
 
@@ -80,7 +82,10 @@ def shown(figure):
 
 
 def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
-    folder = run([cell("diffscm")], {("diffscm", 0, "tune"): {"guidance.json": GUIDANCE, "chosen.json": {"scale": 2}}})
+    folder = run(
+        [cell("diffscm")],
+        {("diffscm", 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS, "chosen.json": {}}},
+    )
     assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]
     axes = shown(figures["strokes-guidance.png"])
     assert [ax.get_ylabel().split("\n")[0] for ax in axes] == [
@@ -101,7 +106,10 @@ def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
 def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
     parts = [{**row, "effectiveness/digit": 0.5, "effectiveness/width": 0.3, "scales": [1, 2]} for row in GUIDANCE]
     one = [{**row, "effectiveness/digit": 0.5} for row in GUIDANCE]
-    left = {("many", 0, "tune"): {"guidance.json": parts}, ("one", 0, "tune"): {"guidance.json": one}}
+    left = {
+        ("many", 0, "tune"): {"guidance.json": parts, "labels.json": LABELS},
+        ("one", 0, "tune"): {"guidance.json": one, "labels.json": LABELS},
+    }
     folder = run([cell("many"), cell("one")], left)
     write_curves(folder, "strokes", folder)
     axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 6))
@@ -113,7 +121,10 @@ def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
 
 def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
     less = [{k: v for k, v in row.items() if k in ("scale", "change", "chosen")} for row in GUIDANCE[:3]]
-    left = {("many", 0, "tune"): {"guidance.json": GUIDANCE}, ("less", 0, "tune"): {"guidance.json": less}}
+    left = {
+        ("many", 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS},
+        ("less", 0, "tune"): {"guidance.json": less, "labels.json": LABELS},
+    }
     folder = run([cell("many"), cell("less")], left)
     write_curves(folder, "strokes", folder)
     axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 4))
@@ -124,7 +135,7 @@ def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
 
 def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run, figures):
     cells = [cell("a", 0), cell("a", 1), cell("b", 0, fit="a"), cell("b", 1, fit="a"), cell("c", 0, dataset="mnist")]
-    left = {(m, s, "tune"): {"guidance.json": GUIDANCE} for m in "ab" for s in (0, 1)}
+    left = {(m, s, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS} for m in "ab" for s in (0, 1)}
     left |= {("a", s, "train"): {"log.jsonl": log()} for s in (0, 1)}
     folder = run(cells, left)
     write_curves(folder, "strokes", folder)
@@ -170,6 +181,7 @@ def test_tables_of_other_shapes_are_drawn_where_they_are_curves(run, figures):
         "holes.json": [{"scale": 1, "score": None}, {"scale": 2, "score": math.nan}, {"scale": True, "score": 1}],
         "broken.json": "{",
         "null.json": "null",
+        "labels.json": ["score"],
     }
     folder = run([cell("plugin")], {("plugin", 0, "tune"): tables})
     assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]

@@ -85,10 +85,13 @@ def test_a_new_method_stands_beside_them_in_a_leaderboard(place):
     assert "mine: " in place.cfbench("check", "mine.py")
     asked = ["--methods", "mine,additive", "--datasets", "skies", "--metrics", "sharpness,truth", "--plugin", "mine.py"]
     said = place.cfbench("run", *asked, "--preset", "tiny", "--jobs", "1", "--no-plots")
-    again = place.cfbench("leaderboard", "tiny", "--no-plots")
+    again = place.cfbench("leaderboard", "tiny")
     for line in (said, again):
         assert "mine" in line
-    table = pd.read_csv(place.folder / "runs" / "tiny" / "leaderboard" / "skies.csv")
+    leaderboard = place.folder / "runs" / "tiny" / "leaderboard"
+    assert "| sharpness to truth →1 |" in (leaderboard / "skies.md").read_text()
+    assert {"skies-sharpness.png", "skies-truth.png"} <= {f.name for f in leaderboard.iterdir()}
+    table = pd.read_csv(leaderboard / "skies.csv")
     scores = table[(table["metric"] == "sharpness.sharpness") & (table["questions"] == "all")]
     assert {"mine", "additive", "oracle"} <= set(scores["method"])
     assert scores[scores["method"] == "oracle"]["value"].eq(1).all()

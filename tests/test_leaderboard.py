@@ -10,35 +10,40 @@ import pandas as pd
 import pytest
 
 from cfbench.contract import Column
+from cfbench.metrics.effectiveness import Effectiveness
+from cfbench.metrics.minimality import CLD, FactualDistance
+from cfbench.metrics.realism import Realism
 from cfbench.metrics.runtime import Runtime
+from cfbench.metrics.soundness import Composition, Reversibility
+from cfbench.metrics.truth import TEA, TrueError
 from cfbench.report.board import TIDY, Board, tidy, wide
 from cfbench.report.format import footnotes, number
-from cfbench.report.plots import _chunks, write_plots
-from cfbench.report.render import csv, latex, markdown, render, write_tables
+from cfbench.report.plots import _chunks, _cost_axes, _quality, charts, write_plots
+from cfbench.report.render import csv, html, latex, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
 from cfbench.runs.chain import Status
 from cfbench.runs.reader import CellState, Results, Score
 
-GREY = "grey levels"
 ABOUT = {
-    "effectiveness.accuracy": Column("read as asked", "higher", "share of images", 0.0, 1.0),
-    "effectiveness.error": Column("reading against the wish", "lower", "variable's unit", 0.0),
-    "truth.abs_error": Column("error to the truth", "lower", GREY, 0.0, 255.0, privileged=True),
-    "tea.tea_effectiveness": Column("share of the true change", "target", target=1.0, privileged=True),
-    "reversibility.reversibility": Column("change", "lower", GREY, 0.0, 255.0, subset=True),
-    "cld.cld": Column("divergence", "lower", "nat", 0.69, 1.69),
-    "cld.cld_weighted": Column("divergence", "lower", "nat", 0.0, 1.0),
-    "realism.fid_real": Column("distance", "lower", "features²", 0.0),
-    "realism.kid_real": Column("distance", "lower", ""),
-    "l1.l1_factual": Column("change", "lower", GREY, 0.0, 255.0),
+    "effectiveness.accuracy": Effectiveness.columns["accuracy"],
+    "effectiveness.error": Effectiveness.columns["error"],
+    "truth.abs_error": TrueError.columns["abs_error"],
+    "tea.tea_effectiveness": TEA.columns["tea_effectiveness"],
+    "reversibility.reversibility": Reversibility.columns["reversibility"],
+    "cld.cld": CLD.columns["cld"],
+    "cld.cld_weighted": CLD.columns["cld_weighted"],
+    "realism.fid_real": Realism.columns["fid_real"],
+    "realism.kid_real": Realism.columns["kid_real"],
+    "change.l1_factual": FactualDistance.columns["l1_factual"],
     "novel.sparkle": Column("a plugin's own", "higher", "sparks"),
-    "composition.composition_1": Column("change", "lower", GREY, 0.0, 255.0),
-    "composition.composition_10": Column("change", "lower", GREY, 0.0, 255.0, subset=True),
-    "runtime.fit_s": Column("time", "lower", "s", 0.0),
-    "runtime.abduct_ms": Column("time", "lower", "ms", 0.0),
-    "runtime.predict_ms": Column("time", "lower", "ms", 0.0),
-    "runtime.parameters": Column("size", "none", "parameters", 0.0),
-    "runtime.peak_mb": Column("memory", "lower", "MB", 0.0),
+    "novel.glitter": Column("a plugin's second", "lower", "sparks"),
+    "composition.composition_1": Composition.columns["composition_1"],
+    "composition.composition_10": Composition.columns["composition_10"],
+    "runtime.fit_s": Runtime.columns["fit_s"],
+    "runtime.abduct_ms": Runtime.columns["abduct_ms"],
+    "runtime.predict_ms": Runtime.columns["predict_ms"],
+    "runtime.parameters": Runtime.columns["parameters"],
+    "runtime.peak_mb": Runtime.columns["peak_mb"],
 }
 SETS = ("realism.fid_real", "realism.kid_real")
 # How good each row is in each column: mean and spread; all else 1 and .3.
@@ -77,7 +82,8 @@ def build(seeds=(0,), factuals=120, methods=METHODS, failed=(), variables=("digi
             reason = "ValueError: loss is NaN at step 12" if bad else ""
             residual = "-" if method in CONTROLS else "full"
             notes = {"device": "cpu", "chosen": {"scale": 2.5} if method == "diffscm" else {}}
-            cells.append(CellState(method, seed, Status.FAILED if bad else Status.OK, reason, residual, keys, notes))
+            status = Status.FAILED if bad else Status.OK
+            cells.append(CellState(method, seed, status, reason, residual, method == "oracle", keys=keys, notes=notes))
             scores += [] if bad else list(_scores(method, seed, variables, shared, noise, sets))
     return Results(
         "strokes", "quick", tuple(methods), tuple(seeds), tuple(variables), factuals, factual,
@@ -239,9 +245,63 @@ def test_printed_columns_are_derived_and_hold_a_plugins_own_metric(failed):
     columns = [k.column for k in failed.sections[0].keys]
     assert columns[0] == "accuracy"
     assert {"abs_error", "cld", "cld_weighted", "fid_real", "kid_real", "l1_factual", "reversibility"} <= set(columns)
-    assert columns[-1] == "sparkle"
+    assert columns[-1] == "sparkle", "of a metric that does not say what is printed, the first column is"
+    assert "tea_effectiveness" not in columns
     assert failed.sections[1].keys[0].column == "error"
     assert [k.column for k in failed.sections[-1].keys][:2] == ["composition_1", "composition_10"]
+
+
+def shown(results, column, **how):
+    """Results in which a column says how it is shown."""
+    scores = (replace(s, about=replace(s.about, **how)) if s.column == column else s for s in results.scores)
+    return Board(replace(results, scores=tuple(scores)), 20)
+
+
+def test_a_plugins_column_is_printed_where_and_as_it_says(failed):
+    board = shown(failed.results, "glitter", printed=True, order=15, heading="Glitter index")
+    assert [k.column for k in board.sections[0].keys][:3] == ["accuracy", "glitter", "abs_error"]
+    assert "sparkle" not in {k.column for k in board.sections[0].keys}, "the metric says which are printed"
+    for text in (markdown(board), latex(board), html(board)):
+        assert "Glitter index" in text
+    assert "Glitter index ↓" in terminal(board)
+    none = shown(failed.results, "sparkle", printed=False)
+    assert not {"sparkle", "glitter"} & {k.column for s in none.sections for k in s.keys}
+    assert {"sparkle", "glitter"} <= {k.column for k in none.columns}
+
+
+def test_a_description_is_printed_only_where_its_metric_says_so(failed):
+    assert "sparkle" not in {k.column for k in shown(failed.results, "sparkle", direction="none").sections[0].keys}
+    board = shown(failed.results, "sparkle", direction="none", printed=True)
+    assert board.sections[0].keys[-1].column == "sparkle"
+
+
+def test_a_plugins_column_is_charted_by_its_role(failed):
+    names = set(charts(failed))
+    assert {"novel", "quality-cost"} <= names
+    assert [k.column for k in _quality(failed)] == ["abs_error", "abs_error"]
+    own = shown(failed.results, "sparkle", order=0, role="error")
+    assert [k.column for k in _quality(own)] == ["sparkle", "sparkle"], "of several the first that is printed"
+
+
+def test_costs_of_one_unit_are_added_up(failed):
+    axes = dict(_cost_axes(failed))
+    assert list(axes) == ["abduct + predict [ms an image]", "fit [s]"]
+    assert axes["abduct + predict [ms an image]"]["diffscm"] == pytest.approx(13)
+    board = shown(failed.results, "peak_mb", role="fit-cost", heading="memory")
+    assert [label for label, _ in _cost_axes(board)] == ["abduct + predict [ms an image]", "fit [s]", "memory [MB]"]
+
+
+def test_a_plugins_effectiveness_stands_in_the_table_of_all_variables(failed):
+    assert {k.column for k in failed.matrix} == {"accuracy", "error"}
+    assert shown(failed.results, "accuracy", role="").matrix == tuple(k for k in failed.matrix if k.column == "error")
+
+
+def test_a_column_with_a_footnote_is_noted_and_not_charted(failed):
+    board = shown(failed.results, "glitter", footnote="Glitter was seen in answers", printed=False)
+    (note,) = (n for n in footnotes(board) if n.startswith("Glitter"))
+    assert note.startswith("Glitter was seen in answers: diffscm (up to ")
+    assert "identity" not in note, "controls are left out"
+    assert "glitter" not in {k.column for part in _chunks(board, "novel") for k in part}
 
 
 def test_a_metric_that_the_oracle_does_not_win_is_flagged(failed):
@@ -292,7 +352,11 @@ def test_fewer_draws_of_many_factuals_are_told(failed, monkeypatch):
 def test_times_that_were_taken_beside_other_tasks_are_told(failed):
     def told(**others):
         (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
-        more = [replace(like, method=m, column=c, value=float(n)) for c, of in others.items() for m, n in of.items()]
+        more = [
+            replace(like, method=m, column=c, value=float(n), about=Runtime.columns[c])
+            for c, of in others.items()
+            for m, n in of.items()
+        ]
         notes = footnotes(Board(replace(failed.results, scores=(*failed.results.scores, *more)), 20))
         return [n for n in notes if n.startswith("Times")]
 

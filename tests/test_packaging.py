@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -59,7 +62,9 @@ def test_what_plugins_share_lies_in_packages_with_a_charter(folder):
 
 
 def test_the_folder_of_methods_shows_methods_and_nothing_else():
-    registered = {value.partition(":")[0] for value in CONFIG["project"]["entry-points"]["cfbench.methods"].values()}
+    points = CONFIG["project"]["entry-points"]
+    targets = (points["cfbench.methods"] | points["cfbench.controls"]).values()
+    registered = {target.partition(":")[0] for target in targets}
     assert {f"cfbench_methods.{file.stem}" for file in (ROOT / "methods").glob("*.py")} == registered
 
 
@@ -80,6 +85,54 @@ def test_the_harness_imports_no_built_in():
             assert not [n for n in names if n.split(".")[0] in ("cfbench_methods", "cfbench_datasets")], file
             if "metrics" not in file.parts:
                 assert not [n for n in names if n.startswith(("metrics.", "cfbench.metrics"))], file
+
+
+WORDS = {"change", "composition", "digits", "folder", "measured", "oracle", "resample", "truth"}
+"""Names of built-ins that are words of the harness too: the oracle of a data set, the folder of a run."""
+DEFAULTS = {"cfbench/runs/budget.py"}
+"""Where it stands what a run asks for unless it says otherwise."""
+EXAMPLES = {
+    "cfbench/plugins/scaffold.py",
+    "cfbench/plugins/spec.py",
+    *(f"cfbench/cli/{name}.py" for name in ("exchange", "main", "plugins")),
+}
+"""Modules whose texts for users show commands."""
+
+
+def literals(file: Path) -> Iterator[str]:
+    """The strings of a module, docstrings left out."""
+    tree = ast.parse(file.read_text())
+    notes = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in notes:
+            yield node.value
+
+
+def test_the_harness_names_no_built_in():
+    points = CONFIG["project"]["entry-points"]
+    names = {name for group in points.values() for name in group} - WORDS
+    assert {"diffscm", "identity", "strokes", "effectiveness", "cld", "runtime"} <= names
+    found = {}
+    for file in modules(ROOT / "cfbench"):
+        path = file.relative_to(ROOT).as_posix()
+        if path.startswith("cfbench/metrics/") or path in DEFAULTS | EXAMPLES:
+            continue
+        words = {word for text in literals(file) for word in re.findall(r"[\w-]+", text)}
+        found |= {path: words & names} if words & names else {}
+    assert found == {"cfbench/contract.py": {"effectiveness"}, "cfbench/report/columns.py": {"effectiveness"}}, (
+        "the role of a column is the only word that stands for a metric"
+    )
+
+
+def test_tables_and_charts_name_no_column():
+    points = CONFIG["project"]["entry-points"]["cfbench.metrics"]
+    metrics = [EntryPoint(name, target, "cfbench.metrics").load() for name, target in points.items()]
+    columns = {column for metric in metrics for column in metric.columns}
+    columns -= {"accuracy", "error", "parameters", "images_seen"}  # of judges, cards, units and costs
+    assert len(columns) > 25
+    for file in modules(ROOT / "cfbench" / "report"):
+        words = {word for text in literals(file) for word in re.findall(r"[\w-]+", text)}
+        assert not words & columns, file
 
 
 def test_nothing_that_is_read_can_run_code():

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..plugins.registry import SessionPlugins
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
+from ..runs.budget import DATASETS, METHODS
 from ..runs.context import Run
 from ..runs.folders import DATA_ROOT, find_run
 from .result import Result
@@ -28,8 +29,8 @@ __all__ = ["load", "load_action", "load_dataset", "load_method", "run"]
 
 
 def run(
-    methods: Any = "diffscm,deepscm",
-    datasets: Any = "strokes",
+    methods: Any = METHODS,
+    datasets: Any = DATASETS,
     preset: str = "quick",
     *,
     seeds: int | str | Iterable[int] | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..runs.budget import DATASETS
 from .options import data_root, examples, plugin, run_root
 
 __all__ = ["ANSWER_COMMANDS", "BUNDLE_COMMANDS"]
@@ -20,7 +21,7 @@ def plan() -> None:
 
 @plan.command(epilog=examples("cfbench plan export questions.npz", "cfbench plan export q.npz --datasets mnist"))
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--datasets", default="strokes", show_default=True, help="Data set, by name.")
+@click.option("--datasets", default=DATASETS, show_default=True, help="Data set, by name.")
 @click.option("--preset", default="quick", show_default=True, help="Budget: how many factuals are asked about.")
 @click.option(
     "--plan", default="marginal", show_default=True, help="Questions: marginal, force-change, the data's own."

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
+from ..runs.budget import DATASETS, METHODS
 from ..version import __version__
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
 from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
@@ -46,10 +47,8 @@ def cli(context: click.Context, debug: bool) -> None:
         "cfbench run --datasets morphomnist --action learned      parents respond by mechanisms fitted to them",
     )
 )
-@click.option(
-    "--methods", default="diffscm,deepscm", show_default=True, help="Rows: name, name:preset, name[key=value]."
-)
-@click.option("--datasets", default="strokes", show_default=True, help="Data sets, by name.")
+@click.option("--methods", default=METHODS, show_default=True, help="Rows: name, name:preset, name[key=value].")
+@click.option("--datasets", default=DATASETS, show_default=True, help="Data sets, by name.")
 @click.option("--seeds", help="Training seeds, as 0,1,2.  [default: the preset's]")
 @click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, standard or full.")
 @click.option(

@@ -157,6 +157,10 @@ def images(context: Context, cell: Cell) -> None:
             others = float(context.others())
         costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"], "answer_others": others}
         about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
+        about |= {
+            "is_truth": isinstance(method, Control) and bool(method.is_truth),
+            "in_gallery": bool(method.in_gallery),
+        }
         about |= {"batch": batch, "env": context.env()}
         with context.writing(folder, stage="images", key=cell.keys["images"], **about) as draft:
             file.rename(draft / file.name)

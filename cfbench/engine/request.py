@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ..contract import Control, Method
+from ..contract import Control, Derived, Method
 from ..errors import PluginError, UserError
 from ..evaluation.plan import check_plan
 from ..plugins.spec import Spec, parse_settings, parse_specs
-from ..runs.budget import Budget
+from ..runs.budget import DATASETS, METHODS, Budget
 from ..runs.bundle import Bundle, assign_bundles, budget_of
 from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
@@ -22,21 +22,15 @@ from ..runs.progress import announcing_progress
 from .construct import check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 
-__all__ = ["CONTROLS", "Request"]
-
-
-CONTROLS = ("identity", "nearest", "oracle", "untrained")
-"""Methods that run beside whatever is asked for."""
-RESAMPLE = "resample"
-"""The control that is derived from each method that can draw."""
+__all__ = ["Request"]
 
 
 @dataclass(frozen=True)
 class Request:
     """The options of ``cfbench run``; ``classes`` are plugins that live in this process alone, by name."""
 
-    methods: str = "diffscm,deepscm"
-    datasets: str = "strokes"
+    methods: str = METHODS
+    datasets: str = DATASETS
     seeds: str | None = None
     preset: str = "quick"
     plan: str = "marginal"
@@ -65,21 +59,24 @@ class Request:
             UserError: a name is unknown or a value is wrong; a plugin that cannot be loaded spoils its row only.
         """
         check_datasets(self.loaded, self.sets)
-        beside = [s for s in map(Spec, CONTROLS) if self.controls and s.label not in {r.label for r in self.rows}]
-        for spec in [*self.rows, *beside]:
+        controls = [s for s in self._controls if not issubclass(self._class(s), Derived)]
+        for spec in [*self.rows, *controls]:
             self._check_row(spec)
-        check_rows(self.loaded, self.sets, [*self.rows, *beside])
+        check_rows(self.loaded, self.sets, [*self.rows, *controls])
         for spec in self.sets:
             self._check_data(spec)
-        beside += [s for s in self._resampled() if s.label not in {r.label for r in self.rows}]
+        controls += self._derived()
         metrics, seeds = self._metrics(), self.numbers
         check_metrics(self.loaded, metrics)
         asked = [(row, seed) for row in self.rows for seed in seeds]
-        asked += [(c, seed) for c in beside for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
+        asked += [(c, seed) for c in controls for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
         cells = tuple(
-            self.loaded.cell(d, m, seed, metrics) for d in self.sets for m, seed in asked if self._applies(d, m, beside)
+            self.loaded.cell(d, m, seed, metrics)
+            for d in self.sets
+            for m, seed in asked
+            if self._applies(d, m, controls)
         )
-        return Run(self.job, cells, self.loaded, tuple(c.label for c in beside), tuple(self.sets))
+        return Run(self.job, cells, self.loaded, tuple(c.label for c in controls), tuple(self.sets))
 
     @cached_property
     def job(self) -> Job:
@@ -159,24 +156,29 @@ class Request:
             self.loaded.registry.load("metric", name)
         return names
 
-    def _resampled(self) -> list[Spec]:
-        """A fresh sample of each row's model, where it can draw one; one of all rows that differ in answers only."""
-        registry, found = self.loaded.registry, dict[str, Spec]()
-        if not self.controls or RESAMPLE not in registry.names("method"):
-            return []
-        draws = registry.load("method", RESAMPLE)
-        for spec in self.rows:
-            cls = self._class(spec)
-            method = cls is not Method and issubclass(cls, Method) and self.loaded.derived_from(spec) is None
-            if method and draws.applies(cls):
-                fit = {k: v for k, v in spec.params.items() if k not in cls.answer_params}
-                key = replace(spec, preset=self.loaded.fit_preset(spec), params=fit).label
-                found.setdefault(key, Spec(RESAMPLE, params={"of": spec.label}))
-        return list(found.values())
+    @cached_property
+    def _controls(self) -> list[Spec]:
+        """The controls that run alongside the rows that are asked for; some are derived from each of these."""
+        asked_for = {row.label for row in self.rows}
+        return [Spec(c) for c in self.loaded.registry.controls if self.controls and c not in asked_for]
 
-    def _applies(self, dataset: Spec, method: Spec, beside: list[Spec]) -> bool:
+    def _derived(self) -> list[Spec]:
+        """The controls that answer through the rows that are asked for; one of all rows that differ in answers only."""
+        found: dict[tuple[str, str], Spec] = {}
+        for control in self._controls:
+            cls = self._class(control)
+            for row in self.rows if issubclass(cls, Derived) else ():
+                of = self._class(row)
+                method = of is not Method and issubclass(of, Method) and self.loaded.derived_from(row) is None
+                if method and cls.applies(of):
+                    fit = {k: v for k, v in row.params.items() if k not in of.answer_params}
+                    key = replace(row, preset=self.loaded.fit_preset(row), params=fit).label
+                    found.setdefault((control.name, key), replace(control, params={"of": row.label}))
+        return [spec for spec in found.values() if spec.label not in {row.label for row in self.rows}]
+
+    def _applies(self, dataset: Spec, method: Spec, controls: list[Spec]) -> bool:
         """Whether a control that nobody asked for has anything to say about a data set."""
-        if method not in beside or not issubclass(self._class(method), Control):
+        if method not in controls or not issubclass(self._class(method), Control):
             return True
         cls, params = self.loaded.registry.resolve("method", method)
         data = self.loaded.dataset(dataset)

@@ -24,8 +24,10 @@ class Drift(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "drift": Column("change of a reading that should stay", "lower", "variable's unit", 0),
-        "flip": Column("class that should stay is read as another", "lower", "share of images", 0.0, 1.0),
+        "drift": Column("change of a reading that should stay", "lower", "variable's unit", 0.0, printed=False),
+        "flip": Column(
+            "class that should stay is read as another", "lower", "share of images", 0.0, 1.0, printed=False
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -49,7 +51,11 @@ class MeasuredDrift(Metric):
 
     columns: ClassVar[Mapping[str, Column]] = {
         "measured_drift": Column(
-            "measurement of a variable that should stay, answer against factual", "lower", "variable's unit", 0.0
+            "measurement of a variable that should stay, answer against factual",
+            "lower",
+            "variable's unit",
+            0.0,
+            printed=False,
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"measure"})

@@ -23,8 +23,25 @@ class Effectiveness(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "accuracy": Column("judge reads the class that was asked for", "higher", "share of images", 0.0, 1.0),
-        "error": Column("judge's reading against the value that was asked for", "lower", "variable's unit", 0.0),
+        "accuracy": Column(
+            "judge reads the class that was asked for",
+            "higher",
+            "share of images",
+            0.0,
+            1.0,
+            printed=True,
+            order=0,
+            role="effectiveness",
+        ),
+        "error": Column(
+            "judge's reading against the value that was asked for",
+            "lower",
+            "variable's unit",
+            0.0,
+            printed=True,
+            order=0,
+            role="effectiveness",
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -48,7 +65,9 @@ class MeasuredEffectiveness(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "measured_error": Column("measurement against the value that was asked for", "lower", "variable's unit", 0.0),
+        "measured_error": Column(
+            "measurement against the value that was asked for", "lower", "variable's unit", 0.0, printed=True, order=10
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"measure"})
 

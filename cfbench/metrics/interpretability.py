@@ -48,8 +48,23 @@ class IM(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "im1": Column("error of the wanted class's auto-encoder over that of the factual's", "lower", "", 0.0),
-        "im2": Column("wanted class's auto-encoder against that of all classes, over the ink", "lower", "", 0.0),
+        "im1": Column(
+            "error of the wanted class's auto-encoder over that of the factual's",
+            "lower",
+            "",
+            0.0,
+            heading="IM1",
+            printed=True,
+            order=60,
+        ),
+        "im2": Column(
+            "wanted class's auto-encoder against that of all classes, over the ink",
+            "lower",
+            "",
+            0.0,
+            heading="IM2",
+            printed=False,
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -65,8 +80,12 @@ class IMOfMeans(Metric):
     """IM1 and IM2 as ratios of means over the images (Schut et al. 2021, arXiv 2103.08951): robust, set scores."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "im1_of_means": Column("IM1, mean numerator over mean denominator", "lower", "", 0.0),
-        "im2_of_means": Column("IM2, mean numerator over mean denominator", "lower", "", 0.0),
+        "im1_of_means": Column(
+            "IM1, mean numerator over mean denominator", "lower", "", 0.0, heading="IM1 of means", printed=False
+        ),
+        "im2_of_means": Column(
+            "IM2, mean numerator over mean denominator", "lower", "", 0.0, heading="IM2 of means", printed=False
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 

@@ -92,10 +92,32 @@ class CLD(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "cld": Column("counterfactual latent divergence", "lower", "nat", math.log(2), 1 + math.log(2)),
-        "cld_weighted": Column("counterfactual latent divergence, weights .8 and .2", "lower", "nat", 0.0, 1.0),
-        "p1": Column("real images of the wanted value nearer to the factual", "lower", "share of images", 0.0, 1.0),
-        "p2": Column("real images of the factual's value farther from it", "lower", "share of images", 0.0, 1.0),
+        "cld": Column(
+            "counterfactual latent divergence",
+            "lower",
+            "nat",
+            math.log(2),
+            1 + math.log(2),
+            heading="CLD",
+            printed=True,
+            order=40,
+        ),
+        "cld_weighted": Column(
+            "counterfactual latent divergence, weights .8 and .2",
+            "lower",
+            "nat",
+            0.0,
+            1.0,
+            heading="CLD weighted",
+            printed=True,
+            order=41,
+        ),
+        "p1": Column(
+            "real images of the wanted value nearer to the factual", "lower", "share of images", 0.0, 1.0, printed=False
+        ),
+        "p2": Column(
+            "real images of the factual's value farther from it", "lower", "share of images", 0.0, 1.0, printed=False
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -114,7 +136,16 @@ class FactualDistance(Metric):
     """Mean absolute change from the factual, ``l1_factual`` [N]: 0 for doing nothing, so read it with effectiveness."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "l1_factual": Column("mean absolute change from the factual", "lower", GREY, 0.0, 255.0),
+        "l1_factual": Column(
+            "mean absolute change from the factual",
+            "lower",
+            GREY,
+            0.0,
+            255.0,
+            heading="L1 factual",
+            printed=True,
+            order=70,
+        ),
     }
 
     def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:

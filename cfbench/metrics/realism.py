@@ -39,8 +39,10 @@ class Realism(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "fid_real": Column("Fréchet distance to real images", "lower", "features²", 0.0),
-        "kid_real": Column("kernel distance to real images", "lower", ""),
+        "fid_real": Column(
+            "Fréchet distance to real images", "lower", "features²", 0.0, heading="FID real", printed=True, order=50
+        ),
+        "kid_real": Column("kernel distance to real images", "lower", heading="KID real", printed=True, order=51),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
@@ -68,8 +70,19 @@ class TrueRealism(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "fid_truth": Column("Fréchet distance to true counterfactuals", "lower", "features²", 0.0, privileged=True),
-        "kid_truth": Column("kernel distance to true counterfactuals", "lower", "", privileged=True),
+        "fid_truth": Column(
+            "Fréchet distance to true counterfactuals",
+            "lower",
+            "features²",
+            0.0,
+            privileged=True,
+            heading="FID truth",
+            printed=True,
+            order=52,
+        ),
+        "kid_truth": Column(
+            "kernel distance to true counterfactuals", "lower", privileged=True, heading="KID truth", printed=False
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges", "truth"})
 
@@ -103,6 +116,7 @@ class Neighbours(Metric):
             "higher",
             "",
             0.0,
+            printed=False,
         ),
         "coverage_real": Column(
             "real images with an answer nearby (mean over parts of 4,096 for over 10,000 answers)",
@@ -110,6 +124,7 @@ class Neighbours(Metric):
             "share of real images",
             0.0,
             1.0,
+            printed=False,
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})

@@ -22,18 +22,36 @@ class Runtime(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "fit_s": Column("time to fit", "lower", "s", 0.0),
-        "tune_s": Column("time to choose answer parameters", "lower", "s", 0.0),
-        "abduct_ms": Column("time to abduct an image", "lower", "ms", 0.0),
-        "predict_ms": Column("time to predict an image", "lower", "ms", 0.0),
-        "abduct_evals": Column("network evaluations to abduct an image", "lower", "evaluations", 0.0),
-        "predict_evals": Column("network evaluations to predict an image", "lower", "evaluations", 0.0),
-        "parameters": Column("trained parameters", "none", "parameters", 0.0),
-        "peak_mb": Column("peak memory", "lower", "MB", 0.0),
-        "bits_per_dim": Column("negative log-likelihood, or its bound", "lower", "bits per dimension"),
-        "fit_others": Column("other tasks on the device during the fit", "none", "tasks", 0.0),
-        "answer_others": Column("other tasks on the device while answers were timed", "none", "tasks", 0.0),
-        "images_seen": Column("training images seen", "none", "images", 0.0),
+        "fit_s": Column("time to fit", "lower", "s", 0.0, printed=True, order=0, role="fit-cost"),
+        "tune_s": Column("time to choose answer parameters", "lower", "s", 0.0, printed=False),
+        "abduct_ms": Column("time to abduct an image", "lower", "ms", 0.0, printed=True, order=1, role="answer-cost"),
+        "predict_ms": Column("time to predict an image", "lower", "ms", 0.0, printed=True, order=2, role="answer-cost"),
+        "abduct_evals": Column("network evaluations to abduct an image", "lower", "evaluations", 0.0, printed=False),
+        "predict_evals": Column(
+            "network evaluations to predict an image", "lower", "evaluations", 0.0, printed=True, order=3
+        ),
+        "parameters": Column("trained parameters", "none", "parameters", 0.0, printed=True, order=5),
+        "peak_mb": Column("peak memory", "lower", "MB", 0.0, printed=True, order=6),
+        "bits_per_dim": Column(
+            "negative log-likelihood, or its bound", "lower", "bits per dimension", printed=True, order=4
+        ),
+        "fit_others": Column(
+            "other tasks on the device during the fit",
+            "none",
+            "tasks",
+            0.0,
+            printed=False,
+            footnote="Times of fit were taken beside other tasks on the same device",
+        ),
+        "answer_others": Column(
+            "other tasks on the device while answers were timed",
+            "none",
+            "tasks",
+            0.0,
+            printed=False,
+            footnote="Times of answers were taken beside other tasks on the same device",
+        ),
+        "images_seen": Column("training images seen", "none", "images", 0.0, printed=False),
     }
     scope: ClassVar[Literal["do", "null", "cell"]] = "cell"
 

@@ -22,8 +22,10 @@ class Composition(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "composition_1": Column("change after one null intervention", "lower", GREY, 0.0, 255.0),
-        "composition_10": Column("change after ten null interventions", "lower", GREY, 0.0, 255.0, subset=True),
+        "composition_1": Column("change after one null intervention", "lower", GREY, 0.0, 255.0, printed=True, order=0),
+        "composition_10": Column(
+            "change after ten null interventions", "lower", GREY, 0.0, 255.0, subset=True, printed=True, order=1
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"cycles"})
     scope: ClassVar[Literal["do", "null", "cell"]] = "null"
@@ -37,7 +39,16 @@ class Reversibility(Metric):
     """Change after an intervention and its reversal: ``reversibility`` [N], mean |x - f(f(x, pa, pa*), pa*, pa)|."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "reversibility": Column("change after the intervention and its reversal", "lower", GREY, 0, 255, subset=True),
+        "reversibility": Column(
+            "change after the intervention and its reversal",
+            "lower",
+            GREY,
+            0.0,
+            255.0,
+            subset=True,
+            printed=True,
+            order=30,
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"reverse"})
 

@@ -27,8 +27,20 @@ class TrueError(Metric):
     """Distance to the true counterfactual: ``abs_error`` [N] and ``squared_error`` [N], means over the pixels."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "abs_error": Column("mean absolute error to the truth", "lower", GREY, 0.0, 255.0, privileged=True),
-        "squared_error": Column("mean squared error to the truth", "lower", "grey levels²", 0.0, privileged=True),
+        "abs_error": Column(
+            "mean absolute error to the truth",
+            "lower",
+            GREY,
+            0.0,
+            255.0,
+            privileged=True,
+            printed=True,
+            order=20,
+            role="error",
+        ),
+        "squared_error": Column(
+            "mean squared error to the truth", "lower", "grey levels²", 0.0, privileged=True, printed=False
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 
@@ -47,8 +59,24 @@ class TEA(Metric):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "tea_effectiveness": Column("share of the true change that is made", "target", target=1.0, privileged=True),
-        "tea_amplification": Column("root mean square of all other change", "lower", GREY, 0.0, 255.0, privileged=True),
+        "tea_effectiveness": Column(
+            "share of the true change that is made",
+            "target",
+            target=1.0,
+            privileged=True,
+            heading="TEA effectiveness",
+            printed=False,
+        ),
+        "tea_amplification": Column(
+            "root mean square of all other change",
+            "lower",
+            GREY,
+            0.0,
+            255.0,
+            privileged=True,
+            heading="TEA amplification",
+            printed=False,
+        ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})
 

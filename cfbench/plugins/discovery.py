@@ -32,13 +32,16 @@ __all__ = [
 
 SESSION = "this session"
 NAME = re.compile(r"[A-Za-z_][\w-]*")
+CONTROLS = "cfbench.controls"
+"""The entry points of methods that run alongside whatever is asked for."""
 
 
 @dataclass(frozen=True)
 class Plugin:
     """Where a plugin comes from: a distribution and its entry point, a file, or an object of this session.
 
-    ``cls`` is the class of a file's plugin, or the class or instance that was handed over.
+    ``cls`` is the class of a file's plugin, or the class or instance that was given; ``control`` marks a method that
+    runs alongside whatever is asked for.
     """
 
     kind: Kind
@@ -48,6 +51,7 @@ class Plugin:
     entry: EntryPoint | None = None
     file: Path | None = None
     cls: Any = field(default=None, compare=False)
+    control: bool = False
 
     def same(self, other: Plugin) -> bool:
         """Whether both lead to one object."""
@@ -83,14 +87,15 @@ def is_instance(thing: Any) -> bool:
 def installed_plugins() -> Iterator[Plugin | BrokenPlugin]:
     """What entry points name, whatever state a distribution's files are in; nothing is imported."""
     origins: dict[int, str] = {}
-    for kind in get_args(Kind):
-        for entry in _entries(f"cfbench.{kind}s"):
+    groups: list[tuple[str, Kind]] = [*((f"cfbench.{kind}s", kind) for kind in get_args(Kind)), (CONTROLS, "method")]
+    for group, kind in groups:
+        for entry in _entries(group):
             if isinstance(entry, BrokenPlugin):
                 yield entry
                 continue
             origin = origins.setdefault(id(entry.dist), "") or _origin(entry)
             origins[id(entry.dist)] = origin
-            yield Plugin(kind, entry.name, origin, entry.value, entry=entry)
+            yield Plugin(kind, entry.name, origin, entry.value, entry=entry, control=group == CONTROLS)
 
 
 def _entries(group: str) -> list[EntryPoint | BrokenPlugin]:

@@ -58,6 +58,11 @@ class Registry:
         """The names of all plugins of a kind, sorted."""
         return sorted(name for k, name in self.plugins if k == kind)
 
+    @property
+    def controls(self) -> list[str]:
+        """The names of the methods that run alongside whatever is asked for, sorted."""
+        return sorted(p.name for p in self.plugins.values() if p.control)
+
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin of that name.
 

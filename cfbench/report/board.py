@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -173,18 +172,18 @@ class Board(ScoreTable):
 
     @cached_property
     def flagged(self) -> dict[Key, str]:
-        """Columns that the oracle does not win, with a row that is surely better; costs are not asked.
+        """Columns in which a row is surely better than the truth, with that row; costs are left out.
 
-        The level is Bonferroni's over the oracle's rivals, for a flag accuses the metric.
+        The level is Bonferroni's over the truth's rivals, for a flag accuses the metric.
         """
-        oracle = next((m for m in self.methods if re.split(r"[:\[]", m)[0] == "oracle"), None)
+        truth = next((c.method for c in self.results.cells if c.is_truth), None)
         level = 1 - 0.05 / max(len(self.methods) - 1, 1)
         found = {}
         for key, score in self.columns.items():
-            if score.kind == "cell" or oracle is None:
+            if score.kind == "cell" or truth is None:
                 continue
             told = surely_better(self.samples(key), self.resamples, score.about, level)
-            if winners := [a for a, b in told if b == oracle]:
+            if winners := [a for a, b in told if b == truth]:
                 found[key] = min(winners, key=self.methods.index)
         return found
 
@@ -275,7 +274,7 @@ class Board(ScoreTable):
     @cached_property
     def matrix(self) -> tuple[Key, ...]:
         """Judged scores of each variable under each intervention, where more than one is intervened on."""
-        return matrix(self.columns)
+        return matrix(self.columns, self.about)
 
 
 def tidy(results: Results) -> pd.DataFrame:

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..contract import Column
 
 __all__ = ["Key", "Section", "matrix", "sections"]
-
-
-# What a paper prints first, in this order: each pattern takes its first match. A metric that neither these nor
-# EXTRA know follows with its first column, so that a plugin's score is never left out of the table.
-HINTS = (
-    r"effect(?!.*(measur|tea))",
-    r"measur(?!.*drift)",
-    r"abs_error",
-    r"revers",
-    r"cld(?!.*weighted)",
-    r"cld.*weighted",
-    r"fid(?!.*truth)",
-    r"kid(?!.*truth)",
-    r"fid.*truth",
-    r"im1(?!_of)",
-    r"(?<![a-z0-9])l1(?![0-9])",
-)
-EXTRA = (r"tea", r"density|coverage", r"drift|flip", r"kid", r"im[12]")
-SOUND = (r"composition_1$|composition(?!_)", r"composition_10", r"composition", r"commut")
-COSTS = (r"fit", r"abduct_ms|abduct(?!_)", r"predict_ms|predict(?!_)", r"predict_eval", r"bits", r"param", r"peak|mem")
-EXTRA_COSTS = (r"runtime|costs?",)
 
 
 @dataclass(frozen=True)
@@ -61,34 +39,35 @@ class Section:
     keys: tuple[Key, ...]
 
 
-def sections(alive: Sequence[Key], about: Callable[[Key], Column]) -> tuple[Section, ...]:
+About = Callable[[Key], Column]
+
+
+def sections(scored: Sequence[Key], about: About) -> tuple[Section, ...]:
     """A table for each intervened variable, then soundness and cost, from the columns that have a score."""
     found = []
-    for do in dict.fromkeys(k.do for k in alive if k.do not in ("none", "")):
-        mine = [k for k in alive if k.do == do and k.variable in ("", do) and about(k).direction != "none"]
-        keys = (*_first(HINTS, mine), *_strangers((*HINTS, *EXTRA), mine))
-        found.append(Section(f"do({do})", do, keys))
-    null = [k for k in alive if k.do == "none" and not k.variable]
-    cost = [k for k in alive if not k.do]
-    keys = (*_first(SOUND, null), *_strangers(SOUND, null))
-    keys += (*_first(COSTS, cost), *_strangers((*COSTS, *EXTRA_COSTS), cost))
-    return (*found, Section("no intervention, and cost", "", keys))
+    for do in dict.fromkeys(k.do for k in scored if k.do not in ("none", "")):
+        own = [k for k in scored if k.do == do and k.variable in ("", do)]
+        found.append(Section(f"do({do})", do, _printed(own, about)))
+    null = _printed([k for k in scored if k.do == "none" and not k.variable], about)
+    cost = _printed([k for k in scored if not k.do], about)
+    return (*found, Section("no intervention, and cost", "", (*null, *cost)))
 
 
-def matrix(columns: Iterable[Key]) -> tuple[Key, ...]:
-    """Judged scores of each variable under each intervention, where more than one is intervened on."""
-    keys = [k for k in columns if k.variable and re.search(HINTS[0], k.path, re.I)]
+def _printed(keys: Sequence[Key], about: About) -> tuple[Key, ...]:
+    """The columns that are to be printed in their order; of a metric that does not say which, the first one.
+
+    A description of an intervention's answers is printed only where its metric says so.
+    """
+    decided = {k.metric for k in keys if about(k).printed is not None}
+    first: dict[str, Key] = {}
+    for key in keys:
+        if key.metric not in decided and (key.do in ("none", "") or about(key).direction != "none"):
+            first.setdefault(key.metric, key)
+    chosen = [k for k in keys if about(k).printed or first.get(k.metric) == k]
+    return tuple(sorted(chosen, key=lambda k: about(k).order))
+
+
+def matrix(columns: Iterable[Key], about: About) -> tuple[Key, ...]:
+    """The effectiveness of each variable under each intervention, where more than one is intervened on."""
+    keys = [k for k in columns if k.variable and about(k).role == "effectiveness"]
     return tuple(keys) if len({k.do for k in keys}) > 1 else ()
-
-
-def _first(patterns: Iterable[str], keys: list[Key]) -> list[Key]:
-    found: list[Key] = []
-    for pattern in patterns:
-        found += [k for k in keys if k not in found and re.search(pattern, k.path, re.I)][:1]
-    return found
-
-
-def _strangers(patterns: Iterable[str], keys: list[Key]) -> list[Key]:
-    """The first column of each metric that no pattern knows."""
-    known = {k.metric for k in keys if any(re.search(p, k.path, re.I) for p in patterns)}
-    return list({k.metric: k for k in reversed(keys) if k.metric not in known}.values())[::-1]

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,26 +28,20 @@ __all__ = ["FOLDER", "check_installed", "scalar_writer", "scalars", "write_curve
 
 
 LogRow = Mapping[str, Any]
-OUTPUTS = {
-    "effectiveness": "effectiveness\n[share or R²]",
-    "change": "change asked for\n[mean abs, 0 to 1]",
-    "composition": "change unasked\n[mean abs, 0 to 1]",
-    "cld": "CLD\n[nats]",
-}
-"""The columns of a guidance table that are drawn, where they are there; of other tables, all that are numbers."""
 KNOBS = ("scale", "t", "contrast", "step", "images")
-NO_TABLES = {"stage", "chosen", "costs"}
+NO_TABLES = {"stage", "chosen", "costs", "labels"}
 COLUMNS = 4
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one fit left: the label of its method and seed, its log, and its tables by name."""
+    """What one fit left: the label of its method and seed, its log, its tables by name, and labels of their columns."""
 
     label: str
     log: tuple[LogRow, ...]
     tables: Mapping[str, tuple[LogRow, ...]]
     images: float = math.nan
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | None = None) -> list[Path]:
@@ -81,13 +75,20 @@ def _traces(folder: Path, manifest: Manifest, dataset: str, stage: str) -> Itera
             tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
             label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
             images = (_read(path / "costs.json") or {}).get("images_seen")
-            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _number(images))
+            yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _number(images), _labels(path / "labels.json"))
 
 
 def _table(path: Path) -> tuple[LogRow, ...]:
     """The rows of a recorded table; none where it is something else."""
     table = [] if path.stem in NO_TABLES else _read(path)
     return tuple(table) if isinstance(table, list) and all(isinstance(row, dict) for row in table) else ()
+
+
+def _labels(path: Path) -> dict[str, str]:
+    """The columns of a method's tables that are drawn, with a label for each; empty where it names none."""
+    labels = _read(path) if path.is_file() else None
+    known = labels.items() if isinstance(labels, dict) else ()
+    return {name: label for name, label in known if isinstance(label, str)}
 
 
 def _read(path: Path) -> Any:
@@ -175,16 +176,17 @@ def _figure_grid(rows: int, columns: int) -> tuple[Figure, Any]:
 
 def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
     """A line of panels for each table that is a curve over ``knob``, the same outputs below each other."""
-    curves = [(t, name, rows) for t in traces for name, table in t.tables.items() if (rows := _curve(table, knob))]
+    curves = [(t, n, rows) for t in traces for n, table in t.tables.items() if (rows := _curve(table, knob, t.labels))]
     if not curves:
         return None
-    union = _outputs([row for _, _, rows in curves for row in rows])
-    owns = [_outputs(rows) for _, _, rows in curves]
+    labels = {name: label for t, _, _ in curves for name, label in t.labels.items()}
+    union = _outputs([row for _, _, rows in curves for row in rows], labels)
+    owns = [_outputs(rows, trace.labels) for trace, _, rows in curves]
     places = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
     figure, axes = _figure_grid(len(curves), width or max(map(len, places)))
     several = len({t.label for t, _, _ in curves}) < len(curves)
     for line, (trace, name, rows), outputs in zip(axes, curves, places, strict=True):
-        draw(line, rows, outputs)
+        draw(line, rows, outputs, trace.labels)
         for ax in line:
             ax.set_axis_on() if ax.lines else ax.set_axis_off()
         first = next(ax for ax in line if ax.lines)
@@ -194,22 +196,22 @@ def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], widt
     return figure
 
 
-def _curve(table: Sequence[LogRow], knob: str) -> list[LogRow]:
+def _curve(table: Sequence[LogRow], knob: str, labels: Mapping[str, str]) -> list[LogRow]:
     """The rows that have a number at the knob and at an output; none where they are no curve."""
-    rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row])]
+    rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row], labels)]
     return rows if len(rows) > 1 else []
 
 
-def _outputs(rows: Sequence[LogRow]) -> list[str]:
-    """Columns to draw: those of a guidance table and their parts, or every number but the knobs where none is there."""
+def _outputs(rows: Sequence[LogRow], labels: Mapping[str, str]) -> list[str]:
+    """Columns to draw: those that have a label and their parts, or every number but the knobs where none has."""
     found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
-    known = [name for name in OUTPUTS if name in found]
+    known = [name for name in labels if name in found]
     parts = [name for name in found if "/" in name and name.partition("/")[0] in known]
     others = [name for name in found if name not in KNOBS]
     return known + parts * (len(parts) > 1) if known else others
 
 
-def _guidance(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None]) -> None:
+def _guidance(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], labels: Mapping[str, str]) -> None:
     """Each output against the scale, one line a contrast, a ring round the point that was chosen."""
     from seaborn import color_palette
 
@@ -221,26 +223,26 @@ def _guidance(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None]) 
     for ax, name in ((ax, name) for ax, name in zip(line, outputs, strict=False) if name):
         for (label, own), colour in zip(groups.items(), palette, strict=True):
             _line(ax, _marked(own, rows, name), "scale", name, color=colour, label=label or None)
-        ax.set(xlabel="guidance scale", ylabel=OUTPUTS.get(name, name))
+        ax.set(xlabel="guidance scale", ylabel=labels.get(name, name))
 
 
 def _marked(own: Sequence[LogRow], rows: Sequence[LogRow], name: str) -> Sequence[LogRow]:
     """The rows, with the scale that is a part's own marked as chosen, where ``scales`` has one for each part."""
     best = next((row for row in rows if row.get("chosen") is True), {})
-    parts, scales = [n for n in best if n.startswith("effectiveness/")], best.get("scales")
+    parts, scales = [n for n in best if "/" in n], best.get("scales")
     if name not in parts or not isinstance(scales, list) or len(scales) != len(parts):
         return own
     chosen = (best.get("contrast"), scales[parts.index(name)])
     return [{**row, "chosen": (row.get("contrast"), row["scale"]) == chosen} for row in own]
 
 
-def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None]) -> None:
+def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], labels: Mapping[str, str]) -> None:
     """How well each variable is read at each noise level; at a level below 0, by the clean predictor."""
     noisy = [row for row in rows if row["t"] >= 0]
     clean = [row for row in rows if row["t"] < 0]
     levels = [row["t"] for row in clean]
     for name in filter(None, outputs):
-        _line(line[0], noisy, "t", name, label=name)
+        _line(line[0], noisy, "t", name, label=labels.get(name, name))
         colour = line[0].lines[-1].get_color()
         line[0].plot(levels, [_number(row.get(name)) for row in clean], "D", ms=4, color=colour)
     line[0].set(xlabel="noise level t (below 0: clean predictor)", ylabel="accuracy or R²", ylim=(-0.1, 1.05))

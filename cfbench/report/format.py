@@ -21,6 +21,7 @@ __all__ = [
     "Entry",
     "card_line",
     "card_table",
+    "column_name",
     "footnotes",
     "heading",
     "headings",
@@ -76,7 +77,7 @@ def footnotes(board: Board) -> list[str]:
         *_chosen(board),
         *_remarks(board),
         *_foreign(board),
-        *_contended(board),
+        *_noted(board),
     ]
 
 
@@ -141,17 +142,17 @@ def _foreign(board: Board) -> Iterable[str]:
             yield f"{c.method}: answers made elsewhere, at unknown cost."
 
 
-def _contended(board: Board) -> Iterable[str]:
-    """Methods whose times were taken while other tasks computed on their device, and how many at most."""
-    most: dict[str, dict[str, int]] = {"fit_others": {}, "answer_others": {}}
-    for s in board.results.scores:
-        if s.metric == "runtime" and s.column in most and s.value > 0 and not board.is_control(s.method):
-            seen = most[s.column]
-            seen[s.method] = max(seen.get(s.method, 0), int(s.value))
-    for (_, seen), what in zip(most.items(), ("fit", "answers"), strict=True):
-        if seen:
-            told = ", ".join(f"{method} (up to {n})" for method, n in seen.items())
-            yield f"Times of {what} were taken beside other tasks on the same device: {told}."
+def _noted(board: Board) -> Iterable[str]:
+    """The footnotes of columns that have one, with the methods whose score is above 0, and their greatest."""
+    for path in dict.fromkeys(key.path for key in board.columns if board.about(key).footnote):
+        greatest: dict[str, float] = {}
+        footnote = ""
+        for s in board.results.scores:
+            if f"{s.metric}.{s.column}" == path and s.value > 0 and not board.is_control(s.method):
+                greatest[s.method], footnote = max(greatest.get(s.method, 0.0), s.value), s.about.footnote
+        if greatest:
+            rows = ", ".join(f"{method} (up to {value:.4g})" for method, value in greatest.items())
+            yield f"{footnote.rstrip('.')}: {rows}."
 
 
 def _value(v: object) -> str:
@@ -184,8 +185,8 @@ def _failures(board: Board) -> Iterable[str]:
 
 
 ARROWS = {"lower": "↓", "higher": "↑", "target": "→", "none": ""}
-NAMES = {"fid": "FID", "kid": "KID", "cld": "CLD", "im1": "IM1", "im2": "IM2", "l1": "L1", "tea": "TEA"}
 UNITS = {"share of images": "", "variable's unit": "own unit", "evaluations": "", "parameters": ""}
+"""How headings write units: counts and shares are named by the heading itself."""
 
 
 def number(x: float, low: float = math.nan, high: float = math.nan) -> Callable[[float], str]:
@@ -241,16 +242,20 @@ class Entry:
         return f"[{self.low}, {self.high}]" + (f" #{self.rank}" if self.rank else "")
 
 
+def column_name(board: Board, key: Key) -> str:
+    """The heading that a metric gives its column; by default the column's name, without a unit at its end."""
+    about, words = board.about(key), key.column.split("_")
+    if len(words) > 1 and words[-1] == about.unit.lower():
+        words.pop()
+    return about.heading or " ".join(words)
+
+
 def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str, str]:
     """A column's name with arrow and mark, and its unit with the number of questions where only some were asked."""
-    about = board.about(key)
-    words = [NAMES.get(w, w) for w in key.column.split("_")]
-    if words[-1] in ("ms", "s", "mb") and about.unit.lower() == words[-1]:
-        words.pop()
-    if section is not None and key.do in (section.do, "none") and key.variable in ("", section.do):
-        name = " ".join(words)
-    else:
-        name = " ".join([*words, *([f"of {key.variable}"] if key.variable else [])])
+    about, name = board.about(key), column_name(board, key)
+    own = section is not None and key.do in (section.do, "none") and key.variable in ("", section.do)
+    if key.variable and not own:
+        name = f"{name} of {key.variable}"
     arrow = f"→{about.target:g}" if about.target is not None else ARROWS[about.direction]
     counted = f"n={board.asked(key)}" if about.subset else ""
     unit = ", ".join(part for part in (UNITS.get(about.unit, about.unit), counted) if part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
 from .columns import Key
-from .format import heading
+from .format import column_name, heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,43 +137,35 @@ def _family(board: Board, keys: list[Key]) -> Figure:
 
 
 def _chunks(board: Board, family: str) -> list[list[Key]]:
-    """The columns of a family that somebody has a score in, at most ``COLUMNS`` outputs at a time.
+    """The columns of a family that any method has a score in, at most ``COLUMNS`` outputs at a time.
 
-    How many tasks computed beside a cell is left to the footnotes.
+    A column that has a footnote is left to it.
     """
-    own = [k for k in board.columns if k.metric == family and board.about(k).unit != "tasks"]
+    own = [k for k in board.columns if k.metric == family and not board.about(k).footnote]
     alive = [k for k in own if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)]
     outputs = list(dict.fromkeys((k.column, k.variable) for k in alive))
     parts = [outputs[i : i + COLUMNS] for i in range(0, len(outputs), COLUMNS)]
     return [[k for k in alive if (k.column, k.variable) in part] for part in parts]
 
 
-def _find(keys: Iterable[Key], pattern: str) -> Key | None:
-    return next((k for k in keys if re.search(pattern, k.path, re.I)), None)
-
-
 def _cost_axes(board: Board) -> list[tuple[str, dict[str, float]]]:
-    """Milliseconds an answer (abduct and predict together) and seconds to fit, by method."""
-    cost = [k for k in board.columns if not k.do]
-    groups = {
-        "abduct + predict [ms an image]": [k for p in ("abduct_ms", "predict_ms") if (k := _find(cost, p))],
-        "fit [s]": [k for p in ("fit_s",) if (k := _find(cost, p))],
-    }
-    return [
-        (label, {m: sum(board.estimates[m, k].value for k in keys) for m in board.methods})
-        for label, keys in groups.items()
-        if keys
-    ]
+    """Costs of an answer, then of the fit, by method: those of one unit added up, each unit an axis of its own."""
+    axes = []
+    for role, each in (("answer-cost", " an image"), ("fit-cost", "")):
+        groups: dict[str, list[Key]] = {}
+        for key in board.columns:
+            if not key.do and board.about(key).role == role:
+                groups.setdefault(board.about(key).unit, []).append(key)
+        for unit, keys in groups.items():
+            label = f"{' + '.join(column_name(board, k) for k in keys)} [{unit}{each}]"
+            axes.append((label, {m: sum(board.estimates[m, k].value for k in keys) for m in board.methods}))
+    return axes
 
 
 def _quality(board: Board) -> list[Key]:
-    """For each intervened variable the error to the truth, or what the judge reads where there is no truth."""
-    found = []
-    for section in board.sections:
-        key = _find(section.keys, "abs_error") or (section.keys[0] if section.keys else None)
-        if section.do and key:
-            found.append(key)
-    return found
+    """For each intervened variable the error to the truth, or the first printed column where there is no truth."""
+    sections = [s for s in board.sections if s.do and s.keys]
+    return [next((k for k in s.keys if board.about(k).role == "error"), s.keys[0]) for s in sections]
 
 
 def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[str]:

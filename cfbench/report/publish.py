@@ -124,13 +124,13 @@ def _labels(v: Variable, plan: Plan, each: int) -> list[str]:
 
 
 def _answers(folder: Path, manifest: Manifest, dataset: str) -> dict[str, dict[str, StoredArray]]:
-    """The images of the first seed of each method that answered, the truth itself left out."""
+    """The images of the first seed of each method that answered, those left out that repeat another row."""
     first: dict[str, Cell] = {}
-    for cell, _ in cell_states(folder, manifest):
-        if cell.dataset.label == dataset and storage.is_complete(folder / cell.stage("images")):
+    for cell, state in cell_states(folder, manifest):
+        answered = cell.dataset.label == dataset and storage.is_complete(folder / cell.stage("images"))
+        if answered and state.in_gallery:
             first.setdefault(cell.method.label, cell)
-    shown = {label: cell for label, cell in first.items() if label not in ("oracle", "identity")}
-    return {label: open_arrays(folder / c.stage("images") / "answers.safetensors") for label, c in shown.items()}
+    return {label: open_arrays(folder / c.stage("images") / "answers.safetensors") for label, c in first.items()}
 
 
 CLOSE = 1e-9

@@ -1,4 +1,4 @@
-"""The run's budget, the same for all methods."""
+"""The run's budget, the same for all methods, and what a run asks for by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean
 
-__all__ = ["Budget", "presets"]
+__all__ = ["DATASETS", "METHODS", "Budget", "presets"]
+
+
+METHODS, DATASETS = "diffscm,deepscm", "strokes"
+"""The rows and the data set of a run that names none."""
 
 
 @dataclass(frozen=True)

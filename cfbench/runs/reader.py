@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import storage
-from ..contract import Column
+from ..contract import Column, Role
 from ..errors import UserError, one_line
 from ..evaluation.plan import Plan
 from ..storage.schema import (
@@ -77,13 +77,15 @@ class Score:
 
 @dataclass(frozen=True)
 class CellState:
-    """Where a cell stands: ok, invalid, failed, crashed, timeout or pending, with the reason and its keys."""
+    """Where a cell stands, with the reason and its keys, and what its answers say of the method behind them."""
 
     method: str
     seed: int
     status: Status
     reason: str = ""
     residual: str = ""
+    is_truth: bool = False
+    in_gallery: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -122,6 +124,8 @@ MOST = 10**5
 optional_key = matching(re.compile(r"(?:[0-9a-f]{8,64})?"), "key")
 """A key, or none."""
 _count = whole_number(0, 2**53)
+_ANSWERS: dict[str, Callable[[Any], Any]] = {"residual": printable, "is_truth": boolean, "in_gallery": boolean}
+"""What the manifest of a cell's answers says of the method behind them."""
 _COLUMN: dict[str, Callable[[Any], Any]] = {
     "direction": one_of("lower", "higher", "target", "none"),
     "low": optional(number),
@@ -129,6 +133,9 @@ _COLUMN: dict[str, Callable[[Any], Any]] = {
     "target": optional(number),
     "privileged": boolean,
     "subset": boolean,
+    "printed": optional(boolean),
+    "order": number,
+    "role": one_of(*get_args(Role)),
 }
 
 
@@ -263,18 +270,21 @@ def cell_states(folder: Path, manifest: Manifest) -> list[tuple[Cell, CellState]
 
 
 def _state(folder: Path, cell: Cell, dataset: DatasetEntry) -> CellState:
-    status, reason, residual, notes = Status.PENDING, "", "", {}
+    status, reason, notes = Status.PENDING, "", {}
+    about: dict[str, Any] = {}
     answered = folder / cell.stage("images")
     if storage.is_complete(answered):
         images = mapping(storage.read_json(answered / storage.MANIFEST))
         wrong = mapping(images.get("wrong", {}), whole_number(0, 2**53))
-        residual, notes = printable(images.get("residual", "")), _notes(folder, cell, images)
+        about = {name: check(images[name]) for name, check in _ANSWERS.items() if name in images}
+        notes = _notes(folder, cell, images)
         if all(map(storage.is_complete, _score_stages(folder, cell).values())):
             status = Status.INVALID if wrong else Status.OK
             reason = "; ".join(f"{n} answers {what}" for what, n in wrong.items())
     if status is Status.PENDING:
         status, reason = _failed(folder, cell, dataset) or (status, reason)
-    return CellState(cell.method.label, cell.seed, status, reason, residual, {**cell.keys, **cell.scores}, notes)
+    keys = {**cell.keys, **cell.scores}
+    return CellState(cell.method.label, cell.seed, status, reason, keys=keys, notes=notes, **about)
 
 
 def _failed(folder: Path, cell: Cell, dataset: DatasetEntry) -> tuple[Status, str] | None:

@@ -23,8 +23,8 @@ from ..nn.parents import ParentEncoder
 from ..nn.predictor import ParentPredictor
 
 __all__ = [
-    "CONTRASTS", "POOL", "REST", "RULES", "SCALES", "Questions", "answers", "asked", "choose", "curve",
-    "effectiveness", "guided", "questions", "remarks", "scale_of_each",
+    "CONTRASTS", "LABELS", "POOL", "REST", "RULES", "SCALES", "Questions", "answers", "asked",
+    "choose", "curve", "effectiveness", "guided", "questions", "remarks", "scale_of_each",
 ]  # fmt: skip
 
 RULES = ("effectiveness", "cld")
@@ -43,7 +43,13 @@ IDLE = 0.02
 """A variable whose effectiveness guidance raises by no more than this is reported as not steered."""
 TIE = 1e-4
 """Changes of images, in [0, 1] grey levels, that are nearer to each other than this are the same."""
-
+LABELS = {
+    "effectiveness": "effectiveness\n[share or R²]",
+    "change": "change asked for\n[mean abs, 0 to 1]",
+    "composition": "change unasked\n[mean abs, 0 to 1]",
+    "cld": "CLD\n[nats]",
+}
+"""The columns of a guidance table that charts draw."""
 Row = dict[str, Any]
 Setting = Mapping[str, Any]
 Scale = float | Sequence[float] | Tensor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ...contract import Column
+from ...contract import Column, Role
 from ...evidence import Evidence
 from ..check import check
 from ..outcomes import Violation, demand
@@ -49,6 +49,12 @@ def described(s: MetricSubject) -> None:
         demand(
             about.privileged or "truth" not in s.plugin.needs,
             f"the column {name!r} compares with the truth, which the oracle wins; write Column(..., privileged=True)",
+        )
+
+        known = ", ".join(filter(None, get_args(Role)))
+        demand(
+            about.role in get_args(Role),
+            f"the column {name!r} has the role {about.role!r}; give none, or one of {known}",
         )
 
 

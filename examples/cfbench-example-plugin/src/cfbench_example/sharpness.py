@@ -29,7 +29,12 @@ class Sharpness(Metric):
 
     columns: ClassVar[Mapping[str, Column]] = {
         "sharpness": Column(
-            "contrast of neighbours to that of the truth", "target", low=0.0, target=1.0, privileged=True
+            "contrast of neighbours to that of the truth",
+            "target",
+            low=0.0,
+            target=1.0,
+            privileged=True,
+            heading="sharpness to truth",
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})
