@@ -1,4 +1,4 @@
-"""What a plugin is: methods and controls answer, data sets ask, metrics judge."""
+"""The interfaces of plugins: methods and controls, data sets, and metrics."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Split:
 
 
 class Keeper(Protocol):
-    """Where a fit leaves what it needs to go on after a kill."""
+    """Storage of checkpoints, from which a killed fit is resumed."""
 
     def begin(self, run: Fit, stage: str, steps: int, size: int, keep: Mapping[str, Any]) -> tuple[int, Tensor]:
-        """Put back what was kept of a stage; the steps that were done, and the rows of the epoch still to come."""
+        """Restore a stage; returns the number of steps done and the remaining rows of the epoch."""
         ...
 
     def step(self, run: Fit, done: int, steps: int, queue: Tensor, keep: Mapping[str, Any]) -> None:
-        """Take note that a step is done."""
+        """Save the state after a step if a checkpoint is due."""
         ...
 
 
@@ -225,17 +225,17 @@ class Dataset:
     """Set by the harness while data are made: ``progress(stage, done, total)`` moves the live display."""
 
     def open(self, root: Path) -> None:
-        """Called once before anything else: for data sets whose graph lies with the data under ``root``."""
+        """Called once before anything else: for data sets that read their graph from files under ``root``."""
 
     def prepare(self, root: Path) -> None:
-        """Bring the data under ``root``: idempotent, atomic, checksummed; the only step that may use a network."""
+        """Download or generate the data under ``root``: idempotent, atomic, checksummed. The only use of a network."""
 
     def fingerprint(self, root: Path) -> str:
-        """What identifies the data beside this class's source: checksums of files, versions of generators."""
+        """What identifies the data in addition to the class's source: checksums of files, versions of generators."""
         return ""
 
     def split(self, root: Path, name: Literal["train", "valid", "test"]) -> Split:
-        """The named split."""
+        """The split of that name."""
         raise NotImplementedError(f"{type(self).__name__} defines no split(self, root, name)")
 
     def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
@@ -265,7 +265,7 @@ Role = Literal["", "effectiveness", "error", "answer-cost", "fit-cost"]
 
 @dataclass(frozen=True)
 class Column:
-    """One output of a metric: what it measures, where better lies, in which unit and range, and how it is shown.
+    """One output of a metric: what it measures, its direction, unit and range, and how it is shown.
 
     Attributes:
         text: what it measures.

@@ -1,4 +1,4 @@
-"""What users see when something is wrong: errors in one line each, and names that were nearly right."""
+"""Errors for users, each with a message of one line, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["InvalidAnswer", "PluginError", "UserError", "did_you_mean", "one_lin
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line with what was wrong, what was found and what to do."""
+    """An error that the user can correct: one line with what was wrong, what was found and what to do."""
 
 
 class PluginError(UserError):
-    """A plugin that cannot be used: it cannot be imported, is not what it claims to be, or shares its name."""
+    """A plugin that cannot be imported, breaks the contract, or has the name of another one."""
 
 
 class InvalidAnswer(Exception):
@@ -32,7 +32,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(text: object, width: int = 400) -> str:
-    """Any text in one line of bounded length."""
+    """Any object as a text of one line and bounded length."""
     try:
         line = " ".join(str(text).split())
     except Exception as error:
@@ -41,21 +41,22 @@ def one_line(text: object, width: int = 400) -> str:
 
 
 def reason_of(error: BaseException, file: Path | str | None = None) -> str:
-    """An exception of a plugin's in one line: what it is, what it says, and the line of the plugin it arose in.
+    """An exception of a plugin in one line: type, message, and file and line of the innermost frame.
 
     Args:
-        file: the plugin's; the line told is the innermost one in it, or the innermost at all where it has none.
+        error: the exception.
+        file: the plugin's file; its innermost frame is preferred.
     """
     if isinstance(error, SystemExit):
         what = f"SystemExit: calls sys.exit({'' if error.code is None else one_line(repr(error.code), 80)})"
     else:
-        told = error.msg if isinstance(error, SyntaxError) else error
-        what = f"{type(error).__name__}: {one_line(told)}".removesuffix(": ")
-    where = _place(error, Path(file) if file else None)
-    return f"{what} ({where})" if where else what
+        message = error.msg if isinstance(error, SyntaxError) else error
+        what = f"{type(error).__name__}: {one_line(message)}".removesuffix(": ")
+    location = _location(error, Path(file) if file else None)
+    return f"{what} ({location})" if location else what
 
 
-def _place(error: BaseException, file: Path | None) -> str:
+def _location(error: BaseException, file: Path | None) -> str:
     """``mine.py line 3``."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name} line {error.lineno}"

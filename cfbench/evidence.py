@@ -1,4 +1,4 @@
-"""Everything that a metric may look at for a set of counterfactuals."""
+"""What a metric is called with: the answers of a cell, their factuals, judges and costs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _loaded(value: Any) -> Any:
 
 
 def _chosen(value: Any, rows: Tensor) -> Any:
-    """Some rows of images, which are not read."""
+    """Rows of lazy images, without reading them."""
     if isinstance(value, Mapping):
         return {k: _chosen(v, rows) for k, v in value.items()}
     return value if value is None else value.take(rows) if isinstance(value, ImageRows) else ImageRows(value, rows)
@@ -90,9 +90,10 @@ def _pick(value: Any, rows: Tensor) -> Any:
 
 
 def _joined(parts: Iterable[Any], total: int) -> Any:
-    """Row-wise results of consecutive blocks as one of ``total`` rows.
+    """Row-wise results of consecutive blocks, concatenated to ``total`` rows.
 
-    Memory for all is set aside at the first: what is kept between large buffers keeps theirs from being used again.
+    The whole result is allocated at the first block: small allocations between large buffers would keep the allocator
+    from reusing theirs.
     """
     whole, start = None, 0
     for part in parts:
@@ -134,7 +135,7 @@ def _put(whole: Any, part: Any, rows: slice) -> None:
 class Evidence:
     """The answers of one cell to one kind of question, row by row.
 
-    x, answer and truth are float32 [N, C, H, W] in [0, 1], pa and cf_pa float32 [N, D]. The harness hands over
+    x, answer and truth are float32 [N, C, H, W] in [0, 1], pa and cf_pa float32 [N, D]. The harness gives only
     rows whose answer is finite (and whose truth is, where the metric needs it); `real` holds images that trained
     no method, the factuals excluded. ``cycles[k]`` is the image after k null interventions with fresh abduction,
     ``reverse`` the image after the intervention and its reversal.
@@ -164,14 +165,14 @@ class Evidence:
         return len(self.pa)
 
     def has(self, name: str) -> bool:
-        """Whether there are images of that name (truth, reverse, cycles), or judges, or a measurement."""
+        """Whether an optional field (truth, reverse, cycles, judges, measure) is given."""
         value = vars(self)[name]
         return bool(value) if isinstance(value, Mapping) else value is not None
 
     def take(self, rows: Tensor) -> Evidence:
-        """The evidence of some rows (an index or mask [N]; rows may repeat), with what is already computed.
+        """The evidence of some rows (an index or mask [N]; rows may repeat), with memoised results.
 
-        No image is read or copied for it.
+        Images are neither read nor copied.
         """
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         images = {k: _chosen(vars(self)[k], rows) for k in IMAGES}
@@ -180,7 +181,7 @@ class Evidence:
         return Evidence(**values | {"pa": self.pa[rows], "cf_pa": self.cf_pa[rows]})
 
     def blocks(self) -> Iterator[Evidence]:
-        """Consecutive rows, so many at a time as bound the memory; all at once where they are few."""
+        """Consecutive blocks of rows that bound the memory; the evidence itself if it is small."""
         size = block_rows(self.graph.shape)
         if len(self) <= size:
             yield self
@@ -196,7 +197,7 @@ class Evidence:
         return self.memo[name]
 
     def each(self, name: str, compute: Callable[[Evidence], Any]) -> Any:
-        """As `once`, of what belongs to a row alone: ``compute`` gets evidence of some rows at a time."""
+        """As `once`, for results that are independent for each row: ``compute`` is called on blocks of rows."""
         if self.block_of is None:
             return self.once(name, lambda: _joined(map(compute, self.blocks()), len(self)))
         whole, rows = self.block_of

@@ -1,4 +1,4 @@
-"""One stream of random numbers for each image, so that batching changes no answer."""
+"""One random stream for each image, so that answers do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Streams", "derive"]
 
 
 def derive(*parts: object) -> int:
-    """A 63-bit seed from anything that prints the same everywhere."""
+    """A 63-bit seed from parts that have the same text on every machine."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 class Streams:
-    """Independent generators, one an image; row ``i`` of every draw comes from stream ``i`` alone.
+    """Independent generators, one per image: row ``i`` of every draw comes from stream ``i``.
 
     Args:
-        seeds: one seed an image [B].
-        device: where draws are put; they are made on the CPU, so that they are the same on every device.
+        seeds: one seed per image [B].
+        device: device of the draws; they are generated on the CPU, so that they are the same on every device.
     """
 
     def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""Plugins in words: the lists of them, and all about one."""
+"""Descriptions of plugins for ``cfbench list`` and ``cfbench show``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HEADINGS = {"method": "methods", "dataset": "datasets", "metric": "metrics"}
 def list_plugins(
     registry: Registry, headings: Iterable[str], *, verbose: bool, presets: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The lines of ``cfbench list``: names and origins, what cannot be used marked; ``verbose`` imports each plugin.
+    """The lines of ``cfbench list``: names and origins, with unusable plugins marked.
 
     Args:
-        registry: of the plugins.
+        registry: the plugins.
         headings: ``methods``, ``datasets``, ``metrics`` or ``presets``.
-        verbose: whether to import each plugin and say what it is.
-        presets: what each budget is, by name.
+        verbose: import each plugin and describe it.
+        presets: descriptions of the budgets, by name.
     """
     for heading in headings:
         yield click.style(heading, bold=True)
@@ -41,7 +41,9 @@ def list_plugins(
             yield from (_row(name, text) for name, text in (presets or {}).items())
         for kind in (k for k in KINDS if HEADINGS[k] == heading):
             for name in registry.names(kind):
-                yield from _told(registry, kind, name) if verbose else [_row(name, _origins(registry, kind, name))]
+                yield from (
+                    _described(registry, kind, name) if verbose else [_row(name, _origins(registry, kind, name))]
+                )
     if registry.broken:
         yield click.style("broken", bold=True, fg="red")
         yield from (f"  {each.origin}: {each.reason}" for each in registry.broken)
@@ -57,8 +59,8 @@ def _origins(registry: Registry, kind: Kind, name: str) -> str:
     return each[0] if len(each) == 1 else f"CLAIMED BY {len(each)}: {'; '.join(each)}"
 
 
-def _told(registry: Registry, kind: Kind, name: str) -> Iterator[str]:
-    """What a plugin is, where from, and what it can do; or why it cannot be used."""
+def _described(registry: Registry, kind: Kind, name: str) -> Iterator[str]:
+    """A plugin's summary, origin and abilities; or why it cannot be used."""
     try:
         cls = registry.load(kind, name)
     except PluginError as error:
@@ -81,7 +83,7 @@ def _source(plugin: Plugin) -> str:
 
 
 def _abilities(cls: type[Any], kind: Kind) -> list[str]:
-    """What the class declares and defines beyond what it must."""
+    """What the class declares and defines in addition to the required methods."""
     if kind == "metric":
         return _of_metric(cls)
     lines = _of_dataset(cls) if kind == "dataset" else _of_method(cls)
@@ -112,12 +114,12 @@ def _of_dataset(cls: type[Any]) -> list[str]:
 
 
 def _graph(cls: type[Any]) -> list[str]:
-    """The variables with their causes, where the class itself knows them."""
+    """The variables with their causes, if the graph is a class attribute."""
     graph = inspect.getattr_static(cls, "graph", None)
     if not hasattr(graph, "variables"):
         return []
-    told = [f"{' + '.join(v.parents)} → {v.name}" if v.parents else v.name for v in graph.variables]
-    return [f"images {'×'.join(map(str, graph.shape))}, variables {', '.join(told)}"]
+    edges = [f"{' + '.join(v.parents)} → {v.name}" if v.parents else v.name for v in graph.variables]
+    return [f"images {'×'.join(map(str, graph.shape))}, variables {', '.join(edges)}"]
 
 
 def _of_metric(cls: type[Any]) -> list[str]:
@@ -134,7 +136,7 @@ def _better(column: Any) -> str:
 
 
 def _own(cls: type[Any], name: str) -> bool:
-    """Whether a class has a method that is not the contract's."""
+    """Whether a class overrides a method of the contract."""
     return getattr(getattr(cls, name, None), "__module__", "cfbench.contract") != "cfbench.contract"
 
 
@@ -194,9 +196,9 @@ def _presets(cls: type[Any], spec: Spec) -> Iterator[str]:
     yield ""
     yield click.style("presets", bold=True)
     for name, settings in named.items():
-        told = ", ".join(f"{k}={_default(v)}" for k, v in settings.items())
+        text = ", ".join(f"{k}={_default(v)}" for k, v in settings.items())
         head = f"   {spec.name}:{name}  "
-        yield from wrap(told, WIDTH, initial_indent=head, subsequent_indent=" " * 5, break_on_hyphens=False)
+        yield from wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * 5, break_on_hyphens=False)
 
 
 def _default(value: Any) -> str:
@@ -208,7 +210,7 @@ def _default(value: Any) -> str:
 
 
 def _type(hint: Any) -> str:
-    """A type as a user may write its values: ``float or none``, ``linear or cosine``."""
+    """A type in words: ``float or none``, ``linear or cosine``."""
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType):

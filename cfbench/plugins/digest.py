@@ -1,4 +1,4 @@
-"""Digests that keys are made of: of values, of source code without its layout, and of code that no file holds."""
+"""Digests for keys: of values, of source code without its layout, and of compiled code that is in no file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_CODE = frozenset(
 
 
 def is_importable(thing: Any) -> bool:
-    """Whether a class or function is what its module holds under its name, and that module is a file to import."""
+    """Whether a class or function can be imported from its module by its name."""
     found: Any = None if thing.__module__ == "__main__" else sys.modules.get(thing.__module__)
     for name in thing.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -37,13 +37,14 @@ def is_importable(thing: Any) -> bool:
 
 
 def code_parts(thing: type[Any] | Callable[..., Any], base: Callable[[type[Any]], str]) -> Any:
-    """JSON-able parts that tell two definitions of a class or function apart, however alike their names.
+    """JSON-able parts that identify the definition of a class or function by its compiled code.
 
-    Followed are functions, classes and plain values of the same module, wherever the code names them; line numbers
-    and docstrings count for nothing.
+    Functions, classes and plain values of the same module that the code names are included; line numbers and
+    docstrings are not.
 
     Args:
-        base: a digest of a base class that another module defines.
+        thing: the class or function.
+        base: gives the digest of a base class from another module.
     """
     return _CodeWalk(thing.__module__, base).part(thing)
 
@@ -54,7 +55,7 @@ class _CodeWalk:
         self.seen: dict[int, int] = {}
 
     def part(self, value: Any) -> Any:
-        """JSON-able parts of any value; of what is no code and no plain value only its type."""
+        """JSON-able parts of any value; of values that are neither code nor plain data only the type."""
         if isinstance(value, type):
             return self._once(value, self._class) if value.__module__ == self.module else _qualified_name(value)
         if isinstance(value, FunctionType):
@@ -145,12 +146,12 @@ def _plain(value: Any) -> Any:
 def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     """A digest of the module that defines a class or function and of what it imports from its own distribution.
 
-    Followed are siblings in a package, the modules in a plugin file's own folder, the built-in methods and data sets
-    wherever they are imported, and the classes that a class extends. Syntax trees without docstrings are hashed: an
-    edit of a comment, a docstring or of white space changes nothing, nor does the path by which something of the same
-    distribution is imported. What is loaded keeps the digest that it was first
-    asked for, whatever happens to its file. What is defined in a session, in a script or inside a function is told by
-    its compiled code, as that is now.
+    Included are siblings in a package, the sibling modules of a plugin file, imported built-in methods and data sets,
+    and the base classes. Syntax trees without docstrings are hashed: an edit of a comment, a docstring or white space
+    changes nothing, nor does the path by which a name of the same
+    distribution is imported. The digest of an importable class or function is computed once per process, so that
+    later edits of its file have no effect. Definitions of a session, of a script or inside a function are identified
+    by their current compiled code.
     """
     if is_importable(thing):
         return _loaded(cast(Hashable, thing))
@@ -174,7 +175,7 @@ def _sources(thing: Any) -> list[str]:
 
 
 def _file(thing: Any) -> Path | None:
-    """The file that defines a class or function; none for what a session, or a script about to change, defines."""
+    """The file that defines a class or function; None for those of a session or of ``__main__``."""
     try:
         file = None if thing.__module__ == "__main__" else inspect.getsourcefile(inspect.unwrap(thing))
     except (TypeError, OSError):
@@ -183,7 +184,7 @@ def _file(thing: Any) -> Path | None:
 
 
 def _base(cls: type[Any]) -> str:
-    """A digest of a base class: of those that every plugin of a kind has, the name."""
+    """A digest of a base class; its name if it belongs to Python, cfbench or PyTorch."""
     return f"{cls.__module__}.{cls.__qualname__}" if _plain_base(cls) else source_digest(cls)
 
 
@@ -209,7 +210,7 @@ def module_digest(name: str, *tops: str) -> str:
 
 
 def _reached(tree: ast.Module, tops: Iterable[str]) -> list[str]:
-    """Digests of the statements of a module that define names, and of those that define what they name."""
+    """Digests of the statements that define the given names, and of those that define the names used in these."""
     defined: dict[str, ast.stmt] = {}
     for node in tree.body:
         stores = (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
@@ -248,7 +249,7 @@ def _installed(name: str, members: list[str]) -> Iterator[tuple[Path, str]]:
 def _belongs(name: str, package: str) -> bool:
     """Whether a module's code is a plugin's own: of its distribution, and for those of cfbench of their folder.
 
-    What comes with cfbench beside its core is everybody's own.
+    Built-in methods and data sets count as the code of every plugin that imports them.
     """
     root = package.split(".")[0]
     own = package if root == "cfbench" else root
@@ -274,7 +275,7 @@ def _bare(file: Path, mtime: int, package: str) -> tuple[str, list[ast.Import | 
 def _without_paths(tree: ast.Module, package: str) -> tuple[ast.Module, list[list[str | None]]]:
     """A syntax tree without ``from`` imports of its own distribution, and the names that these bind, sorted.
 
-    Where a name comes from is told by the digests of the files that are imported.
+    The digests of the imported files identify where a name comes from.
     """
     remover = _ImportRemover(package.split(".")[0])
     bare = remover.visit(tree)
@@ -282,7 +283,7 @@ def _without_paths(tree: ast.Module, package: str) -> tuple[ast.Module, list[lis
 
 
 class _ImportRemover(ast.NodeTransformer):
-    """Takes ``from`` imports of one distribution out of a syntax tree, and keeps the names that they bind."""
+    """Removes ``from`` imports of one distribution from a syntax tree and collects the names that they bind."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -299,7 +300,7 @@ class _ImportRemover(ast.NodeTransformer):
 
 
 def _of_cfbench(root: str) -> bool:
-    """Whether a package comes with cfbench, as core or as built-in plugins."""
+    """Whether a package is part of cfbench: the core or built-in plugins."""
     return root == "cfbench" or root.startswith("cfbench_")
 
 
@@ -323,7 +324,7 @@ def _hashed(tree: ast.AST) -> str:
 
 
 def _dumped(node: Any) -> str:
-    """A syntax tree in words that are the same in each version of Python, as those of `ast.dump` are not."""
+    """A text of a syntax tree that is the same in each version of Python, unlike that of `ast.dump`."""
     if isinstance(node, list):
         return f"[{', '.join(map(_dumped, node))}]"
     if not isinstance(node, ast.AST):
@@ -334,5 +335,5 @@ def _dumped(node: Any) -> str:
 
 
 def _absent(cls: type[ast.AST], name: str, value: Any) -> bool:
-    """Whether a field says nothing: an option that is not taken, or one that older versions do not have."""
+    """Whether a field is left out: one with its default, or one that older versions do not have."""
     return (value is None and getattr(cls, name, ...) is None) or (name == "type_params" and not value)

@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points of distributions, Python files, and objects at hand."""
+"""Discovery of plugins: entry points of distributions, Python files, and objects of a session."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ CONTROLS = "cfbench.controls"
 class Plugin:
     """Where a plugin comes from: a distribution and its entry point, a file, or an object of this session.
 
-    ``cls`` is the class of a file's plugin, or the class or instance that was given; ``control`` marks a method that
-    runs alongside whatever is asked for.
+    ``cls`` is the class of a file\'s plugin, or the class or instance of a session; ``control`` marks a method that runs
+    in addition to the requested ones.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Plugin:
     control: bool = False
 
     def same(self, other: Plugin) -> bool:
-        """Whether both lead to one object."""
+        """Whether both are the same object."""
         if self.cls is not None and other.cls is not None:
             return self.cls is other.cls
         return self.target == other.target and (self.file, is_instance(self.cls)) == (
@@ -68,24 +68,24 @@ class Plugin:
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A file or distribution whose plugins cannot even be named, and why, in one line."""
+    """A file or distribution whose plugins cannot be listed, and the reason in one line."""
 
     origin: str
     reason: str
     text: str = field(default="", repr=False)
 
     def mentions(self, name: str) -> bool:
-        """Whether a name stands in the file, as a class or otherwise."""
+        """Whether the file contains a name, as a class or otherwise."""
         return name.lower() in self.text.lower()
 
 
 def is_instance(thing: Any) -> bool:
-    """Whether what was handed over is an instance."""
+    """Whether an object is given and is not a class."""
     return thing is not None and not inspect.isclass(thing)
 
 
 def installed_plugins() -> Iterator[Plugin | BrokenPlugin]:
-    """What entry points name, whatever state a distribution's files are in; nothing is imported."""
+    """The plugins of all entry points, without importing them; unreadable distributions are `BrokenPlugin`."""
     origins: dict[int, str] = {}
     groups: list[tuple[str, Kind]] = [*((f"cfbench.{kind}s", kind) for kind in get_args(Kind)), (CONTROLS, "method")]
     for group, kind in groups:
@@ -101,7 +101,7 @@ def installed_plugins() -> Iterator[Plugin | BrokenPlugin]:
 def _entries(group: str) -> list[EntryPoint | BrokenPlugin]:
     try:
         return [*entry_points(group=group)]
-    except Exception:  # one unreadable file spoils them all: ask each distribution alone
+    except Exception:  # one unreadable file makes this fail: read each distribution separately
         return [e for each in distributions() for e in _of_distribution(each, group)]
 
 
@@ -117,7 +117,7 @@ def _origin(entry: EntryPoint) -> str:
     try:
         assert entry.dist is not None
         return f"{entry.dist.name} {entry.dist.version}"
-    except Exception:  # its metadata is missing or spoilt
+    except Exception:  # its metadata is missing or damaged
         return "unknown"
 
 
@@ -137,7 +137,7 @@ def plugins_in_file(file: Path) -> list[Plugin | BrokenPlugin]:
 
 
 def session_plugin(name: str, thing: Any) -> Plugin:
-    """A class or an instance that was handed over.
+    """The plugin for a class or an instance of this session.
 
     Raises:
         UserError: it is no plugin.
@@ -153,7 +153,7 @@ def _module(file: Path) -> ModuleType:
     """A file as a module, executed once for each state of the file and of what it imports from its folder."""
     if file.suffix != ".py":
         raise PluginError("not a Python file; give a file that ends in .py")
-    name = _free(f"cfbench_plugin_{file.stem}", file)
+    name = _module_name(f"cfbench_plugin_{file.stem}", file)
     if is_current(name):
         return sys.modules[name]
     try:
@@ -162,21 +162,21 @@ def _module(file: Path) -> ModuleType:
         raise PluginError(with_own_names(name, reason_of(error, _innermost(error, file)))) from error
 
 
-def _free(name: str, file: Path) -> str:
-    """The name of a file's module; another one where another folder's file has that name."""
+def _module_name(name: str, file: Path) -> str:
+    """The name of a file's module; with a number if a file of another folder has that name."""
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     return next(n for n in names if n not in sys.modules or sys.modules[n].__file__ == str(file))
 
 
 def _innermost(error: BaseException, file: Path) -> Path:
-    """The plugin's file, or the one beside it, where an exception arose."""
+    """The plugin's file, or its sibling module, in which an exception was raised."""
     own = {file, *sibling_modules(file).values()}
     frames = [Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
     return next((f for f in reversed(frames) if f in own), file)
 
 
 def _plugins_of(module: ModuleType, file: Path) -> list[Plugin]:
-    """Those of a file's public classes that are plugins, by their ``name`` or else their class name in lower case."""
+    """The public classes of a file that are plugins, by ``name`` or else by class name in lower case."""
     found = []
     for attribute, cls in vars(module).items():
         if inspect.isclass(cls) and cls.__module__ == module.__name__ and not attribute.startswith("_"):

@@ -28,12 +28,12 @@ __all__ = [
 
 
 def is_shared(name: str) -> bool:
-    """Whether a module is none that a plugin brings along: of Python itself, of cfbench or of PyTorch."""
+    """Whether a module belongs to Python itself, cfbench or PyTorch and not to a plugin."""
     return name.split(".")[0] in (*sys.stdlib_module_names, "cfbench", "torch")
 
 
 def is_sibling(name: str, home: Path) -> bool:
-    """Whether a module lies in a plugin file's folder; a folder without ``__init__.py`` yields to what is installed."""
+    """Whether a module is in a plugin file's folder; installed packages precede folders without ``__init__.py``."""
     top = name.split(".")[0]
     if not top or is_shared(top) or top.startswith("cfbench_"):
         return False
@@ -51,11 +51,11 @@ def _installed(top: str) -> bool:
 
 
 def files_of(name: str, members: Iterable[str], home: Path) -> Iterator[tuple[str, Path]]:
-    """The modules that are executed when one beside a plugin file is imported, with the files that hold them.
+    """The modules that are executed when a sibling module is imported, with their files.
 
     Args:
-        name: of the module.
-        members: what is taken from it, which may be modules too.
+        name: name of the module.
+        members: names imported from it, which may be modules too.
         home: the plugin file's folder.
     """
     parts = name.split(".")
@@ -66,14 +66,14 @@ def files_of(name: str, members: Iterable[str], home: Path) -> Iterator[tuple[st
 
 
 def file_of(name: str, home: Path) -> Path | None:
-    """The file that holds a module in a folder, if there is one."""
+    """The file of a module in a folder, if there is one."""
     path = home.joinpath(*name.split("."))
     found = (path / "__init__.py", path.with_name(f"{path.name}.py"))
     return next((file for file in found if file.is_file()), None)
 
 
 def imported_modules(nodes: Iterable[ast.AST], package: str) -> Iterator[tuple[str, list[str]]]:
-    """The modules that import statements of a package's module name, and what they take from each."""
+    """The modules that the import statements of a package's module name, and the names imported from each."""
     parents = package.split(".") if package else []
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -86,7 +86,7 @@ def imported_modules(nodes: Iterable[ast.AST], package: str) -> Iterator[tuple[s
 
 
 def sibling_modules(file: Path) -> dict[str, Path]:
-    """The modules beside a plugin file that it imports, and those that they import in turn, with their files."""
+    """The sibling modules that a plugin file imports, directly or indirectly, with their files."""
     home, found = file.parent, dict[str, Path]()
     queue = [("", file)]
     for package, path in queue:
@@ -98,7 +98,7 @@ def sibling_modules(file: Path) -> dict[str, Path]:
 
 
 def _nodes(file: Path) -> Iterable[ast.AST]:
-    """All nodes of a file's syntax tree; none of one that cannot be parsed, which importing it will tell."""
+    """All nodes of a file's syntax tree; none if it cannot be parsed, as importing it will fail."""
     try:
         return ast.walk(ast.parse(file.read_bytes(), str(file)))
     except (SyntaxError, ValueError):
@@ -106,17 +106,17 @@ def _nodes(file: Path) -> Iterable[ast.AST]:
 
 
 def package_of(name: str, file: Path) -> str:
-    """The package that a module's relative imports start from."""
+    """The package that relative imports of a module start from."""
     return name if file.name == "__init__.py" else name.rpartition(".")[0]
 
 
-MODULE_PREFIX = "cfbench_beside_"
+MODULE_PREFIX = "cfbench_sibling_"
 
 
 def load_file(name: str, file: Path) -> ModuleType:
-    """Execute a plugin file as a module; what it imports from its folder becomes its own, under private names.
+    """Execute a plugin file as a module, with private copies of the sibling modules that it imports.
 
-    Any exception of the file's own passes through, and no module of it is left then.
+    Exceptions of the file pass through, and its modules are removed then.
     """
     _forget(name)
     root = MODULE_PREFIX + name
@@ -135,12 +135,12 @@ def load_file(name: str, file: Path) -> ModuleType:
 
 
 def with_own_names(name: str, text: str) -> str:
-    """A text in which modules beside a plugin file have the names that the file has for them."""
+    """A text with the private names of sibling modules replaced by the names in the plugin file."""
     return text.replace(f"{MODULE_PREFIX}{name}.", "")
 
 
 def _forget(name: str) -> None:
-    """Drop a plugin file's module and those beside it, so that they are executed again when they are asked for."""
+    """Remove the modules of a plugin file, so that they are executed again at the next import."""
     for each in _own_modules(name):
         del sys.modules[each]
 
@@ -151,22 +151,22 @@ def _own_modules(name: str) -> list[str]:
 
 
 def is_current(name: str) -> bool:
-    """Whether a plugin file was executed, and neither it nor a module beside it that it uses was edited since."""
+    """Whether a plugin file was executed and neither it nor its sibling modules have changed since."""
     states = [vars(sys.modules[each]).get("__state__") for each in _own_modules(name)]
     return name in sys.modules and all(_state(file) == state for file, state in filter(None, states))
 
 
 def home_of(module: str) -> tuple[str, Path] | None:
-    """The package of a module beside a plugin file as the plugin names it, and the folder; None for other modules."""
+    """The name that a plugin file uses for a sibling module's package, and the folder; None for other modules."""
     root, _, inner = module.partition(".")
     home = vars(sys.modules[root]).get("__home__") if root in sys.modules and root.startswith(MODULE_PREFIX) else None
     return (inner, home) if home else None
 
 
 def own_name(module: str) -> str:
-    """A module's name; of one beside a plugin file that which the file has for it."""
-    place = home_of(module)
-    return place[0] if place else module
+    """A module's name; for a sibling module the name that the plugin file uses."""
+    found = home_of(module)
+    return found[0] if found else module
 
 
 def _state(file: str) -> tuple[int, int] | None:
@@ -178,7 +178,7 @@ def _state(file: str) -> tuple[int, int] | None:
 
 
 class _Loader(SourceFileLoader):
-    """Executes a file whose imports of modules beside a plugin file lead to the plugin's own copies of them."""
+    """Loader that redirects imports of sibling modules to the plugin's private copies."""
 
     def __init__(self, name: str, path: str, root: str) -> None:
         super().__init__(name, path)
@@ -189,7 +189,7 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
     def get_code(self, fullname: str) -> Any:
-        """The code, never from a cache that holds what other importers made of the file."""
+        """The code, never from the bytecode cache, which holds the file without redirected imports."""
         tree = ast.parse(self.get_data(self.path), self.path)
         home: Path = vars(sys.modules[self.root])["__home__"]
         renamed = ast.fix_missing_locations(_Renamed(self.root, home).visit(tree))
@@ -197,7 +197,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Renamed(ast.NodeTransformer):
-    """``import helpers`` becomes ``from ROOT import helpers``, wherever in a file it stands."""
+    """Turns ``import helpers`` into ``from ROOT import helpers`` anywhere in a file."""
 
     def __init__(self, root: str, home: Path) -> None:
         self.root, self.home = root, home
@@ -220,14 +220,14 @@ class _Renamed(ast.NodeTransformer):
 
 
 class _Finder:
-    """Finds the modules of plugin files' folders under their private names."""
+    """Meta path finder of sibling modules under their private names."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        place = home_of(name)
-        if place is None or not place[0]:
+        found = home_of(name)
+        if found is None or not found[0]:
             return None
-        (inner, home), root = place, name.partition(".")[0]
+        (inner, home), root = found, name.partition(".")[0]
         folder = home.joinpath(*inner.split("."))
         if file := file_of(inner, home):
             inside = [str(folder)] if file.name == "__init__.py" else None

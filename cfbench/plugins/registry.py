@@ -21,10 +21,10 @@ __all__ = ["Registry", "SessionPlugins"]
 
 
 class Registry:
-    """All plugins that are installed, those in the given files, and those handed over by name.
+    """All plugins that are installed, those in the given files, and those given by name.
 
-    What cannot be loaded is kept too: `names` has every name, ``rivals`` the claims on those that several origins
-    claim, ``broken`` the files that gave no names. It is told when it is asked for.
+    Plugins that cannot be loaded are kept, and raise an error when they are used: `names` has every name, ``rivals``
+    the plugins that share a name, ``broken`` the files whose plugins cannot be listed.
 
     Args:
         files: Python files that define plugins.
@@ -78,15 +78,15 @@ class Registry:
             return self.plugins[kind, name]
         if self.broken:
             suspects = [b for b in self.broken if b.mentions(name)] or self.broken
-            told = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in suspects)
-            raise PluginError(f"unknown {kind} {name!r}, and {told}")
+            reasons = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in suspects)
+            raise PluginError(f"unknown {kind} {name!r}, and {reasons}")
         raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
 
     def load(self, kind: Kind, name: str) -> type[Any]:
-        """The plugin's class; of an instance its class too.
+        """The class of a plugin, also of one that is an instance.
 
         Raises:
-            PluginError: it cannot be imported, is not what it claims to be, or shares its name.
+            PluginError: it cannot be imported, breaks the contract, or shares its name.
             UserError: it is unknown.
         """
         plugin = self.find(kind, name)
@@ -101,11 +101,11 @@ class Registry:
         return found
 
     def dataset(self, spec: Spec) -> Dataset:
-        """The data set that a spec asks for, not opened yet.
+        """A new data set for a spec, not opened yet.
 
         Raises:
             PluginError: see `load`.
-            UserError: see `resolve`; or its constructor raises, whatever that is.
+            UserError: see `resolve`; or its constructor raises an exception.
         """
         cls, params = self.resolve("dataset", spec)
         try:
@@ -120,9 +120,9 @@ class Registry:
             ) from error
 
     def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
-        """The class and the keywords that a spec asks for, checked against the constructor's signature.
+        """The class and the keywords of a spec, checked against the constructor's signature.
 
-        The row that a derived one answers through is left out.
+        The keyword ``of`` of derived rows is left out.
 
         Raises:
             PluginError: see `load`.
@@ -190,11 +190,11 @@ def _load(plugin: Plugin) -> type[Any]:
 
 
 class SessionPlugins:
-    """What is handed over beside the registered plugins, by name.
+    """Plugins that a session uses in addition to the registered ones, by name.
 
     Args:
         plugins: files that define plugins, classes or instances of plugins, or a mapping of names to those.
-        classes: classes and instances that are known by name already.
+        classes: classes and instances that have a name already.
 
     Raises:
         UserError: something is no plugin, or its name is taken.
@@ -210,7 +210,7 @@ class SessionPlugins:
                 self._add(_kind_of(thing), thing, name)
 
     def specs(self, kind: Kind, given: Any) -> str:
-        """The rows that specs, classes, instances, a list mixing these or a mapping by name come to, as specs.
+        """The specs of rows given as specs, classes, instances, a list of these or a mapping by name.
 
         Raises:
             UserError: something is no plugin of this kind, or its name is taken.
@@ -248,7 +248,7 @@ class SessionPlugins:
         return name
 
     def _registered(self, kind: Kind, thing: Any) -> str:
-        """The name under which a class is registered; empty where it is not."""
+        """The name under which a class is registered; empty if it is not."""
         if not inspect.isclass(thing):
             return ""
         target = f"{thing.__module__}:{thing.__qualname__}"

@@ -1,4 +1,4 @@
-"""New plugins: one commented file that works as it is, or a distribution around it."""
+"""Templates of new plugins: one commented file that works as it is, or a distribution with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["new_command"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 _WHAT = {"method": "method", "dataset": "data set", "metric": "metric"}
-_SAYS = {
+_SUMMARY = {
     "method": "a small conditional VAE",
     "dataset": "a toy with two variables",
     "metric": "an L2 distance",
@@ -38,7 +38,7 @@ _RUN = {
 
 @dataclass(frozen=True)
 class New:
-    """A plugin that is to be written: the texts of its files, with its name in all places."""
+    """A plugin to be written: the texts of its files, with its name filled in."""
 
     kind: str
     name: str
@@ -66,7 +66,7 @@ class New:
         return self.distribution.replace("-", "_")
 
     def file(self) -> str:
-        """The plugin in a file of its own."""
+        """The plugin as a single file."""
         return self._named(_template(f"{self.kind}.py"))
 
     def files(self) -> Mapping[str, str]:
@@ -84,7 +84,7 @@ class New:
         }
 
     def command(self, *options: str) -> str:
-        """A command that shows the plugin at work."""
+        """A command that runs the plugin."""
         return " ".join([_RUN[self.kind].format(self.name), *options, "--preset tiny"])
 
     def _named(self, text: str) -> str:
@@ -104,10 +104,10 @@ def _template(name: str) -> str:
 
 
 def new_command(kind: str, name: str, *, package: bool, out: Path) -> int:
-    """Write ``out/NAME.py``, or a distribution into a folder of ``out``, and say what to do with it.
+    """Write ``out/NAME.py``, or a distribution into a folder of ``out``, and print the next steps.
 
     Raises:
-        UserError: the kind is unknown, the name is none or taken, or something would be overwritten.
+        UserError: the kind is unknown, the name is invalid or taken, or a file would be overwritten.
     """
     if kind not in _WHAT:
         raise UserError(f"unknown kind {kind!r}; {did_you_mean(kind, _WHAT)}")
@@ -119,12 +119,12 @@ def new_command(kind: str, name: str, *, package: bool, out: Path) -> int:
         folder = out / new.distribution
         _write(folder, new.files())
         say = (f"cd {_quoted(folder)}", "pip install -e '.[test]'", f"cfbench check {name}", "python -m pytest")
-        _next(f"{folder}/: {_SAYS[kind]}, with its test and entry point", [*say, new.command()])
+        _next(f"{folder}/: {_SUMMARY[kind]}, with its test and entry point", [*say, new.command()])
     else:
         _check_hides_nothing(name)
         _write(out, {f"{name}.py": new.file()})
         path = out / f"{name}.py"
-        _next(f"{path}: {_SAYS[kind]}", [f"cfbench check {_quoted(path)}", new.command("--plugin", _quoted(path))])
+        _next(f"{path}: {_SUMMARY[kind]}", [f"cfbench check {_quoted(path)}", new.command("--plugin", _quoted(path))])
     return 0
 
 
@@ -136,18 +136,18 @@ def _check_free(kind: str, name: str) -> None:
 
 
 def _check_hides_nothing(name: str) -> None:
-    """Refuse a file that Python, started in its folder, would import instead of a module that others rely on."""
+    """Raise unless the file would hide no Python module from programs started in its folder."""
     elsewhere = [p for p in sys.path if p and Path(p).resolve() != Path.cwd()]
     found = PathFinder.find_spec(name, elsewhere)
     if name in sys.stdlib_module_names or (found and found.origin):
-        raise UserError(f"{name}.py would hide the Python module {name!r} from programs beside it; choose another name")
+        raise UserError(f"{name}.py would hide the Python module {name!r} from other files; choose another name")
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files that are not there yet.
+    """Write new files.
 
     Raises:
-        UserError: one is there, or the folder cannot be written.
+        UserError: one exists, or the folder cannot be written.
     """
     for path in (folder / name for name in texts):
         if path.exists():

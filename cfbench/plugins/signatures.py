@@ -1,4 +1,4 @@
-"""Whether a plugin's class has what the contract calls, told from its definition alone."""
+"""Static check of a plugin's class against the calls of the contract."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ BASES: Mapping[str, tuple[str, ...]] = {
     "metric": ("Metric",),
 }
 NEEDED = {"Method": ("abduct", "predict"), "Control": ("answer",), "Dataset": ("split",), "Metric": ("__call__",)}
-"""What a class must define beyond what it inherits from the contract."""
+"""Methods that a class must define itself."""
 OPTIONAL = {"Method": {"sample": ("pa", "rng")}}
-"""What the contract calls where it is defined, though the base class has none."""
+"""Methods that the contract calls if they are defined; the base class has none."""
 BINDING: tuple[type[Any], ...] = (FunctionType, classmethod, staticmethod, partialmethod, type(cache(len)))
-"""What becomes a method when it is looked up, without a call of anything."""
+"""Descriptors that give a bound method without running code of the plugin."""
 PLAIN = {"bool": bool, "float": float, "int": int, "str": str}
 
 
 def claims(found: type[Any], kind: Kind) -> bool:
-    """Whether a class is derived from what the contract calls this kind of plugin."""
+    """Whether a class is derived from a base class of this kind of plugin."""
     return bool(_bases(found, BASES[kind]))
 
 
 def keywords(cls: type[Any]) -> dict[str, Any]:
-    """The constructor's keywords and their types (Any where none is written, or none that can be told)."""
+    """The constructor's keywords and their types (Any if there is no annotation that can be resolved)."""
     try:
         hints = get_type_hints(cls.__init__)
     except Exception:  # a name that only type checkers import
@@ -46,7 +46,7 @@ def required(cls: type[Any]) -> list[str]:
 
 
 def contract_errors(cls: type[Any], kind: Kind) -> list[str]:
-    """What the contract cannot do with a class, a line each; nothing of the class is called.
+    """How a class breaks the contract, one line for each error; no code of the class is run.
 
     Missing methods, methods that do not take the arguments they are called with, and declarations that do not fit
     the constructor: ``predict takes (u), the contract calls predict(u, pa, rng): ...``.
@@ -65,7 +65,7 @@ def _bases(cls: type[Any], names: tuple[str, ...]) -> list[type[Any]]:
 
 
 def derived(cls: type[Any]) -> bool:
-    """Whether a row answers through another one, which it is given as ``of``."""
+    """Whether a row answers through another method, its argument ``of``."""
     return bool(_bases(cls, ("Derived",)))
 
 
@@ -76,7 +76,7 @@ def _settings(cls: type[Any]) -> list[inspect.Parameter]:
 
 
 def _calls(base: type[Any]) -> list[tuple[str, Callable[..., Any]]]:
-    """The functions that a class of the contract has, and a plugin may replace."""
+    """The methods of a class of the contract that a plugin may override."""
     public = {n: f for n, f in vars(base).items() if not n.startswith("_") or n == "__call__"}
     return [(n, f) for n, f in public.items() if inspect.isfunction(f)]
 
@@ -92,7 +92,7 @@ def _missing(cls: type[Any], base: type[Any], name: str) -> str:
 
 
 def _of_call(cls: type[Any], name: str, args: tuple[str, ...]) -> str:
-    """Why a method of a plugin cannot be called with what the contract hands it; nothing where it can."""
+    """Why a method cannot be called with the arguments of the contract; empty if it can."""
     own = inspect.getattr_static(cls, name)
     call = f"{name}({', '.join(args)})"
     if isinstance(own, BINDING):
@@ -134,7 +134,7 @@ def _of_constructor(cls: type[Any], kind: Kind) -> str:
 
 
 def _of_declarations(cls: type[Any]) -> list[str]:
-    """Answer parameters and presets that the constructor knows nothing of."""
+    """Answer parameters and presets that are not keywords of the constructor."""
     answer: Any = getattr(cls, "answer_params", frozenset())
     presets: Any = getattr(cls, "presets", {})
     if not isinstance(answer, (set, frozenset)):
@@ -144,8 +144,8 @@ def _of_declarations(cls: type[Any]) -> list[str]:
     if any(p.kind == p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values()):
         return []
     known = set(keywords(cls))
-    strange = [f".answer_params names {n!r}, which __init__ does not take" for n in sorted(set(answer) - known)]
-    return strange + [
+    unknown = [f".answer_params names {n!r}, which __init__ does not take" for n in sorted(set(answer) - known)]
+    return unknown + [
         f".presets: {preset!r} sets {n!r}, which __init__ does not take"
         for preset, settings in presets.items()
         for n in sorted(set(settings) - known)
@@ -153,7 +153,7 @@ def _of_declarations(cls: type[Any]) -> list[str]:
 
 
 def _of_columns(cls: type[Any]) -> list[str]:
-    """Outputs without a description of their own, or without a direction."""
+    """Outputs without a `Column` or without a direction."""
     columns = getattr(cls, "columns", None)
     if not (isinstance(columns, Mapping) and columns and all(type(c).__name__ == "Column" for c in columns.values())):
         return [".columns must tell each output's direction, as in {'l2': Column('distance', 'lower')}"]

@@ -27,7 +27,7 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """The spec in its canonical spelling, settings in alphabetical order."""
+        """The spec in canonical form, with settings in alphabetical order."""
         preset = f":{self.preset}" if self.preset else ""
         params = ",".join(f"{k}={_spell(v)}" for k, v in sorted(self.params.items()))
         return f"{self.name}{preset}" + (f"[{params}]" if params else "")
@@ -60,7 +60,7 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that stand outside of brackets."""
+    """The parts between commas outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -82,12 +82,12 @@ def _pairs(text: str, where: str) -> dict[str, Any]:
 
 
 def brief(label: str, width: int = 40) -> str:
-    """A row's label; of one that is wider only the first and the last setting."""
+    """A row's label, with only the first and the last setting if it is wider than ``width``."""
     return re.sub(r"\[([^,\]]+),.*,([^,]+)\]$", r"[\1,…,\2]", label) if len(label) > width else label
 
 
 def fold(label: str, width: int = 34) -> str:
-    """A row's label on as many lines as it needs to be at most so wide, broken after commas."""
+    """A row's label broken after commas into lines of at most ``width`` characters."""
     lines = [""]
     for part in re.findall(r"[^,]+,?", label):
         lines = [*lines, part] if lines[-1] and len(lines[-1] + part) > width else [*lines[:-1], lines[-1] + part]
@@ -113,7 +113,7 @@ def parse_specs(text: str) -> list[Spec]:
 
 
 def parse_settings(settings: Iterable[str], specs: Iterable[Spec]) -> list[Spec]:
-    """The specs with every ``name.key=value`` laid over all rows of that name.
+    """The specs with every ``name.key=value`` applied to all rows of that name.
 
     Raises:
         UserError: a setting is malformed or names no row.

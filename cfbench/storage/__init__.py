@@ -1,4 +1,4 @@
-"""Bytes on disk: atomic stage folders, safetensors by rows, validators of untrusted JSON; knows no cell."""
+"""Files on disk: atomic stage folders, safetensors by rows, validators of untrusted JSON."""
 
 from __future__ import annotations
 

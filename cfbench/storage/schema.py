@@ -1,4 +1,4 @@
-"""Checks of values read from JSON that anybody may have written: each gives back what is sound and raises otherwise."""
+"""Validators of values from untrusted JSON: each returns the valid value or raises `SchemaError`."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ __all__ = [
 
 
 Check = Callable[[Any], Any]
-LONGEST = 1000
-"""Letters of a text: a row with dozens of settings has a few hundred."""
+MAX_LENGTH = 1000
+"""Characters of a text: a row with dozens of settings has a few hundred."""
 
 
 class SchemaError(ValueError):
-    """A value is not what it should be."""
+    """A value is not valid."""
 
 
-def text(value: Any, longest: int = LONGEST) -> str:
-    """Text of one line that a terminal shows as it is."""
+def text(value: Any, longest: int = MAX_LENGTH) -> str:
+    """A text of one line that is printable."""
     if not isinstance(value, str) or len(value) > longest or not value.isprintable():
         raise SchemaError(f"{_shown(value)} is no line of text")
     return value
 
 
-def printable(value: Any, longest: int = LONGEST) -> str:
-    """Any text as one line, what a terminal would act on replaced."""
+def printable(value: Any, longest: int = MAX_LENGTH) -> str:
+    """Any text as one line, with control characters replaced."""
     line = " ".join(str(value)[: 2 * longest].split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)[:longest]
 
 
 def matching(pattern: re.Pattern[str], what: str) -> Check:
-    """Text of a pattern, which an error calls ``what``."""
+    """Validator of texts that match a pattern; ``what`` is its name in the error."""
 
     def check(value: Any) -> str:
         if not pattern.fullmatch(text(value)):
@@ -60,7 +60,7 @@ def matching(pattern: re.Pattern[str], what: str) -> Check:
 
 
 def one_of(*allowed: Any) -> Check:
-    """One of a few values."""
+    """Validator of a value that is one of those allowed."""
 
     def check(value: Any) -> Any:
         if isinstance(value, (dict, list)) or value not in allowed:
@@ -71,7 +71,7 @@ def one_of(*allowed: Any) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """None, or what a check lets pass."""
+    """Validator of None or of what another one accepts."""
     return lambda value: None if value is None else check(value)
 
 
@@ -90,7 +90,7 @@ def number(value: Any) -> float:
 
 
 def whole_number(low: int, high: int) -> Check:
-    """A whole number in a range, both ends included."""
+    """Validator of an int in a range, both ends included."""
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -112,7 +112,7 @@ def scalar(value: Any) -> Any:
 
 
 def each(check: Check) -> Check:
-    """A list of what a check lets pass."""
+    """Validator of a list whose elements another one accepts."""
 
     def checked(value: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -123,14 +123,14 @@ def each(check: Check) -> Check:
 
 
 def mapping(value: Any, check: Check | None = None, name: Check = text) -> dict[str, Any]:
-    """A mapping whose names and values checks let pass."""
+    """A mapping with valid names and values."""
     if not isinstance(value, Mapping):
         raise SchemaError(f"{_shown(value)} is no mapping")
     return {name(k): v if check is None else _at(k, check, v) for k, v in value.items()}
 
 
 def inner_path(value: Any) -> str:
-    """A relative path of plain names, which cannot leave the folder that it is in."""
+    """A relative path of plain names, which cannot leave its folder."""
     parts = PurePosixPath(text(value)).parts
     if not parts or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
         raise SchemaError(f"{_shown(value)} is no path inside the run")

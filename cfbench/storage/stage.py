@@ -1,7 +1,7 @@
 """Stage folders: written under a temporary name, renamed when complete, checked when read.
 
-What is read may come from a stranger: JSON and safetensors only, of bounded size, no link followed out of a stage,
-and no path that a manifest names outside of its folder.
+Stages are untrusted input: JSON and safetensors of bounded size are read only, no link out of a stage is followed,
+and no path of a manifest leads out of its folder.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ __all__ = [
 
 MANIFEST = "stage.json"
 REMOVE = "remove its folder and run the same `cfbench run` again"
-LARGEST = 32 * 2**20
-"""Bytes of a JSON file that is read at all: a hundred times what ten thousand rows need."""
+MAX_JSON = 32 * 2**20
+"""Maximum bytes of a JSON file: a hundred times what ten thousand rows need."""
 
 
 @contextmanager
 def write_stage(folder: Path, **about: Any) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder``, with a manifest of its files, when the block ends well.
+    """Context manager with a temporary folder that is renamed to ``folder`` on success, with a manifest of its files.
 
-    Whoever comes second with the same folder finds it complete and drops its own work.
+    If another process has completed the same folder meanwhile, that one is kept.
     """
     with temporary_folder(folder) as draft:
         yield draft
         files = {str(p.relative_to(draft)): sha256(p) for p in sorted(draft.rglob("*")) if p.is_file()}
         write_json(draft / MANIFEST, {**about, "files": files})
-        _settle(draft, folder)
+        _rename_to(draft, folder)
 
 
-def _settle(draft: Path, folder: Path) -> None:
-    """Give a draft its name, unless someone else's stands there whole; a damaged one gives way."""
+def _rename_to(draft: Path, folder: Path) -> None:
+    """Rename a draft to its folder, unless an intact one exists; a damaged one is replaced."""
     draft.chmod(0o755)
     try:
         draft.rename(folder)
@@ -72,41 +72,41 @@ def _settle(draft: Path, folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a stage's folder is there, finished.
+    """Whether a stage exists and is complete.
 
     Raises:
-        UserError: it is a link or holds one, so that what is read would lie elsewhere.
+        UserError: it is a link or contains one, so that files outside of it would be read.
     """
     if not os.path.lexists(folder / MANIFEST):
         return False
-    if odd := next(_odd(folder), None):
-        raise UserError(f"{odd} is a link or no plain file; a stage holds its files themselves: remove it")
+    if found := next(_irregular(folder), None):
+        raise UserError(f"{found} is a link or no plain file; a stage holds its files themselves: remove it")
     return True
 
 
-def _odd(folder: Path) -> Iterator[Path]:
-    """What is neither a file nor a folder of its own in a stage, links first of all."""
+def _irregular(folder: Path) -> Iterator[Path]:
+    """Entries of a stage that are neither regular files nor folders, such as links."""
     if folder.is_symlink():
         yield folder
         return
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
-            yield from _odd(Path(entry.path))
+            yield from _irregular(Path(entry.path))
         elif not entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a stage is there and its files match its manifest."""
+    """Whether a stage exists and its files match its manifest."""
     return os.path.lexists(folder / MANIFEST) and not damaged_files(folder)
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """The files of a stage that are not as its manifest says, or that are links."""
+    """The files of a stage that do not match its manifest or are links."""
     try:
         files: Mapping[str, str] = read_json(folder / MANIFEST)["files"]
-        if odd := [str(p.relative_to(folder)) for p in _odd(folder)]:
-            return odd
+        if links := [str(p.relative_to(folder)) for p in _irregular(folder)]:
+            return links
         return [n for n, digest in files.items() if not _matches(folder, n, digest)]
     except (UserError, LookupError, TypeError, AttributeError, OSError):
         return [MANIFEST]
@@ -119,7 +119,7 @@ def _matches(folder: Path, name: str, digest: str) -> bool:
 
 
 def remove_damaged(folder: Path) -> list[str]:
-    """Remove a stage whose files do not match its manifest; the names of those files."""
+    """Remove a stage whose files do not match its manifest; returns the names of those files."""
     broken = damaged_files(folder) if os.path.lexists(folder) else []
     if broken and folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
@@ -129,10 +129,10 @@ def remove_damaged(folder: Path) -> list[str]:
 
 
 def copy_stage(source: Path, folder: Path) -> list[str]:
-    """Copy the files that a stage's manifest names under a temporary name and rename them when they match it.
+    """Copy the files that a stage's manifest names to a temporary folder and rename it if they match the manifest.
 
     Returns:
-        what does not match; nothing is left behind then.
+        the names of files that do not match; nothing is copied then.
     """
     with temporary_folder(folder) as draft:
         if broken := damaged_files(source):
@@ -142,7 +142,7 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
             shutil.copyfile(source / name, draft / name, follow_symlinks=False)
         if broken := damaged_files(draft):
             return broken
-        _settle(draft, folder)
+        _rename_to(draft, folder)
         return []
 
 
@@ -158,7 +158,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing, too large or no JSON.
     """
-    _check(path, LARGEST)
+    _check(path, MAX_JSON)
     return _parsed(path, path.read_bytes())
 
 
@@ -172,23 +172,23 @@ def _parsed(path: Path, text: bytes) -> Any:
 
 
 def read_verified(folder: Path, json_name: str, tensors_name: str, largest: int) -> tuple[Any, dict[str, Any]]:
-    """JSON and arrays of a stage from one look at each file, whose bytes are as the manifest says.
+    """JSON and arrays of a stage, each file read once and its bytes compared with the manifest.
 
     Args:
-        folder: of the stage.
-        json_name: the file that holds JSON.
-        tensors_name: the file that holds safetensors.
-        largest: bytes that it may have.
+        folder: the stage.
+        json_name: name of the JSON file.
+        tensors_name: name of the safetensors file.
+        largest: its maximum number of bytes.
 
     Raises:
-        UserError: a file is missing, too large, not what the manifest says, no JSON or no safetensors.
+        UserError: a file is missing, too large, differs from the manifest, or is no JSON or safetensors.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     digests = read_json(folder / MANIFEST)["files"]
     found = {}
-    for name, most in ((json_name, LARGEST), (tensors_name, largest)):
+    for name, most in ((json_name, MAX_JSON), (tensors_name, largest)):
         _check(folder / name, most)
         found[name] = (folder / name).read_bytes()
         if hashlib.sha256(found[name]).hexdigest() != digests.get(name):
@@ -200,10 +200,10 @@ def read_verified(folder: Path, json_name: str, tensors_name: str, largest: int)
 
 
 def _check(path: Path, largest: int) -> None:
-    """Nothing, where a file can be read.
+    """Raise unless a path is a regular file of bounded size.
 
     Raises:
-        UserError: it is missing, no plain file or larger than it may be.
+        UserError: it is missing, no regular file or too large.
     """
     try:
         found = path.stat()
@@ -230,7 +230,7 @@ def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
 
     Args:
         path: the file.
-        largest: bytes that it may have.
+        largest: its maximum number of bytes.
 
     Raises:
         UserError: the file is missing, too large or no safetensors.
@@ -246,13 +246,13 @@ def read_tensors(path: Path, largest: int = 2**50) -> dict[str, Any]:
 
 
 def records(folder: Path, name: str) -> list[Path]:
-    """The stages ``name-1``, ``name-2`` ... in the order of their numbers; whatever else lies there is none."""
+    """The complete stages ``name-1``, ``name-2`` ... in the order of their numbers."""
     found = [p for p in folder.glob(f"{name}-*") if p.name.removeprefix(f"{name}-").isdecimal()]
     return sorted((p for p in found if is_complete(p)), key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 def next_numbered(folder: Path, name: str) -> Path:
-    """The first free one of ``name-1``, ``name-2`` ... after all that are there."""
+    """The path ``name-N`` with the number after the largest that exists."""
     taken = (p.name.removeprefix(f"{name}-") for p in folder.glob(f"{name}-*"))
     return folder / f"{name}-{max((int(n) for n in taken if n.isdecimal()), default=0) + 1}"
 

@@ -1,4 +1,4 @@
-"""Files and folders under a draft's name, which tells who writes them, and sweeping up those of processes that died."""
+"""Temporary files and folders (drafts) whose names identify the writing process, and removal of abandoned ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["atomic_write", "machine_id", "process_exists", "remove_abandoned", "
 
 OWNED = re.compile(r"\..+-draft-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)(-\w{8})?")
 UNOWNED = re.compile(r"\.[\w-]+-[0-9a-f]{12}-\w{8}")
-"""Drafts of stages as versions named them that did not say who writes."""
+"""Names of drafts from versions that did not identify the writer."""
 AGE = 86400.0
-"""Seconds without a change after which a draft of another machine is nobody's any more."""
+"""Seconds without a change after which a draft of another machine counts as abandoned."""
 
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, gone after the block unless it was given that name."""
+    """Context manager with a temporary folder next to ``folder``, deleted on exit unless it was renamed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{_owner()}-", dir=folder.parent))
     try:
@@ -37,7 +37,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place when the block ends well; folders are made."""
+    """Context manager with a temporary file next to ``path`` that replaces it on success; creates the folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{_owner()}")
     draft.unlink(missing_ok=True)
@@ -49,22 +49,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the drafts below a folder whose writers are gone: the paths that were removed.
+    """Remove abandoned drafts below a folder and return their paths.
 
-    Of this machine these are the processes that do not run any more; of another one, which may share the folder,
-    those that have changed nothing for a day. Checkpoints stay.
+    A draft of this machine is abandoned if its process has ended; one of another machine, which may share the folder,
+    if it has not changed for a day. Checkpoints stay.
     """
-    gone = []
-    for place, folders, files in os.walk(folder):
+    abandoned = []
+    for parent, folders, files in os.walk(folder):
         drafts = [name for name in (*folders, *files) if OWNED.fullmatch(name) or UNOWNED.fullmatch(name)]
         folders[:] = [name for name in folders if name not in drafts]
-        gone += [path for path in (Path(place, name) for name in drafts) if _abandoned(path)]
-    for path in gone:
+        abandoned += [path for path in (Path(parent, name) for name in drafts) if _abandoned(path)]
+    for path in abandoned:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return gone
+    return abandoned
 
 
 def _owner() -> str:
@@ -73,14 +73,14 @@ def _owner() -> str:
 
 @cache
 def machine_id() -> str:
-    """Eight digits that tell one set of process numbers from another: a digest of host, boot and container."""
-    told = [socket.gethostname()]
+    """Eight hexadecimal digits that identify a process number space: a digest of host, boot and container."""
+    parts = [socket.gethostname()]
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
         try:
-            told.append(read())
+            parts.append(read())
         except OSError:  # not Linux
-            told.append("")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+            parts.append("")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _abandoned(draft: Path) -> bool:
@@ -91,18 +91,18 @@ def _abandoned(draft: Path) -> bool:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether there is a process of that number on this machine."""
+    """Whether a process of that number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's
+    except (OSError, OverflowError):  # of another user
         return True
     return True
 
 
 def _changed(draft: Path) -> float:
-    """When anything in a draft last changed; now, where that cannot be told."""
+    """The time of the last change in a draft; now, if it cannot be read."""
     try:
         return max(p.lstat().st_mtime for p in (draft, *draft.rglob("*")))
     except OSError:

@@ -1,4 +1,4 @@
-"""Safetensors without pickle: nested states of modules and optimisers, and image arrays by rows."""
+"""Safetensors files of nested states of modules and optimisers, and of image arrays by rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_state(state: Mapping[str, Any], file: Path) -> None:
     """Write nested dicts and lists of tensors, numbers and texts into a safetensors file.
 
     Raises:
-        TypeError: something else is among them.
+        TypeError: a value has another type.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, tensors)
@@ -33,16 +33,16 @@ def save_state(state: Mapping[str, Any], file: Path) -> None:
 
 
 def load_state(file: Path) -> dict[str, Any]:
-    """What `pack` wrote."""
+    """Read a state that `save_state` wrote."""
     with safe_open(file, framework="pt") as found:
         skeleton = json.loads(found.metadata()["skeleton"])
         return _unflatten(skeleton, {name: found.get_tensor(name) for name in found.keys()})  # noqa: SIM118
 
 
 def restore_state(thing: Any, state: Any) -> None:
-    """Put a state back into a module, an optimiser, a schedule, or a list of tensors.
+    """Load a state into a module, an optimiser, a schedule, or a list of tensors.
 
-    An optimiser's moments get the memory layout of their parameters again, which fused kernels take for granted.
+    The moments of an optimiser get the memory layout of their parameters, which fused kernels assume.
     """
     if not hasattr(thing, "load_state_dict"):
         with torch.no_grad():
@@ -80,24 +80,24 @@ def _unflatten(skeleton: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> An
 
 
 DENSE = 4
-"""Rows are read with those between them where these are at most so many times as many."""
+"""A contiguous range is read if it has at most so many times as many rows as are wanted."""
 
 
 class ImageFile:
-    """A file of float32 arrays of known shapes, filled piece by piece: the bytes that safetensors itself would write.
+    """A safetensors file of float32 arrays that is written by rows, with the bytes that safetensors itself would write.
 
     Args:
-        path: the file to make.
-        shapes: of the arrays, by name.
+        path: the file to create.
+        shapes: shapes of the arrays, by name.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes, self.start = dict(sorted(shapes.items())), dict[str, int]()
-        about, end = dict[str, Any](), 0
+        header, end = dict[str, Any](), 0
         for name, shape in self.shapes.items():
             self.start[name], end = end, end + 4 * math.prod(shape)
-            about[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [self.start[name], end]}
-        head = json.dumps(about, separators=(",", ":"), ensure_ascii=False).encode()
+            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [self.start[name], end]}
+        head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         head += b" " * (-len(head) % 8)
         self.base = 8 + len(head)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -111,13 +111,13 @@ class ImageFile:
         os.close(self.file)
 
     def put(self, name: str, rows: Tensor, images: Tensor) -> None:
-        """Write images [B, ...] to rows [B] of an array, run by run of consecutive ones."""
+        """Write images [B, ...] to rows [B] of an array; consecutive rows in one call."""
         images = images.detach().float().cpu().contiguous()
         for first, part in zip(*_runs(rows, images), strict=True):
             self._write(part.numpy().tobytes(), self._at(name, first))
 
     def get(self, name: str, rows: Tensor) -> Tensor:
-        """The images of rows [B], as they were written."""
+        """Read the images of rows [B]."""
         shape = self.shapes[name][1:]
         size, images = 4 * math.prod(shape), []
         for first, part in zip(*_runs(rows, rows), strict=True):
@@ -146,7 +146,7 @@ def _runs(rows: Tensor, values: Tensor) -> tuple[list[int], list[Tensor]]:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of a safetensors file, whose rows are read when they are asked for."""
+    """An array of a safetensors file whose rows are read when it is indexed."""
 
     path: Path
     name: str
@@ -171,7 +171,7 @@ class StoredArray:
 
 
 def open_arrays(path: Path) -> dict[str, StoredArray]:
-    """The arrays of a safetensors file by name, none of them read.
+    """The arrays of a safetensors file by name, without reading them.
 
     Raises:
         UserError: the file is missing or no safetensors.
@@ -182,7 +182,7 @@ def open_arrays(path: Path) -> dict[str, StoredArray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file that is open, and mapped into memory, no longer than the block."""
+    """Context manager with an open, memory-mapped safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
