@@ -10,7 +10,6 @@ from fits import DIGIT, WIDTH, random_session, random_split
 
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
-from cfbench.rng import Streams
 
 pytestmark = pytest.mark.portable
 
@@ -166,31 +165,6 @@ def test_fixed_points_bring_the_null_intervention_closer(both):
 
 
 @torch.no_grad()
-def test_answers_do_not_depend_on_the_batch_and_change_nothing_they_are_given(method):
-    x, pa, new = asked(method.graph, 4)
-    u = method.abduct(x, pa)
-    kept = {name: value.clone() for name, value in u.items()}
-    together = method.predict(u, new)
-    assert together.shape == x.shape
-    assert together.min() >= 0
-    assert together.max() <= 1
-    assert all(torch.equal(u[name], kept[name]) for name in u)
-    for i in range(4):
-        alone = method.predict(method.abduct(x[i : i + 1], pa[i : i + 1]), new[i : i + 1])
-        torch.testing.assert_close(alone[0], together[i], atol=2e-4, rtol=1e-3)
-
-
-@torch.no_grad()
-def test_samples_follow_their_streams_and_parents(method):
-    _, pa, new = asked(method.graph, 4)
-    image = method.sample(pa, Streams(range(4)))
-    assert image.shape == (4, *method.graph.shape)
-    torch.testing.assert_close(method.sample(pa[2:], Streams([2, 3])), image[2:], atol=2e-4, rtol=1e-3)
-    assert not torch.allclose(method.sample(pa, Streams(range(4, 8))), image, atol=1e-3)
-    assert not torch.allclose(method.sample(new, Streams(range(4))), image, atol=1e-4)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("params", [{}, {"scale": 1.0}, {"sampler": "edict"}, {"sampler": "belm", "base": "null"}])
 def test_evaluations_are_counted(both, params):
     method, calls = answering(both, **params), []
@@ -228,14 +202,6 @@ def test_the_training_loss_is_logged():
     DiffSCMCFG(GRAPHS["both"], **{**SMALL, "clean_share": 0.2}).fit(random_session(GRAPHS["both"], log=rows.append))
     assert {r["stage"] for r in rows} == {"clean predictor", "diffusion"}
     assert all("loss" in r and "step" in r for r in rows)
-
-
-@torch.no_grad()
-def test_parents_far_outside_the_training_range_give_images(both):
-    x, pa, _ = asked(both.graph, 3)
-    pa[:, 1] = torch.tensor([-50.0, 1e3, 1e5])
-    image = both.predict(both.abduct(x, pa), pa)
-    assert image.isfinite().all()
 
 
 @torch.no_grad()

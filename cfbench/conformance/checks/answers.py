@@ -12,7 +12,6 @@ from ..check import check
 from ..outcomes import demand
 from ..subjects.method import MethodSubject, same
 from ..subjects.subject import Subject
-from ..subjects.toy import BARS, questions
 from .definition import constructs
 from .fits import finite_weights, tunes
 
@@ -60,7 +59,7 @@ def placed(s: MethodSubject) -> None:
 
 @check("finite", "every answer is finite", shaped)
 def finite(s: MethodSubject) -> None:
-    more = questions(24, first=8)
+    more = s.questions(24, first=8)
     image = torch.cat([s.images, s.answers.null, s.answer(more)])
     bad = ~image.flatten(1).isfinite().all(1)
     if _may_be_nan(s):
@@ -128,7 +127,7 @@ def null(s: MethodSubject) -> None:
 @check("far-parents", "parents far outside the training data have an answer", ranged, finite)
 def far(s: MethodSubject) -> None:
     pa = s.answers.questions.cf_pa.clone()
-    for column, v in enumerate(BARS.graph.variables):
+    for column, v in enumerate(s.data.graph.variables):
         if not v.categorical:
             away = FAR * (v.high - v.low) * torch.tensor([-1.0, 1.0]).repeat(len(pa) // 2)
             pa[:, column] = (v.low + v.high) / 2 + away

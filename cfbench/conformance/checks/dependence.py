@@ -14,7 +14,7 @@ from ..outcomes import Violation, demand
 from ..subjects.method import MethodSubject, copied, same, take_rows
 from ..subjects.process_state import seeded
 from ..subjects.subject import Subject
-from ..subjects.toy import BARS, ToyQuestions, questions
+from ..subjects.toy import ToyQuestions
 from .answers import answered, finite, in_range, inputs_unchanged, noise_unchanged, typed
 from .definition import constructs
 from .fits import fits
@@ -44,7 +44,7 @@ def repeatable(s: MethodSubject) -> None:
 def _seeded(s: MethodSubject, seed: int) -> Any:
     """The answers with the global generators seeded."""
     with seeded(seed, seed):
-        return s.answer(questions(8))
+        return s.answer(s.questions())
 
 
 @check(
@@ -73,7 +73,7 @@ def unordered(s: MethodSubject) -> None:
 def alone(s: MethodSubject) -> None:
     for i in (0, 3, 7):
         try:
-            image = s.answer(questions(8)[[i]])
+            image = s.answer(s.questions()[[i]])
         except Violation as found:
             raise Violation(f"asked about one image alone, {found}") from found
         demand(
@@ -81,7 +81,7 @@ def alone(s: MethodSubject) -> None:
             f"asked alone, image {i} is answered differently than among eight (by {_gap(image[0], s.images[i]):.2g}); "
             "an answer may not depend on the rest of the batch (BatchNorm in training mode, statistics over a batch)",
         )
-    q, rows = questions(8), [5, 2, 2]
+    q, rows = s.questions(), [5, 2, 2]
     few = s.predict(take_rows(s.answers.u, rows), q.cf_pa[rows], q[rows].seeds)
     demand(
         same(few, s.images[rows], ATOL),
@@ -102,11 +102,11 @@ def frozen(s: MethodSubject) -> None:
 
 @check("reacts", "answers change with each counterfactual parent", repeatable, finite)
 def reacts(s: MethodSubject) -> None:
-    changed = [v.name for v in BARS.graph.variables if not same(s.answers.null, _answers_with_changed(s, v.name))]
+    changed = [v.name for v in s.data.graph.variables if not same(s.answers.null, _answers_with_changed(s, v.name))]
     if not getattr(s.plugin, "reacts", True):
         demand(not changed, f"answers change with {', '.join(changed)}, though {s.name}.reacts is False; remove it")
         return
-    unchanged = [n for n in BARS.graph.names if n not in changed]
+    unchanged = [n for n in s.data.graph.names if n not in changed]
     demand(
         not unchanged,
         f"answers stay the same when {' or '.join(unchanged)} changes; predict must use its pa, the counterfactual "
@@ -117,14 +117,14 @@ def reacts(s: MethodSubject) -> None:
 def _answers_with_changed(s: MethodSubject, name: str) -> Any:
     """Answers when one parent alone has another value."""
     pa = s.answers.questions.pa.clone()
-    column, v = BARS.graph.index(name), BARS.graph[name]
-    pa[:, column] = 1 - pa[:, column] if v.categorical else v.low + v.high - pa[:, column]
+    column, v = s.data.graph.index(name), s.data.graph[name]
+    pa[:, column] = (pa[:, column] + 1) % v.size if v.categorical else v.low + v.high - pa[:, column]
     return s.predict(s.answers.u, pa, s.answers.questions.seeds)
 
 
 @check("round-trip", "weights saved as safetensors and loaded into a new object give the same answers", repeatable)
 def round_trip(s: MethodSubject) -> None:
-    a, b = s.answer(questions(8), s.trained.method), s.answer(questions(8), s.restore())
+    a, b = s.answer(s.questions(), s.trained.method), s.answer(s.questions(), s.restore())
     demand(
         same(a, b, ATOL),
         f"answers differ by {_gap(a, b):.2g} once the weights are loaded into a new object; what fit learns must be a "
@@ -134,7 +134,7 @@ def round_trip(s: MethodSubject) -> None:
 
 @check("sample", "fresh samples are images like answers", typed)
 def sampled(s: MethodSubject) -> None:
-    q = questions(8)
+    q = s.questions()
     image = _sample(s, q.cf_pa, q)
     demand(isinstance(image, Tensor) and image.dtype == torch.float32, "sample must give a float32 tensor [B, C, H, W]")
     demand(image.shape == q.x.shape, f"samples are {list(image.shape)} for 8 rows of pa; give one image a row")
@@ -144,7 +144,7 @@ def sampled(s: MethodSubject) -> None:
 
 @check("sample-streams", "a sample follows its own stream and parents alone", sampled)
 def sampled_by_streams(s: MethodSubject) -> None:
-    q = questions(8)
+    q = s.questions()
     first = _sample(s, q.cf_pa, q)
     with seeded(1, 1):
         again = _sample(s, q.cf_pa, q)
@@ -153,7 +153,7 @@ def sampled_by_streams(s: MethodSubject) -> None:
     demand(
         same(single[0], first[3], ATOL), "a sample depends on the rest of the batch; draw each row from its own stream"
     )
-    other = _sample(s, q.cf_pa, questions(8, first=8))
+    other = _sample(s, q.cf_pa, s.questions(first=8))
     demand(not same(first, other), "other streams give the same samples; draw from the argument rng")
     demand(not same(first, _sample(s, q.pa, q)), "samples stay the same when their parents change; use pa")
 

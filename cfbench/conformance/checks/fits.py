@@ -9,7 +9,7 @@ from ...runs.environment import RANDOM_STATES
 from ..check import check
 from ..outcomes import Violation, demand
 from ..subjects.method import BUDGET, SMALL, MethodSubject, Trained, same
-from ..subjects.toy import BARS, ROOT
+from ..subjects.toy import ROOT
 from .definition import constructs
 
 __all__ = ["FITS", "finite_weights", "fits", "seeds", "tunes"]
@@ -44,7 +44,7 @@ def _unchanged(trained: Trained, name: str) -> bool:
 def data_unchanged(s: MethodSubject) -> None:
     run = s.trained.run
     for name, split in (("train", run.train), ("valid", run.valid)):
-        fresh = BARS.split(ROOT, name)  # type: ignore[arg-type]
+        fresh = s.data.split(ROOT, name)  # type: ignore[arg-type]
         for part in ("images", "parents", "index"):
             demand(
                 same(getattr(fresh, part), getattr(split, part)),

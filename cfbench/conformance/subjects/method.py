@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...contract import Control, Derived, Fit, Method, Noise
+from ...contract import Control, Dataset, Derived, Fit, Method, Noise
 from ...evaluation.answers import image_mechanism
 from ...rng import Streams
 from ..outcomes import Skipped, Violation, demand
@@ -65,11 +65,18 @@ class Answers:
 class MethodSubject(Subject):
     """A method, derived row or control with a tiny fit on the toy data."""
 
+    data: Dataset = BARS
+    """The data set that it is checked on; a subject may be given one of another graph."""
+
+    def questions(self, n: int = 8, first: int = 0) -> ToyQuestions:
+        """Questions about n test images from row ``first`` on."""
+        return questions(self.data, n, first)
+
     def make(self, preset: str = "", /, **params: Any) -> Any:
         """A new object with initial weights drawn from seed 0."""
         what = f"the constructor with the preset {preset!r}" if preset else "the constructor"
         with self.calling(what, seeds=(0, 0)):
-            return self.plugin(BARS.graph, **{**self._keywords, **params})
+            return self.plugin(self.data.graph, **{**self._keywords, **params})
 
     @cached_property
     def _keywords(self) -> dict[str, Any]:
@@ -88,10 +95,10 @@ class MethodSubject(Subject):
 
     def fit(self, images: int, *, seed: int, others: int = 0) -> Trained:
         """A new method fitted with a seed; ``others`` seeds numpy and Python, which the harness does not."""
-        split = {name: BARS.split(ROOT, name) for name in ("train", "valid")}
+        split = {name: self.data.split(ROOT, name) for name in ("train", "valid")}
         run = Fit(split["train"], split["valid"], images, torch.device("cpu"), torch.Generator().manual_seed(seed))
         with self.calling("fit", grad=True, seeds=(seed, others)):
-            method = self.plugin(BARS.graph, **self._keywords)
+            method = self.plugin(self.data.graph, **self._keywords)
             method.train()
             found = Trained(method, run, copied(dict(method.state_dict())), {})
             run.log, run.record = found.log.append, found.tables.__setitem__
@@ -111,7 +118,7 @@ class MethodSubject(Subject):
     def chosen(self) -> dict[str, Any]:
         """The values that `tune` chose."""
         method = self.restore()
-        train, valid = BARS.split(ROOT, "train"), BARS.split(ROOT, "valid")
+        train, valid = self.data.split(ROOT, "train"), self.data.split(ROOT, "valid")
         run = Fit(train, valid, BUDGET, torch.device("cpu"), torch.Generator().manual_seed(0), seen=BUDGET)
         before = copied(dict(method.state_dict()))
         with self.calling("tune"):
@@ -136,13 +143,13 @@ class MethodSubject(Subject):
 
     def abduct(self, q: ToyQuestions, plugin: Any = None) -> Noise:
         """The noise of the questions' images."""
-        mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
+        mech = image_mechanism(plugin or self.restored, self.data, ROOT, "test")
         with self.calling("abduct", truth=self._control):
             return mech.abduct(q.x, q.pa, q.index, Streams(q.seeds))
 
     def predict(self, u: Noise, pa: Tensor, seeds: tuple[int, ...], plugin: Any = None) -> Any:
         """The images that noise gives under parents."""
-        mech = image_mechanism(plugin or self.restored, BARS, ROOT, "test")
+        mech = image_mechanism(plugin or self.restored, self.data, ROOT, "test")
         with self.calling("answer" if self._control else "predict", truth=self._control):
             return mech.predict(u, pa, Streams(s + 1000 for s in seeds))
 
@@ -157,7 +164,7 @@ class MethodSubject(Subject):
     @cached_property
     def answers(self) -> Answers:
         """Answers to eight questions from one abduction, with other questions in between."""
-        q, fresh = questions(8), questions(8)
+        q, fresh = self.questions(), self.questions()
         _ = self.weights
         u = self.abduct(q)
         before = copied(u)

@@ -108,8 +108,11 @@ class ToyQuestions:
         return self[list(range(len(self)))]
 
 
-def questions(n: int = 8, first: int = 0) -> ToyQuestions:
-    """Questions under do(kind = the other kind) about n test images from row ``first`` on."""
-    split = BARS.split(ROOT, "test")[first : first + n]
-    cf_pa = BARS.act(split.parents, {"kind": 1 - split.parents[:, 0]}, torch.Generator())
+def questions(data: Dataset, n: int, first: int = 0) -> ToyQuestions:
+    """Questions under do(first variable = another value) about n test images from row ``first`` on."""
+    split, variable = data.split(ROOT, "test")[first : first + n], data.graph.variables[0]
+    own = split.parents[:, 0]
+    other = (own + 1) % variable.size if variable.categorical else own.roll(1)
+    cf_pa = data.act(split.parents, {variable.name: other}, torch.Generator())
+    assert cf_pa is not None
     return ToyQuestions(split.x, split.parents.clone(), split.index, cf_pa, tuple(range(first, first + n)))
