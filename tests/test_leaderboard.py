@@ -532,7 +532,7 @@ def test_an_incomplete_method_is_never_bold(failed):
 
     board = Board(replace(failed.results, scores=tuple(map(spoil, failed.results.scores))), 200)
     key = next(k for k in board.columns if k.column == "fid_real")
-    assert board.places[key]["diffscm"][0] == 1
+    assert board.ranks[key]["diffscm"][0] == 1
     assert board.best[key] == {"diffscm[contrast=0]"}
 
 

@@ -1,4 +1,4 @@
-"""The leaderboard of a data set: estimates, ranks and comparisons of all methods, and the tables made from them."""
+"""The leaderboard of a data set: estimates, ranks and comparisons of all methods, and the data frames of them."""
 
 from __future__ import annotations
 
@@ -51,20 +51,24 @@ class TidyRows:
         key: Key,
         questions: str,
         stack: ColumnScores,
-        told: Mapping[str, Estimate],
-        place: Mapping[str, tuple[int, int]],
+        pooled: Mapping[str, Estimate],
+        ranks: Mapping[str, tuple[int, int]],
     ) -> None:
-        """The rows of a column, for methods with what is told of them and their first and last rank."""
+        """Add the rows of a column.
+
+        Args:
+            key: the column.
+            questions: all, or supported.
+            stack: its scores.
+            pooled: the estimate of each method over all its seeds.
+            ranks: the first and the last rank of each method.
+        """
         about = self.scored.about(key)
-        pooled = [row == self.scored.pooled[m] for m, row in self.rows]
+        whole = [row == self.scored.pooled[m] for m, row in self.rows]
         samples = [stack.sample(row) for _, row in self.rows]
-        some = iter(
-            estimates([s for s, whole in zip(samples, pooled, strict=True) if not whole], self.resamples, about)
-        )
-        found = [told[m] if whole else next(some) for (m, _), whole in zip(self.rows, pooled, strict=True)]
-        places = [
-            place.get(m, _NOWHERE) if whole else _NOWHERE for (m, _), whole in zip(self.rows, pooled, strict=True)
-        ]
+        of_seeds = iter(estimates([s for s, w in zip(samples, whole, strict=True) if not w], self.resamples, about))
+        found = [pooled[m] if w else next(of_seeds) for (m, _), w in zip(self.rows, whole, strict=True)]
+        ranked = [ranks.get(m, UNRANKED) if w else UNRANKED for (m, _), w in zip(self.rows, whole, strict=True)]
         direction = about.direction if about.target is None else f"target {about.target:g}"
         common = {"dataset": self.scored.results.dataset, "metric": key.path, "variable": key.variable, "do": key.do}
         common |= {"questions": questions, "direction": direction, "unit": about.unit}
@@ -79,17 +83,17 @@ class TidyRows:
             "coverage": [s.coverage for s in samples],
             "status": self._status(key, stack),
             "keys": self._keys(key.metric),
-            "rank_low": [low for low, _ in places],
-            "rank_high": [high for _, high in places],
+            "rank_low": [low for low, _ in ranked],
+            "rank_high": [high for _, high in ranked],
         }
 
     def table(self) -> pd.DataFrame:
-        """All rows that were added; where there are none, one for each method that says why."""
+        """All rows that were added; where there are none, one for each method with its status."""
         if self._parts:
             return pd.DataFrame({name: list(chain.from_iterable(p[name] for p in self._parts)) for name in TIDY})
         blank = dict.fromkeys(TIDY, "") | dict.fromkeys(("value", "low", "high", "rank_low", "rank_high"), np.nan)
         blank |= {"dataset": self.scored.results.dataset, "seed": "all", "questions": "all", "n": 0, "coverage": 0.0}
-        rows = [blank | {"method": m, "status": self.scored.pooled_status(m)} for m in self.scored.methods]
+        rows = [blank | {"method": m, "status": str(self.scored.pooled_status(m))} for m in self.scored.methods]
         return pd.DataFrame(rows, columns=TIDY)
 
     @cached_property
@@ -97,19 +101,19 @@ class TidyRows:
         return ["all" if row == self.scored.pooled[m] else str(self.scored.lines[row.start][1]) for m, row in self.rows]
 
     @cached_property
-    def _fine(self) -> np.ndarray:
+    def _ok(self) -> np.ndarray:
         cells = (self.scored.cells.get(line) for line in self.scored.lines)
         return np.array([cell is not None and cell.status is Status.OK for cell in cells], dtype=bool)
 
     def _status(self, key: Key, stack: ColumnScores) -> list[str]:
-        fine = (self._fine & np.isfinite(stack.points)).tolist()
-        return ["ok" if all(fine[row]) else self._trouble(m, row, key) for m, row in self.rows]
+        ok = (self._ok & np.isfinite(stack.points)).tolist()
+        return ["ok" if all(ok[row]) else self._failure(m, row, key) for m, row in self.rows]
 
-    def _trouble(self, method: str, row: slice, key: Key) -> str:
+    def _failure(self, method: str, row: slice, key: Key) -> str:
         if row == self.scored.pooled[method]:
-            return self.scored.pooled_status(method, key)
+            return str(self.scored.pooled_status(method, key))
         _, seed = self.scored.lines[row.start]
-        return self.scored.status(method, seed, key)
+        return str(self.scored.status(method, seed, key))
 
     def _keys(self, metric: str) -> list[str]:
         """The keys of answers and scores behind each row, cut short."""
@@ -126,7 +130,7 @@ class TidyRows:
         return " ".join(f"{k}={v[:8]}" for k, v in named.items() if v)
 
 
-_NOWHERE = (np.nan, np.nan)
+UNRANKED = (np.nan, np.nan)
 
 
 def _seeds(lines: slice) -> Iterable[slice]:
@@ -139,7 +143,7 @@ class Standing:
 
     estimates: Mapping[str, Estimate]
     coverage: Mapping[str, tuple[int, int]]
-    places: Mapping[str, tuple[int, int]]
+    ranks: Mapping[str, tuple[int, int]]
 
 
 class Board(ScoreTable):
@@ -164,11 +168,11 @@ class Board(ScoreTable):
     def _standing(self, key: Key, stack: ColumnScores) -> Standing:
         about = self.about(key)
         samples = {m: stack.sample(lines) for m, lines in self.pooled.items()}
-        told = dict(zip(samples, estimates(list(samples.values()), self.resamples, about), strict=True))
+        found = dict(zip(samples, estimates(list(samples.values()), self.resamples, about), strict=True))
         own = {m: s for m, s in samples.items() if not self.is_control(m)}
-        places = ranks(own, self.resamples, about, told)
         coverage = {m: (s.finite, s.asked) for m, s in samples.items()}
-        return Standing({m: replace(e, replicates=np.empty(0)) for m, e in told.items()}, coverage, places)
+        without = {m: replace(e, replicates=np.empty(0)) for m, e in found.items()}
+        return Standing(without, coverage, ranks(own, self.resamples, about, found))
 
     @cached_property
     def flagged(self) -> dict[Key, str]:
@@ -182,8 +186,8 @@ class Board(ScoreTable):
         for key, score in self.columns.items():
             if score.kind == "cell" or truth is None:
                 continue
-            told = surely_better(self.samples(key), self.resamples, score.about, level)
-            if winners := [a for a, b in told if b == truth]:
+            pairs = surely_better(self.samples(key), self.resamples, score.about, level)
+            if winners := [a for a, b in pairs if b == truth]:
                 found[key] = min(winners, key=self.methods.index)
         return found
 
@@ -192,12 +196,12 @@ class Board(ScoreTable):
         """One row for each method, column and intervention, whether or not there is a score."""
         rows, supported = TidyRows(self, self.resamples), self.results.supported
         for key, score in self.columns.items():
-            told = self.standing(key)
-            rows.add(key, "all", self.stack(key), told.estimates, told.places)
+            standing = self.standing(key)
+            rows.add(key, "all", self.stack(key), standing.estimates, standing.ranks)
             if score.kind == "image" and score.do != "null" and score.do in supported:
                 stack = self.stack(key, np.asarray(supported[score.do], dtype=bool))
-                told = self._standing(key, stack)
-                rows.add(key, "supported", stack, told.estimates, told.places)
+                standing = self._standing(key, stack)
+                rows.add(key, "supported", stack, standing.estimates, standing.ranks)
         return rows.table()
 
     @cached_property
@@ -211,19 +215,19 @@ class Board(ScoreTable):
         return {(m, key): share for key in self.columns for m, share in self.standing(key).coverage.items()}
 
     @cached_property
-    def places(self) -> dict[Key, Mapping[str, tuple[int, int]]]:
+    def ranks(self) -> dict[Key, Mapping[str, tuple[int, int]]]:
         """First and last rank of each method (controls are not ranked) in each column."""
-        return {key: self.standing(key).places for key in self.columns}
+        return {key: self.standing(key).ranks for key in self.columns}
 
     @cached_property
     def best(self) -> dict[Key, frozenset[str]]:
         """In each column the methods that none is surely better than and that answered as much as any: bold."""
         found = {}
-        for key, place in self.places.items():
-            share = {m: finite / max(asked, 1) for m in place for finite, asked in [self.coverage[m, key]]}
+        for key, ranked in self.ranks.items():
+            share = {m: finite / max(asked, 1) for m in ranked for finite, asked in [self.coverage[m, key]]}
             most = max(share.values(), default=0.0)
-            first = [m for m, (low, _) in place.items() if low == 1 and share[m] >= most]
-            found[key] = frozenset(first if len(place) > 1 else ())
+            first = [m for m, (low, _) in ranked.items() if low == 1 and share[m] >= most]
+            found[key] = frozenset(first if len(ranked) > 1 else ())
         return found
 
     @cached_property
@@ -241,8 +245,8 @@ class Board(ScoreTable):
             about = {"dataset": self.results.dataset, "metric": key.path, "variable": key.variable, "do": key.do}
             samples = self.samples(key)
             for which in (combinations(own, 2), product(own, others)):
-                told = compare(samples, self.resamples, score.about, which)
-                rows += [about | vars(c) for c in told if np.isfinite(c.difference)]
+                compared = compare(samples, self.resamples, score.about, which)
+                rows += [about | vars(c) for c in compared if np.isfinite(c.difference)]
         fields = ("dataset", "metric", "variable", "do", *Comparison.__annotations__)
         return pd.DataFrame(rows, columns=list(fields))
 
@@ -252,28 +256,28 @@ class Board(ScoreTable):
         table: dict[str, list[Any]] = {
             "method": list(self.methods),
             "role": ["control" if self.is_control(m) else "method" for m in self.methods],
-            "seeds": [sum(self.status(m, s) == "ok" for s in self.seeds(m)) for m in self.methods],
+            "seeds": [sum(self.status(m, s).ok for s in self.seeds(m)) for m in self.methods],
             "residual": [self.residual(m) for m in self.methods],
-            "status": [self.pooled_status(m) for m in self.methods],
+            "status": [str(self.pooled_status(m)) for m in self.methods],
         }
         for key in self.columns:
-            told = [self.estimates[m, key] for m in self.methods]
-            table |= {key.name: [e.value for e in told]}
-            table |= {f"{key.name} low": [e.low for e in told], f"{key.name} high": [e.high for e in told]}
+            found = [self.estimates[m, key] for m in self.methods]
+            table |= {key.name: [e.value for e in found]}
+            table |= {f"{key.name} low": [e.low for e in found], f"{key.name} high": [e.high for e in found]}
         return pd.DataFrame(table)
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """What is printed: a table for each intervened variable, then soundness and cost.
 
-        Columns that apply to nobody (no truth, no class) are left to the CSV.
+        Columns in which no method has a score (no truth, no class) are left to the CSV.
         """
-        alive = [k for k in self.columns if any(np.isfinite(self.estimates[m, k].value) for m in self.methods)]
-        return sections(alive, self.about)
+        scored = [k for k in self.columns if any(np.isfinite(self.estimates[m, k].value) for m in self.methods)]
+        return sections(scored, self.about)
 
     @cached_property
     def matrix(self) -> tuple[Key, ...]:
-        """Judged scores of each variable under each intervention, where more than one is intervened on."""
+        """The effectiveness of each variable under each intervention, where more than one is intervened on."""
         return matrix(self.columns, self.about)
 
 

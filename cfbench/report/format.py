@@ -180,8 +180,8 @@ def _marks(board: Board) -> Iterable[str]:
 
 def _failures(board: Board) -> Iterable[str]:
     for m in board.methods:
-        if (status := board.pooled_status(m)) != "ok":
-            yield f"{m}: {' '.join(status.split())}"
+        if not (status := board.pooled_status(m)).ok:
+            yield f"{m}: {' '.join(str(status).split())}"
 
 
 ARROWS = {"lower": "↓", "higher": "↑", "target": "→", "none": ""}
@@ -223,13 +223,13 @@ class Entry:
     def of(cls, board: Board, method: str, key: Key) -> Entry:
         e = board.estimates[method, key]
         if not math.isfinite(e.value):
-            word = board.pooled_status(method, key).partition(":")[0]
-            return cls("–" if word == "no score" else word.partition(";")[0])
+            word = board.pooled_status(method, key).word
+            return cls("–" if word == "no score" else word)
         finite, asked = board.coverage[method, key]
         write = number(e.value, e.low, e.high)
         coverage = "" if finite == asked else f"({min(100 * finite / max(asked, 1), 99):.0f}%)"
         best = method in board.best[key]
-        rank = "–".join(map(str, dict.fromkeys(board.places[key].get(method, ())))) if board.best[key] else ""
+        rank = "–".join(map(str, dict.fromkeys(board.ranks[key].get(method, ())))) if board.best[key] else ""
         if not math.isfinite(e.low):
             return cls(write(e.value), coverage=coverage, best=best)
         return cls(write(e.value), write(e.low), write(e.high), write((e.high - e.low) / 2), coverage, best, rank)
@@ -276,7 +276,7 @@ def residual_and_status(board: Board, section: Section, method: str) -> list[str
     """A method's residual policy and status, in the last table only."""
     if section.do:
         return []
-    return [board.residual(method) or "-", board.pooled_status(method).partition(":")[0].partition(";")[0]]
+    return [board.residual(method) or "-", board.pooled_status(method).word]
 
 
 def card_table(results: Results) -> pd.DataFrame:

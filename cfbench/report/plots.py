@@ -63,7 +63,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def _word(board: Board, method: str, key: Key) -> str:
-    word = re.split("[:;]", board.pooled_status(method, key))[0]
+    word = board.pooled_status(method, key).word
     return "no score" if word == "ok" else word
 
 
@@ -205,7 +205,7 @@ def _legend(figure: Figure, board: Board, absent: set[str]) -> None:
     lines = []
     for m in board.methods:
         face = "white" if board.is_control(m) else colours[m]
-        why = re.split("[:;]", board.pooled_status(m))[0]
+        why = board.pooled_status(m).word
         label = f"{m} ({'no score' if why == 'ok' else why})" if m in absent else brief(m)
         style: Any = {"marker": "x" if m in absent else markers[m], "color": "#b02020" if m in absent else colours[m]}
         lines.append(Line2D([], [], ls="", mfc=face, mew=1.3, label=label, **style))

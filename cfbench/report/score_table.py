@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,59 @@ from ..runs.reader import CellState, Results, Score
 from .bootstrap import Sample
 from .columns import Key
 
-__all__ = ["ColumnScores", "ScoreTable"]
+__all__ = ["ColumnScores", "PooledStatus", "ScoreStatus", "ScoreTable"]
+
+
+@dataclass(frozen=True)
+class ScoreStatus:
+    """Why a cell has no score: its status and the reason; for one that is ok, whether it has a score in the column."""
+
+    status: Status
+    reason: str = ""
+    scored: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a score."""
+        return self.status is Status.OK and self.scored
+
+    @property
+    def word(self) -> str:
+        """The status alone: ``ok``, ``no score``, ``failed`` ..."""
+        return str(self.status) if self.scored else "no score"
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.reason}" if self.reason else self.word
+
+
+@dataclass(frozen=True)
+class PooledStatus:
+    """The statuses of a method's seeds, by seed."""
+
+    seeds: Mapping[int, ScoreStatus]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every seed has a score."""
+        return self._common is not None and self._common.ok
+
+    @property
+    def word(self) -> str:
+        """The status without reasons: that of all seeds where they agree, else how many are ok."""
+        if common := self._common:
+            return common.word
+        return f"{sum(status.ok for status in self.seeds.values())} of {len(self.seeds)} seeds ok"
+
+    @property
+    def _common(self) -> ScoreStatus | None:
+        different = set(self.seeds.values())
+        return different.pop() if len(different) == 1 else None
+
+    def __str__(self) -> str:
+        if common := self._common:
+            return str(common)
+        bad = (f"seed {seed} {status}" for seed, status in self.seeds.items() if not status.ok)
+        return f"{self.word}; {'; '.join(bad)}"
 
 
 @dataclass(frozen=True)
@@ -68,9 +119,9 @@ class ScoreTable:
 
     @cached_property
     def columns(self) -> dict[Key, Score]:
-        """Every column that any cell has a score for, with one score (where there is one, finite) that tells its kind.
+        """Every column that any cell has a score in, with one of its scores, a finite one where there is one.
 
-        A metric that could not score a cell names no variables: such a stand-in goes where others name them.
+        A metric that could not score a cell names no variables: its score without one is left out where others have.
         """
         named = {replace(k, variable="") for k in self.scores if k.variable}
         order = {m: i for i, m in enumerate(dict.fromkeys(k.metric for k in self.scores))}
@@ -146,7 +197,7 @@ class ScoreTable:
                 line[:] = s.values
         if rows is None:
             return replace(stack, values=values, factual=factual)
-        # The questions that a metric was asked about: all, or for a subset those that anybody has a score for.
+        # The questions that a metric was asked about: all, or for a subset those that any method has a score for.
         mask = rows if self._asked[key] >= len(factual) else rows & np.isfinite(values).any(0)
         values = np.compress(rows, values, axis=1)
         asked, finite = [int(mask.sum())] * len(scores), np.isfinite(values).sum(1).tolist()
@@ -162,28 +213,20 @@ class ScoreTable:
         stack = self.stack(key)
         return {m: stack.sample(lines) for m, lines in self.pooled.items()}
 
-    def status(self, method: str, seed: int, key: Key | None = None) -> str:
-        """``ok``, or why there is no score, or not all of it."""
+    def status(self, method: str, seed: int, key: Key | None = None) -> ScoreStatus:
+        """Whether a cell is ok, or has a score in a column, and why not."""
         cell = self.cells.get((method, seed), CellState(method, seed, Status.PENDING))
         score = None if key is None else self.scores[key].get((method, seed))
         if cell.status is not Status.OK:
-            return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
-        if key is None or (score is not None and np.isfinite(score.value)):
-            return "ok"
-        reasons: Mapping[str, Any] = cell.notes.get("metrics", {})
-        return str(reasons.get(key.metric, "no score"))
+            return ScoreStatus(cell.status, cell.reason)
+        return ScoreStatus(cell.status, scored=key is None or (score is not None and bool(np.isfinite(score.value))))
 
-    def pooled_status(self, method: str, key: Key | None = None) -> str:
-        """The status over a method's seeds, one line."""
-        told = {seed: self.status(method, seed, key) for seed in self.seeds(method)}
-        if len(set(told.values())) == 1:
-            return next(iter(told.values()))
-        ok = sum(t == "ok" for t in told.values())
-        bad = "; ".join(f"seed {seed} {t}" for seed, t in told.items() if t != "ok")
-        return f"{ok} of {len(told)} seeds ok; {bad}"
+    def pooled_status(self, method: str, key: Key | None = None) -> PooledStatus:
+        """The statuses of a method's seeds."""
+        return PooledStatus({seed: self.status(method, seed, key) for seed in self.seeds(method)})
 
     def residual(self, method: str) -> str:
-        """A method's policy of residuals; empty where no cell tells it."""
+        """A method's policy of residuals; empty where no cell records it."""
         return self._residuals.get(method, "")
 
     @cached_property
@@ -198,6 +241,6 @@ def _sets(stack: ColumnScores, scores: list[Score | None]) -> ColumnScores:
     for line, v in zip(values, known, strict=True):
         if v is not None:
             line[: len(v)] = v
-    # A missing score has as many replicates as those beside it.
+    # A missing score has as many replicates as those of the other cells.
     width = np.array([len(values[0]) if v is None else n for v, n in zip(known, sizes, strict=True)])
     return replace(stack, values=values, width=width)
