@@ -192,7 +192,7 @@ def test_pooled_rows_and_a_row_for_each_seed(board):
     assert set(control.seed) == {"all"}
 
 
-def test_one_failed_seed_lowers_coverage_and_is_told(board):
+def test_one_failed_seed_lowers_coverage_and_is_named(board):
     rows = board.tidy.query("method == 'deepscm' and metric == 'truth.abs_error' and do == 'digit' and seed == 'all'")
     row = rows[rows.questions == "all"].iloc[0]
     assert row.coverage == pytest.approx(2 / 3)
@@ -320,7 +320,7 @@ def test_a_metric_that_the_oracle_does_not_win_is_flagged(failed):
         assert "oracle does not win" in text
 
 
-def test_truth_judges_seeds_plan_and_device_are_told(failed, board):
+def test_truth_judges_seeds_plan_and_device_are_noted(failed, board):
     text = terminal(failed)
     assert "do(digit)*, truth by convention" in text
     assert "do(thickness)§, exact truth" in text
@@ -336,21 +336,21 @@ def test_truth_judges_seeds_plan_and_device_are_told(failed, board):
     assert "Training seeds 0, 1, 2" in terminal(board)
 
 
-def test_fewer_draws_of_many_factuals_are_told(failed, monkeypatch):
-    def told(results):
+def test_fewer_draws_of_many_factuals_are_noted(failed, monkeypatch):
+    def notes_of(results):
         return " ".join(footnotes(Board(results, 20)))
 
-    assert "drawn in each resample" not in told(failed.results)
+    assert "drawn in each resample" not in notes_of(failed.results)
     monkeypatch.setattr("cfbench.evaluation.resamples.MANY", 100)
     monkeypatch.setattr("cfbench.evaluation.resamples.FEWER", 64)
-    assert "on 64 factuals drawn in each resample" in told(failed.results)
-    assert "scaled by √(64/120)" in told(failed.results)
+    assert "on 64 factuals drawn in each resample" in notes_of(failed.results)
+    assert "scaled by √(64/120)" in notes_of(failed.results)
     without = tuple(s for s in failed.results.scores if s.kind != "set")
-    assert "drawn in each resample" not in told(replace(failed.results, scores=without))
+    assert "drawn in each resample" not in notes_of(replace(failed.results, scores=without))
 
 
-def test_times_that_were_taken_beside_other_tasks_are_told(failed):
-    def told(**others):
+def test_times_that_were_taken_while_other_tasks_ran_are_noted(failed):
+    def notes_of(**others):
         (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
         more = [
             replace(like, method=m, column=c, value=float(n), about=Runtime.columns[c])
@@ -360,12 +360,12 @@ def test_times_that_were_taken_beside_other_tasks_are_told(failed):
         notes = footnotes(Board(replace(failed.results, scores=(*failed.results.scores, *more)), 20))
         return [n for n in notes if n.startswith("Times")]
 
-    assert told() == told(fit_others={"diffscm": 0}, answer_others={"diffscm": 0, "oracle": 3}) == []
-    assert told(fit_others={"diffscm": 2, "deepscm": 0}) == [
-        "Times of fit were taken beside other tasks on the same device: diffscm (up to 2)."
+    assert notes_of() == notes_of(fit_others={"diffscm": 0}, answer_others={"diffscm": 0, "oracle": 3}) == []
+    assert notes_of(fit_others={"diffscm": 2, "deepscm": 0}) == [
+        "Times of fit were taken while other tasks ran on the same device: diffscm (up to 2)."
     ]
-    assert told(answer_others={"diffscm": 1}) == [
-        "Times of answers were taken beside other tasks on the same device: diffscm (up to 1)."
+    assert notes_of(answer_others={"diffscm": 1}) == [
+        "Times of answers were taken while other tasks ran on the same device: diffscm (up to 1)."
     ]
 
 
@@ -537,7 +537,7 @@ def test_an_incomplete_method_is_never_bold(failed):
 
 
 @pytest.mark.parametrize(
-    ("x", "said"),
+    ("x", "text"),
     [
         (9_999, "9999"),
         (10_000, "10k"),
@@ -548,5 +548,5 @@ def test_an_incomplete_method_is_never_bold(failed):
         (3.2e9, "3.2G"),
     ],
 )
-def test_large_numbers_keep_their_size(x, said):
-    assert number(x)(x) == said
+def test_large_numbers_keep_their_size(x, text):
+    assert number(x)(x) == text

@@ -148,10 +148,10 @@ def test_identical_methods_tie_and_ten_standard_errors_do_not(about, better):
     error = x.std() / 10
     samples = {"low": image(x), "twin": image(x), "high": image(x + 10 * error)}
     resamples = draw_resamples("plan", 100, 1)
-    told = {(c.first, c.second): c for c in compare(samples, resamples, about)}
-    assert told["low", "twin"].tie
-    assert told["low", "twin"].p == 1
-    assert told["low", "high"].better == better
+    compared = {(c.first, c.second): c for c in compare(samples, resamples, about)}
+    assert compared["low", "twin"].tie
+    assert compared["low", "twin"].p == 1
+    assert compared["low", "high"].better == better
     rank = ranks(samples, resamples, about)
     assert rank == (
         {"low": (1, 2), "twin": (1, 2), "high": (3, 3)}
@@ -204,7 +204,7 @@ def test_a_set_score_on_fewer_answers_is_never_surely_better():
     assert surely_better({"full": full, "even": even}, resamples, LOWER) == {("even", "full")}
 
 
-def test_missing_answers_keep_their_place_and_a_missing_seed_counts_against_the_rank():
+def test_missing_answers_keep_their_position_and_a_missing_seed_counts_against_the_rank():
     x = np.random.default_rng(13).normal(size=(3, 50))
     holes = x.copy()
     holes[1, :10] = np.nan
@@ -234,8 +234,8 @@ def test_nothing_scored_gives_nan_and_no_rank():
 @pytest.mark.parametrize("noise", [0.05, 0.5, 3.0])
 def test_blocks_of_similar_methods_tell_what_each_pair_does(noise):
     rng = np.random.default_rng(14)
-    place, common = rng.permutation(150) / 40, rng.normal(size=120)
-    losses = place[:, None] * (1 + 0.2 * common) + noise * rng.normal(size=(150, 120))
+    position, common = rng.permutation(150) / 40, rng.normal(size=120)
+    losses = position[:, None] * (1 + 0.2 * common) + noise * rng.normal(size=(150, 120))
     losses[7] = losses[8]
     found = surely_below(losses, 1e-6, 0.95)
     ends = np.percentile(losses[:, None] - losses[None], 97.5, axis=2)
@@ -256,7 +256,7 @@ def test_pairs_compared_together_are_as_each_alone(about):
     assert len(together) == 15
     for c in together:
         (alone,) = compare({c.first: samples[c.first], c.second: samples[c.second]}, resamples, about)
-        told = [(x.difference, x.low, x.high, x.p, x.detectable) for x in (c, alone)]
-        assert told[0] == pytest.approx(told[1], rel=1e-9, abs=1e-12)
+        compared = [(x.difference, x.low, x.high, x.p, x.detectable) for x in (c, alone)]
+        assert compared[0] == pytest.approx(compared[1], rel=1e-9, abs=1e-12)
         assert c.better == alone.better
         assert c.p <= c.holm <= 1

@@ -41,7 +41,7 @@ class Runtime(Metric):
             "tasks",
             0.0,
             printed=False,
-            footnote="Times of fit were taken beside other tasks on the same device",
+            footnote="Times of fit were taken while other tasks ran on the same device",
         ),
         "answer_others": Column(
             "other tasks on the device while answers were timed",
@@ -49,7 +49,7 @@ class Runtime(Metric):
             "tasks",
             0.0,
             printed=False,
-            footnote="Times of answers were taken beside other tasks on the same device",
+            footnote="Times of answers were taken while other tasks ran on the same device",
         ),
         "images_seen": Column("training images seen", "none", "images", 0.0, printed=False),
     }

@@ -105,9 +105,9 @@ Items = TypeVar("Items", list[int], np.ndarray)
 
 
 NUMBERS = 2**17
-"""Numbers of replicates that are worked on at once: what caches hold."""
+"""Numbers that are computed at once: what caches hold."""
 KERNEL = 24
-"""Rows of a matrix product come in multiples of this: what is left over would be rounded in another way."""
+"""Rows of a matrix product come in multiples of this, as a remainder would be rounded in another way."""
 SPLIT = 8
 """Blocks of rows that a block is split into."""
 
@@ -116,8 +116,8 @@ def estimate(s: Sample, resamples: Resamples, about: Column | None = None) -> Es
     """The mean over seeds with an interval from factuals and seeds, both resampled.
 
     Per-image scores are weighted by how often their factual was drawn (all questions about a factual together);
-    what is NaN leaves with its weight. With S seeds the spread between trainings is understated by about
-    sqrt((S - 1) / S), as with every bootstrap of few units. The interval is cut to the column's range.
+    those that are NaN have no weight. With S seeds the spread between trainings is understated by about
+    sqrt((S - 1) / S), as with every bootstrap of few units. The interval is clipped to the column's range.
     """
     return estimates([s], resamples, about)[0]
 
@@ -131,13 +131,13 @@ def estimates(samples: Sequence[Sample], resamples: Resamples, about: Column | N
     for members in groups.values():
         each = len(resamples.seeds) * (len(samples[members[0]].points) + 1)
         for some in _split(members, max(NUMBERS // each, 1)):
-            for i, told in zip(some, _estimates([samples[i] for i in some], resamples, about), strict=True):
-                found[i] = told
+            for i, e in zip(some, _estimates([samples[i] for i in some], resamples, about), strict=True):
+                found[i] = e
     return [e for e in found if e is not None]
 
 
 def _shape(s: Sample) -> Hashable:
-    """What samples that are worked on together have in common."""
+    """What samples that are computed together have in common."""
     if s.values is None:
         return s.kind, len(s.points)
     # The order in memory is the order of summation, on which the last digits depend.
@@ -156,8 +156,8 @@ def _estimates(samples: list[Sample], resamples: Resamples, about: Column | None
         none = np.full(len(resamples.seeds), np.nan)
         return [Estimate(value, np.nan, np.nan, none, training) for value in values]
     replicates = _replicates(_by_seed(samples, every, resamples), resamples, training)
-    cut = [_cut(*ends, value, about) for ends, value in zip(intervals(replicates), values, strict=True)]
-    return [Estimate(v, *ends, r, training) for v, ends, r in zip(values, cut, replicates, strict=True)]
+    clipped = [_clip(*ends, value, about) for ends, value in zip(intervals(replicates), values, strict=True)]
+    return [Estimate(v, *ends, r, training) for v, ends, r in zip(values, clipped, replicates, strict=True)]
 
 
 def _points(samples: list[Sample]) -> np.ndarray:
@@ -213,8 +213,8 @@ def _replicates(by_seed: np.ndarray, resamples: Resamples, training: bool) -> np
     if not training:
         return np.where(np.isfinite(by_seed[:, 0]), by_seed[:, 0], np.nan)
     number, _, replicates = by_seed.shape
-    place = resamples.seeds[:replicates].T * replicates + np.arange(replicates)  # [S, R]
-    return finite_mean(by_seed.reshape(number, -1).take(place, axis=1), 1)
+    index = resamples.seeds[:replicates].T * replicates + np.arange(replicates)  # [S, R]
+    return finite_mean(by_seed.reshape(number, -1).take(index, axis=1), 1)
 
 
 def intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
@@ -231,7 +231,7 @@ def intervals(replicates: np.ndarray, level: float = LEVEL) -> list[tuple[float,
     return list(zip(*ends.tolist(), strict=True))
 
 
-def _cut(low: float, high: float, value: float, about: Column | None) -> tuple[float, float]:
+def _clip(low: float, high: float, value: float, about: Column | None) -> tuple[float, float]:
     if about is not None and about.low is not None:
         low = max(low, min(about.low, value))
     if about is not None and about.high is not None:
@@ -245,7 +245,7 @@ def surely_below(losses: np.ndarray, negligible: float, level: float) -> np.ndar
     if ok.all():
         return _sure(losses, losses, negligible, level)
     better = np.zeros((len(losses), len(losses)), dtype=bool)
-    # Where resamples leave both without a score, the rest is told as a whole.
+    # Methods that have a score in the same resamples are compared together.
     _, kinds, kind = np.unique(np.packbits(ok, axis=1), axis=0, return_index=True, return_inverse=True)
     kind = kind.reshape(-1)
     for first, a in enumerate(ok[kinds]):
@@ -257,7 +257,7 @@ def surely_below(losses: np.ndarray, negligible: float, level: float) -> np.ndar
 
 
 def _sure(losses: np.ndarray, others: np.ndarray, negligible: float, level: float) -> np.ndarray:
-    """`sure` of losses [K, R] against others [L, R], all finite: blocks of similar rows first, then what they leave.
+    """`surely_below` of losses [K, R] against others [L, R], all finite: blocks of similar rows first, then the rest.
 
     If even the highest loss of some rows in each replicate is surely below the lowest of others, then all of these
     are better than all of those; if not even the lowest is below the highest, none is.
@@ -278,9 +278,9 @@ def _sure(losses: np.ndarray, others: np.ndarray, negligible: float, level: floa
         better, unknown = (_refined(x, len(low), len(least)) for x in (better, unknown))
         i, j = unknown.nonzero()
         # Most pairs of which none is better miss too often in the first replicates already.
-        hope = part - _below(low[:, :part], most[:, :part], i, j, negligible) < width - k
-        unknown[i, j] = hope
-        i, j = i[hope], j[hope]
+        possible = part - _below(low[:, :part], most[:, :part], i, j, negligible) < width - k
+        unknown[i, j] = possible
+        i, j = i[possible], j[possible]
         often = _below(high, least, i, j, negligible)
         most_often = often if low is high else _below(low, most, i, j, negligible)
         better[i, j] = often > k + 1

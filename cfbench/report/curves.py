@@ -28,14 +28,14 @@ __all__ = ["FOLDER", "check_installed", "scalar_writer", "scalars", "write_curve
 
 
 LogRow = Mapping[str, Any]
-KNOBS = ("scale", "t", "contrast", "step", "images")
+SETTINGS = ("scale", "t", "contrast", "step", "images")
 NO_TABLES = {"stage", "chosen", "costs", "labels"}
 COLUMNS = 4
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one fit left: the label of its method and seed, its log, its tables by name, and labels of their columns."""
+    """What one fit recorded: a label of its method and seed, its log, its tables by name, and their columns' labels."""
 
     label: str
     log: tuple[LogRow, ...]
@@ -47,7 +47,7 @@ class Trace:
 def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | None = None) -> list[Path]:
     """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
 
-    A chart that nobody recorded anything for is left out, and so is what cannot be read. Returns the files written.
+    A chart that no method recorded anything for is left out, and so is what cannot be read. Returns the files written.
     ``manifest`` is what ``run.json`` said when it was read; what it says now where left out.
 
     Raises:
@@ -58,8 +58,8 @@ def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | Non
     traces = {stage: list(_traces(folder, manifest, dataset, stage)) for stage in ("train", "tune")}
     charts: dict[str, Figure | None] = {
         "training": _training(traces["train"]),
-        "guidance": _by_knob(traces["tune"] + traces["train"], "scale", _guidance),
-        "predictor": _by_knob(traces["train"] + traces["tune"], "t", _readings, 1),
+        "guidance": _by_setting(traces["tune"] + traces["train"], "scale", _guidance),
+        "predictor": _by_setting(traces["train"] + traces["tune"], "t", _readings, 1),
     }
     stem = re.sub(r"[^\w.\-]+", "_", dataset)
     return [save_figure(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
@@ -174,18 +174,20 @@ def _figure_grid(rows: int, columns: int) -> tuple[Figure, Any]:
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
-    """A line of panels for each table that is a curve over ``knob``, the same outputs below each other."""
-    curves = [(t, n, rows) for t in traces for n, table in t.tables.items() if (rows := _curve(table, knob, t.labels))]
+def _by_setting(traces: Sequence[Trace], setting: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
+    """A line of panels for each table that is a curve over ``setting``, the same outputs below each other."""
+    curves = [
+        (t, n, rows) for t in traces for n, table in t.tables.items() if (rows := _curve(table, setting, t.labels))
+    ]
     if not curves:
         return None
     labels = {name: label for t, _, _ in curves for name, label in t.labels.items()}
     union = _outputs([row for _, _, rows in curves for row in rows], labels)
     owns = [_outputs(rows, trace.labels) for trace, _, rows in curves]
-    places = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
-    figure, axes = _figure_grid(len(curves), width or max(map(len, places)))
+    panels = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
+    figure, axes = _figure_grid(len(curves), width or max(map(len, panels)))
     several = len({t.label for t, _, _ in curves}) < len(curves)
-    for line, (trace, name, rows), outputs in zip(axes, curves, places, strict=True):
+    for line, (trace, name, rows), outputs in zip(axes, curves, panels, strict=True):
         draw(line, rows, outputs, trace.labels)
         for ax in line:
             ax.set_axis_on() if ax.lines else ax.set_axis_off()
@@ -196,18 +198,18 @@ def _by_knob(traces: Sequence[Trace], knob: str, draw: Callable[..., None], widt
     return figure
 
 
-def _curve(table: Sequence[LogRow], knob: str, labels: Mapping[str, str]) -> list[LogRow]:
-    """The rows that have a number at the knob and at an output; none where they are no curve."""
-    rows = [row for row in table if math.isfinite(_number(row.get(knob))) and _outputs([row], labels)]
+def _curve(table: Sequence[LogRow], setting: str, labels: Mapping[str, str]) -> list[LogRow]:
+    """The rows that have a number at the setting and at an output; none where they are no curve."""
+    rows = [row for row in table if math.isfinite(_number(row.get(setting))) and _outputs([row], labels)]
     return rows if len(rows) > 1 else []
 
 
 def _outputs(rows: Sequence[LogRow], labels: Mapping[str, str]) -> list[str]:
-    """Columns to draw: those that have a label and their parts, or every number but the knobs where none has."""
+    """Columns to draw: those that have a label and their parts, or every number but the settings where none has."""
     found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(_number(v)))
     known = [name for name in labels if name in found]
     parts = [name for name in found if "/" in name and name.partition("/")[0] in known]
-    others = [name for name in found if name not in KNOBS]
+    others = [name for name in found if name not in SETTINGS]
     return known + parts * (len(parts) > 1) if known else others
 
 
@@ -248,8 +250,8 @@ def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], 
     line[0].set(xlabel="noise level t (below 0: clean predictor)", ylabel="accuracy or R²", ylim=(-0.1, 1.05))
 
 
-def _line(ax: Axes, rows: Sequence[LogRow], knob: str, name: str, **style: Any) -> None:
-    points = sorted((_number(r[knob]), _number(r.get(name)), r.get("chosen") is True) for r in rows)
+def _line(ax: Axes, rows: Sequence[LogRow], setting: str, name: str, **style: Any) -> None:
+    points = sorted((_number(r[setting]), _number(r.get(name)), r.get("chosen") is True) for r in rows)
     ax.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=3.5, lw=1.3, **style)
     for x, y, chosen in points:
         if chosen and math.isfinite(y):
@@ -260,7 +262,7 @@ FOLDER = "tensorboard"
 
 
 def check_installed() -> None:
-    """Nothing, where scalars can be written.
+    """Raise unless scalars can be written.
 
     Raises:
         UserError: the package is missing.
@@ -274,7 +276,7 @@ def check_installed() -> None:
 
 
 def scalar_writer(run: Run) -> Callable[[Outcome], None]:
-    """What is called when a task of a run has ended: a fit's scalars are written then, those of earlier fits at once.
+    """A callback for the end of each task that writes a fit's scalars; those of earlier fits are written at once.
 
     Raises:
         UserError: a package is missing.
@@ -314,7 +316,7 @@ def _write_events(found: Iterable[tuple[str, float, int]], out: Path) -> None:
 
 
 def scalars(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of every number in the rows of a log: ``stage/key`` at the row's ``step``, or its place."""
+    """Name, value and step of every number in the rows of a log: ``stage/key`` at the row's ``step``, or its number."""
     for number, row in enumerate(rows):
         stage, step = row.get("stage"), row.get("step", number)
         for key, value in row.items():

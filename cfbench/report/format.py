@@ -1,4 +1,4 @@
-"""What the leaderboard's tables say: numbers with fitting digits, headings, marks and footnotes."""
+"""The texts of the leaderboard's tables: numbers with fitting digits, headings, marks and footnotes."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def _plural(n: int, word: str) -> str:
 
 
 def footnotes(board: Board) -> list[str]:
-    """All that a reader must know to judge the numbers, one sentence or two each."""
+    """The notes below the tables, one or two sentences each."""
     r = board.results
     settings = {name: value for name, value in r.notes.items() if name != "bundle"}
-    notes = [f"Preset {r.preset}; {_settings_text(settings)}; device: {_devices(board) or 'not told'}."]
+    notes = [f"Preset {r.preset}; {_settings_text(settings)}; device: {_devices(board) or 'unknown'}."]
     seeds = ", ".join(map(str, r.seeds))
     training = (
         f"One training seed ({seeds}): the variance between trainings is not in the intervals."
@@ -82,7 +82,7 @@ def footnotes(board: Board) -> list[str]:
 
 
 def _fewer(board: Board) -> str:
-    """That the replicates of set scores are of fewer factuals, where they are."""
+    """A note that the replicates of set scores are of fewer factuals, where they are."""
     every = board.results.factuals
     if (fewer := resample_size(every)) == every or all(s.kind != "set" for s in board.columns.values()):
         return ""
@@ -102,14 +102,14 @@ def _asked(results: Results) -> str:
 
 def _settings_text(notes: Mapping[str, Any]) -> str:
     """Settings in words; of a mapping its numbers, as a budget has them."""
-    said = []
+    parts = []
     for k, v in notes.items():
         if isinstance(v, Mapping):
             inner = (f"{n} {x:,}" for n, x in v.items() if isinstance(x, int | float) and not isinstance(x, bool))
-            said.append(f"{k}: {', '.join(inner)}")
+            parts.append(f"{k}: {', '.join(inner)}")
         elif isinstance(v, str | int | float):
-            said.append(f"{k}: {v}")
-    return "; ".join(said)
+            parts.append(f"{k}: {v}")
+    return "; ".join(parts)
 
 
 def _devices(board: Board) -> str:
@@ -118,7 +118,7 @@ def _devices(board: Board) -> str:
 
 
 def _chosen(board: Board) -> Iterable[str]:
-    """What methods chose for themselves on the validation split, where they chose anything."""
+    """What methods chose on the validation split, where they chose anything."""
     for c in board.results.cells:
         if chosen := c.notes.get("chosen"):
             seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
@@ -127,10 +127,10 @@ def _chosen(board: Board) -> Iterable[str]:
 
 
 def _remarks(board: Board) -> Iterable[str]:
-    """What methods have to say about their own fits."""
+    """What methods recorded about their own fits for the reader of the table."""
     for c in board.results.cells:
         seed = f" (seed {c.seed})" if len(board.seeds(c.method)) > 1 else ""
-        yield from (f"{c.method}{seed}: {said}." for said in c.notes.get("remarks", ()))
+        yield from (f"{c.method}{seed}: {remark}." for remark in c.notes.get("remarks", ()))
 
 
 def _foreign(board: Board) -> Iterable[str]:
@@ -162,7 +162,8 @@ def _value(v: object) -> str:
 def _marks(board: Board) -> Iterable[str]:
     r, truths = board.results, board.results.truth
     if conventions := [v for v in r.variables if truths.get(v) == "convention"]:
-        yield f"{MARKS['convention']} The truth of do({', '.join(conventions)}) is a convention: data do not tell it."
+        of = f"do({', '.join(conventions)})"
+        yield f"{MARKS['convention']} The truth of {of} is a convention: data do not determine it."
     if without := [v for v in r.variables if truths.get(v, "none") == "none"]:
         yield f"{MARKS['none']} do({', '.join(without)}) has no known truth."
     if doubtful := sorted(weak(r)):
@@ -174,8 +175,8 @@ def _marks(board: Board) -> Iterable[str]:
         for key, winner in board.flagged.items():
             where = "no intervention" if key.do == "none" else f"do({key.do})"
             won.setdefault("/".join(filter(None, (key.path, key.variable))), []).append(f"{where} {winner}")
-        told = "; ".join(f"{name} ({', '.join(places)})" for name, places in won.items())
-        yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {told}."
+        columns = "; ".join(f"{name} ({', '.join(rows)})" for name, rows in won.items())
+        yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {columns}."
 
 
 def _failures(board: Board) -> Iterable[str]:
@@ -209,7 +210,7 @@ def _plain(v: float, decimals: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a printed table: a score with its interval, or why there is none."""
+    """An entry of a printed table: a score with its interval, or why there is none."""
 
     value: str
     low: str = ""
@@ -263,13 +264,13 @@ def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str
 
 
 def title(board: Board, section: Section) -> str:
-    """A printed table's title, with what its truth and its judges are worth."""
+    """A printed table's title, with marks for how reliable its truth and its judges are."""
     if not section.do:
         return section.title
     truth = board.results.truth.get(section.do, "none")
-    says = {"exact": "exact truth", "convention": "truth by convention", "none": "no truth"}[truth]
+    kind = {"exact": "exact truth", "convention": "truth by convention", "none": "no truth"}[truth]
     mark = WEAK if section.do in weak(board.results) else ""
-    return f"{section.title}{MARKS[truth]}{mark}, {says}"
+    return f"{section.title}{MARKS[truth]}{mark}, {kind}"
 
 
 def residual_and_status(board: Board, section: Section, method: str) -> list[str]:
@@ -294,12 +295,12 @@ def _good(flag: bool | None) -> str:
 
 def card_line(results: Results) -> str:
     """The judge card in a line: each judge's errors, one a kind of data."""
-    told: dict[tuple[str, str], list[str]] = {}
+    errors: dict[tuple[str, str], list[str]] = {}
     for row in card_table(results).to_dict("records"):
         judge = " ".join(filter(None, (str(row.get("judge", "")), str(row.get("variable", "")))))
         error = f"{row.get('data', '')} {row['error']} (n={row.get('n', '')})"
-        told.setdefault((judge, str(row.get("unit", ""))), []).append(error)
-    return "; ".join(f"{judge} [{unit or 'own unit'}]: {', '.join(e)}" for (judge, unit), e in told.items())
+        errors.setdefault((judge, str(row.get("unit", ""))), []).append(error)
+    return "; ".join(f"{judge} [{unit or 'own unit'}]: {', '.join(e)}" for (judge, unit), e in errors.items())
 
 
 def headings(board: Board, s: Section) -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _word(board: Board, method: str, key: Key) -> str:
+def _missing(board: Board, method: str, key: Key) -> str:
     word = board.pooled_status(method, key).word
     return "no score" if word == "ok" else word
 
@@ -73,8 +73,8 @@ def _dots(ax: Axes, board: Board, key: Key) -> None:
     for y, m in enumerate(board.methods):
         e = board.estimates[m, key]
         if not math.isfinite(e.value):
-            place: Any = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "style": "italic"}
-            ax.text(0.03, y, f"× {_word(board, m, key)}", color="#b02020", **place)
+            style: Any = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "style": "italic"}
+            ax.text(0.03, y, f"× {_missing(board, m, key)}", color="#b02020", **style)
             continue
         if math.isfinite(e.low):
             ax.plot([e.low, e.high], [y, y], color=colours[m], lw=1.8, solid_capstyle="butt")
@@ -110,8 +110,8 @@ def _panel_grid(keys: list[Key]) -> list[list[Key | None]]:
     """Interventions by outputs, or the other way round where that is wider than high."""
     dos = list(dict.fromkeys(k.do for k in keys))
     outputs = list(dict.fromkeys((k.column, k.variable) for k in keys))
-    place = {(k.do, k.column, k.variable): k for k in keys}
-    grid = [[place.get((do, *o)) for o in outputs] for do in dos]
+    by_panel = {(k.do, k.column, k.variable): k for k in keys}
+    grid = [[by_panel.get((do, *o)) for o in outputs] for do in dos]
     return grid if len(outputs) >= min(len(dos), COLUMNS) else [list(row) for row in zip(*grid, strict=True)]
 
 
@@ -142,10 +142,10 @@ def _chunks(board: Board, family: str) -> list[list[Key]]:
     A column that has a footnote is left to it.
     """
     own = [k for k in board.columns if k.metric == family and not board.about(k).footnote]
-    alive = [k for k in own if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)]
-    outputs = list(dict.fromkeys((k.column, k.variable) for k in alive))
+    scored = [k for k in own if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)]
+    outputs = list(dict.fromkeys((k.column, k.variable) for k in scored))
     parts = [outputs[i : i + COLUMNS] for i in range(0, len(outputs), COLUMNS)]
-    return [[k for k in alive if (k.column, k.variable) in part] for part in parts]
+    return [[k for k in scored if (k.column, k.variable) in part] for part in parts]
 
 
 def _cost_axes(board: Board) -> list[tuple[str, dict[str, float]]]:
@@ -169,13 +169,17 @@ def _quality(board: Board) -> list[Key]:
 
 
 def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[str]:
-    """Points with intervals over a log cost axis; what costs nothing stands at its left edge. Returns who is absent."""
+    """Points with intervals over a log cost axis; what costs nothing stands at its left edge.
+
+    Returns:
+        the methods that have no score or no cost.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     colours, markers = _colours(board), _markers(board)
     paid = [c for c in costs.values() if math.isfinite(c) and c > 0]
     edge = min(paid, default=1.0) / 4
-    free = any(c <= edge for c in costs.values())
+    some_free = any(c <= edge for c in costs.values())
     absent = []
     for m in board.methods:
         e, cost = board.estimates[m, key], costs[m]
@@ -189,10 +193,10 @@ def _scatter(ax: Axes, board: Board, key: Key, costs: dict[str, float]) -> list[
     ax.set_xscale("log")
     wide = max(paid, default=1.0) > 100 * edge
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "" if free and v < 1.6 * edge else f"{v:g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: "" if some_free and v < 1.6 * edge else f"{v:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(edge / 1.6, max(paid, default=1.0) * 2)
-    if free:
+    if some_free:
         ax.axvspan(edge / 1.6, edge * 1.6, color="#f2f2f2", zorder=0)
         ax.text(0.03, 1.02, "no cost", transform=ax.transAxes, fontsize=7, color="#555555", va="bottom")
     return absent
@@ -247,7 +251,7 @@ def charts(board: Board) -> dict[str, Callable[[], Figure]]:
 def write_plots(results: Results | Board, folder: Path) -> list[Path]:
     """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-quality-cost.png``; the files written.
 
-    A method without a score stands in its line with the reason, never left out.
+    A method without a score keeps its line, with the reason.
     """
     board = results if isinstance(results, Board) else Board(results)
     folder.mkdir(parents=True, exist_ok=True)

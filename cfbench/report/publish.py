@@ -1,4 +1,4 @@
-"""All that a run shows of one data set, derived from its cells, and whether published tables still agree."""
+"""The tables and pictures of a data set, written from its cells, and whether published tables still agree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["check_tables_command", "first_difference", "load_board", "publish", 
 
 
 def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> None:
-    """Write the tables and pictures of a data set into ``out``, and print the tables and where all of it lies."""
+    """Write the tables and pictures of a data set into ``out``, and print the tables and the files written."""
     board = load_board(folder, dataset)
     if board is None:
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
@@ -96,7 +96,7 @@ def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16, manife
 def _questions(
     folder: Path, dataset: str, manifest: Manifest, columns: int
 ) -> tuple[list[str], dict[str, Tensor], str]:
-    """The labels of the columns, the images of each row, and what the sheet says of itself."""
+    """The labels of the columns, the images of each row, and the line below them."""
     entry = manifest.datasets[dataset]
     plan_folder = folder / entry.plan
     plan, truth = Plan.load(plan_folder), open_arrays(plan_folder / "truth.safetensors")
@@ -148,23 +148,23 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
         for dataset in read_manifest(folder).datasets:
             board = load_board(folder, dataset)
             for path in write_tables(board, Path(fresh)).values() if board else ():
-                told = first_difference(path, out / path.name)
-                checked, different = checked + 1, different + bool(told)
-                if told:
-                    print(f"cfbench: {out / path.name} {told}", file=sys.stderr)
+                difference = first_difference(path, out / path.name)
+                checked, different = checked + 1, different + bool(difference)
+                if difference:
+                    print(f"cfbench: {out / path.name} {difference}", file=sys.stderr)
     print(f"{checked - different} of {checked} tables in {out} are what the cells of {folder} say")
     return 2 if different or not checked else 0
 
 
-def first_difference(fresh: Path, there: Path) -> str:
-    """Where a file first differs from what it should be, in words; nothing where it does not."""
-    if not there.is_file():
+def first_difference(derived: Path, published: Path) -> str:
+    """Where a file first differs from what it should be, in words; empty where it does not."""
+    if not published.is_file():
         return "is missing"
-    new, old = (path.read_text(encoding="utf-8", errors="replace").splitlines() for path in (fresh, there))
+    new, old = (path.read_text(encoding="utf-8", errors="replace").splitlines() for path in (derived, published))
     for number, (right, found) in enumerate(zip_longest(new, old), 1):
-        if right != found and not (fresh.suffix == ".csv" and _close(right, found)):
-            said = ("nothing" if line is None else repr(one_line(line, 160)) for line in _around(found, right))
-            return "differs in line {}: it says {}, the cells say {}".format(number, *said)
+        if right != found and not (derived.suffix == ".csv" and _close(right, found)):
+            lines = ("nothing" if line is None else repr(one_line(line, 160)) for line in _around(found, right))
+            return "differs in line {}: it says {}, the cells say {}".format(number, *lines)
     return ""
 
 

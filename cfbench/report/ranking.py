@@ -70,21 +70,21 @@ def compare(
     about: Column,
     which: Iterable[tuple[str, str]] | None = None,
 ) -> tuple[Comparison, ...]:
-    """Pairs of methods in one column (all, if not said which), with Holm's correction over those that have a p."""
+    """Pairs of methods in one column (by default all), with Holm's correction over those that have a p."""
     asked = list(combinations(samples, 2) if which is None else which)
-    common, size = _Common(samples, resamples), max(NUMBERS // len(resamples.seeds), 1)
+    common, size = _PairEstimates(samples, resamples), max(NUMBERS // len(resamples.seeds), 1)
     pairs: list[Comparison] = []
     for start in range(0, len(asked), size):
         some = asked[start : start + size]
         pairs += _compared(some, common.estimates(some), about)
-    told = [i for i, c in enumerate(pairs) if np.isfinite(c.p)]
-    for i, p in zip(told, holm(np.array([pairs[i].p for i in told])), strict=True):
+    tested = [i for i, c in enumerate(pairs) if np.isfinite(c.p)]
+    for i, p in zip(tested, holm(np.array([pairs[i].p for i in tested])), strict=True):
         pairs[i] = replace(pairs[i], holm=float(p))
     return tuple(pairs)
 
 
-class _Common:
-    """Estimates of samples on the questions that both of a pair have a score for."""
+class _PairEstimates:
+    """Estimates of samples on the questions that both methods of a pair have a score for."""
 
     def __init__(self, samples: Mapping[str, Sample], resamples: Resamples) -> None:
         self.samples, self.resamples = samples, resamples
@@ -97,14 +97,14 @@ class _Common:
         """The estimates of the first and the second of each pair."""
         wanted = {self._name(a, b): (a, b) for pair in pairs for a, b in (pair, pair[::-1])}
         missing = {name: self._sample(*of) for name, of in wanted.items() if name not in self.known}
-        told = dict(zip(missing, estimates(list(missing.values()), self.resamples), strict=True))
-        # What is left of a pair's own questions is of no use to others.
-        self.known |= {name: e for name, e in told.items() if len(name) < 3}
-        told = self.known | told
-        return [(told[self._name(a, b)], told[self._name(b, a)]) for a, b in pairs]
+        estimated = dict(zip(missing, estimates(list(missing.values()), self.resamples), strict=True))
+        # An estimate on the questions that one pair shares serves no other pair.
+        self.known |= {name: e for name, e in estimated.items() if len(name) < 3}
+        estimated = self.known | estimated
+        return [(estimated[self._name(a, b)], estimated[self._name(b, a)]) for a, b in pairs]
 
     def _name(self, a: str, b: str) -> tuple[object, ...]:
-        """What an estimate of a beside b depends on."""
+        """What the estimate of a in a pair with b depends on."""
         if a not in self.scored or b not in self.scored:
             return (a,)
         if a in self.full and b in self.full:
@@ -122,25 +122,25 @@ class _Common:
 
 
 def _compared(
-    pairs: Sequence[tuple[str, str]], told: Sequence[tuple[Estimate, Estimate]], about: Column
+    pairs: Sequence[tuple[str, str]], estimated: Sequence[tuple[Estimate, Estimate]], about: Column
 ) -> list[Comparison]:
     found: dict[int, Comparison] = {}
-    rows = [min(len(a.replicates), len(b.replicates)) for a, b in told]
+    rows = [min(len(a.replicates), len(b.replicates)) for a, b in estimated]
     for number in set(rows):
         members = [i for i, n in enumerate(rows) if n == number]
-        some = _differing([pairs[i] for i in members], [told[i] for i in members], number, about)
+        some = _comparisons([pairs[i] for i in members], [estimated[i] for i in members], number, about)
         found |= zip(members, some, strict=True)
     return [found[i] for i in range(len(pairs))]
 
 
-def _differing(
-    pairs: Sequence[tuple[str, str]], told: Sequence[tuple[Estimate, Estimate]], rows: int, about: Column
+def _comparisons(
+    pairs: Sequence[tuple[str, str]], estimated: Sequence[tuple[Estimate, Estimate]], rows: int, about: Column
 ) -> list[Comparison]:
-    """Comparisons of pairs that share so many replicates."""
+    """Comparisons of pairs whose estimates have at least ``rows`` replicates."""
     sign = -1.0 if about.direction == "higher" else 1.0
-    a, b = (np.array([both[side].value for both in told]) for side in (0, 1))
+    a, b = (np.array([both[side].value for both in estimated]) for side in (0, 1))
     values = sign * (loss(a, about) - loss(b, about))
-    a, b = (np.stack([both[side].replicates[:rows] for both in told]) for side in (0, 1))
+    a, b = (np.stack([both[side].replicates[:rows] for both in estimated]) for side in (0, 1))
     spread = sign * (loss(a, about) - loss(b, about))
     spread = np.where(np.isfinite(spread), spread, np.nan)  # [P, R]
     tails = np.minimum((spread <= 0).sum(1), (spread >= 0).sum(1))
@@ -166,7 +166,7 @@ def _comparison(
     return Comparison(first, second, value, low, high, p, p, detectable, ahead)
 
 
-def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
+def _penalised(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
     """Samples in which each missing answer to a question that another method answered counts as the worst seen.
 
     So a method gains nothing by leaving out what it cannot do. With a target, the worst lies on the side of the
@@ -179,7 +179,7 @@ def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
     scored = np.isfinite(everything).any(0)
     top, bottom = float(np.nanmax(everything)), float(np.nanmin(everything))
 
-    def charge(s: Sample) -> Sample:
+    def penalise(s: Sample) -> Sample:
         missing = None if s.values is None else ~np.isfinite(s.values)
         if s.values is None or missing is None or missing.all() or not (missing & scored).any():
             return s
@@ -189,7 +189,7 @@ def _charged(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
             worst = max(top, target) if float(finite_mean(seed_points(s))) >= target else min(bottom, target)
         return replace(s, values=np.where(missing & scored, worst, s.values))
 
-    return {name: charge(s) for name, s in samples.items()}
+    return {name: penalise(s) for name, s in samples.items()}
 
 
 def surely_better(
@@ -200,8 +200,8 @@ def surely_better(
     Unanswered questions count as the worst score seen; where only the set has a score, a method that answered
     less is never surely better. Differences below a millionth of the column's scale are none.
     """
-    told = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
-    names, better = _better(samples, told, resamples, about, level)
+    estimated = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
+    names, better = _better(samples, estimated, resamples, about, level)
     return {(names[i], names[j]) for i, j in zip(*better.nonzero(), strict=True)}
 
 
@@ -213,18 +213,18 @@ def _better(
     level: float = LEVEL,
 ) -> tuple[list[str], np.ndarray]:
     """The methods that have an interval, and whether each is surely better than each: [K, K]."""
-    charged = {name: s for name, s in _charged(samples, about).items() if s is not samples[name]}
-    told = {name: known[name] for name in samples}
-    told |= zip(charged, estimates(list(charged.values()), resamples), strict=True)
-    told = {k: e for k, e in told.items() if np.isfinite(e.value) and np.isfinite(e.low)}
-    names = list(told)
-    if about.direction == "none" or not told:
-        return names, np.zeros((len(told), len(told)), dtype=bool)
-    negligible = 1e-6 * max(abs(e.value) for e in told.values())
+    penalised = {name: s for name, s in _penalised(samples, about).items() if s is not samples[name]}
+    estimated = {name: known[name] for name in samples}
+    estimated |= zip(penalised, estimates(list(penalised.values()), resamples), strict=True)
+    estimated = {k: e for k, e in estimated.items() if np.isfinite(e.value) and np.isfinite(e.low)}
+    names = list(estimated)
+    if about.direction == "none" or not estimated:
+        return names, np.zeros((len(estimated), len(estimated)), dtype=bool)
+    negligible = 1e-6 * max(abs(e.value) for e in estimated.values())
     if about.low is not None and about.high is not None:
         negligible = max(negligible, 1e-6 * (about.high - about.low))
-    rows = min(len(e.replicates) for e in told.values())
-    better = surely_below(loss(np.stack([e.replicates[:rows] for e in told.values()]), about), negligible, level)
+    rows = min(len(e.replicates) for e in estimated.values())
+    better = surely_below(loss(np.stack([e.replicates[:rows] for e in estimated.values()]), about), negligible, level)
     coverage = np.array([samples[k].coverage for k in names])
     sets = np.array([samples[k].kind == "set" for k in names])
     return names, better & (~(sets[:, None] | sets) | np.greater_equal.outer(coverage, coverage))
@@ -234,18 +234,18 @@ def ranks(
     samples: Mapping[str, Sample],
     resamples: Resamples,
     about: Column,
-    told: Mapping[str, Estimate] | None = None,
+    known: Mapping[str, Estimate] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """The first and last rank that each method may hold: 1 + those surely better .. all - those surely worse.
 
-    Methods without an interval have no rank; a column without a direction ranks nobody. Estimates that were ``told``
-    of the samples before are not made again.
+    Methods without an interval have no rank, nor has any in a column without a direction. Estimates of the samples
+    that are ``known`` are not computed again.
     """
     if about.direction == "none":
         return {}
-    if told is None:
-        told = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
-    names, better = _better(samples, told, resamples, about)
+    if known is None:
+        known = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
+    names, better = _better(samples, known, resamples, about)
     ahead, behind = (dict(zip(names, better.sum(axis).tolist(), strict=True)) for axis in (0, 1))
-    ranked = [k for k in samples if np.isfinite(told[k].low)]
+    ranked = [k for k in samples if np.isfinite(known[k].low)]
     return {k: (1 + ahead.get(k, 0), len(ranked) - behind.get(k, 0)) for k in ranked}

@@ -111,7 +111,7 @@ STYLE = """<style>
 
 
 def html(board: Board) -> str:
-    """The printed tables and the footnotes as an HTML fragment, in which all text of others is escaped."""
+    """The printed tables and the footnotes as an HTML fragment, in which all text is escaped."""
     tables = "\n".join(_html_table(board, s) for s in board.sections)
     notes = [*footnotes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
     items = "".join(f"<li>{escape(n)}</li>" for n in notes)
@@ -211,11 +211,11 @@ def _md_name(board: Board, method: str) -> str:
 
 
 def _md_matrix(board: Board) -> str:
-    place = {(k.do, k.metric, k.column, k.variable): k for k in board.matrix}
+    keys = {(k.do, k.metric, k.column, k.variable): k for k in board.matrix}
     columns = {(k.metric, k.column, k.variable): heading(board, k)[0].rstrip(FLAG) for k in board.matrix}
     rows = [
         [_md_name(board, m), f"do({do})"]
-        + [_md_cell(Entry.of(board, m, place[do, *c])) if (do, *c) in place else "" for c in columns]
+        + [_md_cell(Entry.of(board, m, keys[do, *c])) if (do, *c) in keys else "" for c in columns]
         for m in board.methods
         for do in dict.fromkeys(k.do for k in board.matrix)
     ]
@@ -249,12 +249,12 @@ def _terminal(board: Board, s: Section, width: int) -> list[Group]:
     return [_rich(name + (", continued" if i else ""), [names, *p], own) for i, p in enumerate(parts)]
 
 
-def _split(columns: list[list[Text]], room: int) -> list[list[list[Text]]]:
-    """Columns in as few parts as fit into ``room``, of about the same number."""
+def _split(columns: list[list[Text]], width: int) -> list[list[list[Text]]]:
+    """Columns in as few parts as fit into ``width``, of about the same number."""
     for count in range(1, len(columns) + 1):
         size = math.ceil(len(columns) / count)
         parts = [columns[i : i + size] for i in range(0, len(columns), size)]
-        if all(sum(map(_width, part)) <= room for part in parts):
+        if all(sum(map(_width, part)) <= width for part in parts):
             break
     return parts if columns else [[]]
 

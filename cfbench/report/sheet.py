@@ -52,24 +52,24 @@ def _font() -> Any:
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT)
 
 
-def _places(groups: Sequence[str], width: int) -> list[int]:
+def _left_edges(groups: Sequence[str], width: int) -> list[int]:
     """The left edge of each column, with a wider gap where the group changes."""
-    places, at = [], 0
+    edges, at = [], 0
     for i, group in enumerate(groups):
         at += 0 if not i else width + GAP + (3 * PAD if group != groups[i - 1] else 0)
-        places.append(at)
-    return places
+        edges.append(at)
+    return edges
 
 
-def _short(text: str, room: float, pen: ImageDraw.ImageDraw, font: Any) -> str:
-    if pen.textlength(text, font=font) <= room:
+def _shortened(text: str, width: float, pen: ImageDraw.ImageDraw, font: Any) -> str:
+    if pen.textlength(text, font=font) <= width:
         return text
-    while text and pen.textlength(text + "…", font=font) > room:
+    while text and pen.textlength(text + "…", font=font) > width:
         text = text[:-1]
     return text + "…"
 
 
-def _heads(
+def _headings(
     pen: ImageDraw.ImageDraw, font: Any, columns: Sequence[str], groups: Sequence[str], xs: list[int], tile: int
 ) -> None:
     """Each group's name over its columns, and each column's label below it."""
@@ -77,9 +77,9 @@ def _heads(
         if i == 0 or groups[i] != groups[i - 1]:
             last = max(j for j in range(i, len(xs)) if set(groups[i : j + 1]) == {groups[i]})
             right = xs[last] + tile
-            pen.text((x, PAD), _short(groups[i], right - x, pen, font), fill=GREY, font=font)
+            pen.text((x, PAD), _shortened(groups[i], right - x, pen, font), fill=GREY, font=font)
             pen.line((x, PAD + 22, right, PAD + 22), fill=GREY)
-        pen.text((x + tile / 2, PAD + 28), _short(label, tile, pen, font), fill=INK, font=font, anchor="ma")
+        pen.text((x + tile / 2, PAD + 28), _shortened(label, tile, pen, font), fill=INK, font=font, anchor="ma")
 
 
 def _layout(columns: Sequence[str], groups: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -125,15 +125,15 @@ def contact_sheet(
     height, width = next(iter(pictures.values()))[0].shape[1:3]
     factor = max(1, -(-tile // width))
     size = (factor * width, factor * height)
-    over, labels = _layout(columns, groups)
+    names, labels = _layout(columns, groups)
     font, probe = _font(), ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = PAD + int(max(probe.multiline_textbbox((0, 0), fold(name), font=font)[2] for name in rows)) + PAD
-    xs = [left + x for x in _places(over, size[0])]
+    xs = [left + x for x in _left_edges(names, size[0])]
     top = PAD + 28 + FONT + 8
     bottom = top + len(rows) * (size[1] + GAP) + (FONT + PAD if title else 0) + PAD
     sheet = Image.new("RGB", (xs[-1] + size[0] + PAD, bottom), "white")
     pen = ImageDraw.Draw(sheet)
-    _heads(pen, font, labels, over, xs, size[0])
+    _headings(pen, font, labels, names, xs, size[0])
     for i, (name, (images, ok)) in enumerate(pictures.items()):
         y = top + i * (size[1] + GAP)
         pen.text((left - PAD, y + size[1] / 2), fold(name), fill=INK, font=font, anchor="rm", align="right")

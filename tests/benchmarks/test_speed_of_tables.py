@@ -50,14 +50,14 @@ def _copy(stage: Path, target: Path, rng: np.random.Generator, m: int) -> None:
     if not stage.name.startswith("score-"):
         storage.copy_stage(stage, target)
         return
-    said, arrays = storage.read_json(stage / "scores.json"), storage.read_tensors(stage / "scores.safetensors")
+    scores, arrays = storage.read_json(stage / "scores.json"), storage.read_tensors(stage / "scores.safetensors")
     for name, values in arrays.items():
         noise = torch.from_numpy(rng.normal(m / 100, 0.2, size=values.shape))
         arrays[name] = values * (1 + noise)
     with storage.write_stage(
         target, **{k: v for k, v in storage.read_json(stage / "stage.json").items() if k != "files"}
     ) as d:
-        storage.write_json(d / "scores.json", said)
+        storage.write_json(d / "scores.json", scores)
         storage.write_tensors(d / "scores.safetensors", arrays)
 
 
