@@ -1,3 +1,3 @@
-"""Pearl's steps and metrics on arrays: plan, parents' mechanisms, answers, scoring, resamples."""
+"""Abduction, action and prediction for a plan of questions, and scores of the answers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers to a plan: abduct each factual once, predict under every intervention, timed and checked."""
+"""Answers to a plan: each factual is abducted once and predicted under every intervention, timed and checked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class ImageMechanism(Protocol):
-    """Abduct and predict on a device, for images known by their numbers in the data set."""
+    """Abduction and prediction of images, whose row numbers in the data set are ``index`` [B]."""
 
     def abduct(self, x: Tensor, pa: Tensor, index: Tensor, rng: Streams) -> Noise: ...
 
@@ -41,7 +41,7 @@ class ImageMechanism(Protocol):
 
 @dataclass
 class Answers:
-    """Images float32 by name (``null``, ``do/V``, ``cycle``, ``reverse/V``), cost of each step, and what was wrong."""
+    """Images float32 by name (``null``, ``do/V``, ``cycle``, ``reverse/V``), costs, and counts of invalid images."""
 
     images: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"abduct": 0.0, "predict": 0.0})
@@ -55,17 +55,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class Part:
-    """Predictions of one kind from the noise of a batch: which factual, its place in the batch, the new parents."""
+    """Predictions of one kind from the noise of a batch: factuals, their positions in the batch, and new parents."""
 
     step: str
     factual: Tensor
-    place: Tensor
+    position: Tensor
     pa: Tensor
     question: Tensor | None = None
 
 
 class Caller:
-    """Calls a mechanism with streams for each image, times it, and checks what it answers."""
+    """Calls a mechanism with a random stream per image, measures the time, and checks the images."""
 
     def __init__(
         self, mech: ImageMechanism, index: Tensor, shape: tuple[int, ...], seed: int, device: torch.device, batch: int
@@ -91,14 +91,14 @@ class Caller:
 
     def predict(self, u: Noise, parts: list[Part]) -> list[Tensor]:
         """The images of each part, all parts together in calls of at most ``batch`` images."""
-        place, pa = torch.cat([p.place for p in parts]), torch.cat([p.pa for p in parts])
+        position, pa = torch.cat([p.position for p in parts]), torch.cat([p.pa for p in parts])
         seeds = [s for p in parts for s in self._seeds("predict", p.step, self.index[p.factual], p.question)]
         images = []
         for rows in torch.arange(len(pa)).split(self.batch):
             rng = Streams([seeds[i] for i in rows.tolist()], self.device)
-            asked = _pick(u, place[rows]), pa[rows].to(self.device)
-            images.append(self._image(self._time("predict", len(rows), self.mech.predict, *asked, rng), len(rows)))
-        pieces = torch.cat(images).split([len(p.place) for p in parts])
+            batch = _pick(u, position[rows]), pa[rows].to(self.device)
+            images.append(self._image(self._time("predict", len(rows), self.mech.predict, *batch, rng), len(rows)))
+        pieces = torch.cat(images).split([len(p.position) for p in parts])
         wrong = self.answers.wrong
         return [checked_images(p.step, piece, wrong) for p, piece in zip(parts, pieces, strict=True)]
 
@@ -118,7 +118,11 @@ class Caller:
         return result
 
     def _image(self, image: Any, rows: int) -> Tensor:
-        """What ``predict`` gave, float32 on the CPU, where it has the type and the shape of images."""
+        """The result of ``predict`` as float32 on the CPU.
+
+        Raises:
+            InvalidAnswer: it has not the type or the shape of images.
+        """
         if not isinstance(image, Tensor) or not image.is_floating_point():
             found = image.dtype if isinstance(image, Tensor) else type(image).__name__
             raise InvalidAnswer(f"predict must give a floating-point tensor, found {found}")
@@ -128,7 +132,7 @@ class Caller:
 
 
 def checked_images(step: str, image: Tensor, wrong: dict[str, int]) -> Tensor:
-    """The images, those with NaN or values out of range replaced by NaN and counted in ``wrong``."""
+    """The images, with those that are not finite or out of range set to NaN and counted in ``wrong``."""
     flat = image.flatten(1)
     nan = ~flat.isfinite().all(1)
     outside = ~nan & ((flat < -1e-4) | (flat > 1 + 1e-4)).any(1)
@@ -164,7 +168,7 @@ CYCLES = 10
 
 @dataclass(frozen=True)
 class MethodMechanism:
-    """A method, which does not get to know which images it is asked about."""
+    """A method, which is not given the row numbers of the images."""
 
     method: Method
 
@@ -177,7 +181,7 @@ class MethodMechanism:
 
 @dataclass(frozen=True)
 class ControlMechanism:
-    """A control, whose noise is simply what it was asked about."""
+    """A control, whose noise is the factual itself with its parents and row number."""
 
     control: Control
     dataset: Dataset
@@ -196,7 +200,7 @@ class ControlMechanism:
 
 
 def image_mechanism(plugin: Method | Control, dataset: Dataset, root: Path, split: str) -> ImageMechanism:
-    """The plugin as something that abducts and predicts."""
+    """The image mechanism of a method or control."""
     return MethodMechanism(plugin) if isinstance(plugin, Method) else ControlMechanism(plugin, dataset, root, split)
 
 
@@ -212,17 +216,17 @@ def answer_plan(
     rounds: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
-    """All images that a plan asks for, and the cost of the two steps apart.
+    """All answers to a plan, and the cost of abduction and of prediction.
 
     Args:
-        mech: what answers.
+        mech: the image mechanism.
         plan: the questions about N factuals.
         x: the factuals, float32 [N, C, H, W] in [0, 1].
-        into: a safetensors file that the images go to as they come, so that none stays in memory; they are in the
-            answers where it is left out.
-        seed: of the cell; together with an image's number it seeds that image's streams.
+        into: a safetensors file to which images are written batch by batch; by default they stay in memory, in the
+            answers.
+        seed: seed of the cell; together with an image's row number it seeds the image's streams.
         batch: images in one call; the predictions of a batch of factuals under all interventions go together.
-        rounds: how many factuals, the first of the plan, go through ten null interventions and reversal.
+        rounds: number of factuals, the first of the plan, that go through ten null interventions and reversal.
 
     Raises:
         InvalidAnswer: an answer has the wrong type or shape.
@@ -231,9 +235,9 @@ def answer_plan(
     caller.warm_up(x[:2], plan.pa[:2])
     shapes = _shapes(plan, tuple(x.shape[1:]), rounds)
     if into is None:
-        sheets = MemorySink({name: torch.full(shape, torch.nan) for name, shape in shapes.items()})
-        _answer(caller, plan, x, sheets, batch, rounds, progress)
-        caller.answers.images = sheets.images
+        sink = MemorySink({name: torch.full(shape, torch.nan) for name, shape in shapes.items()})
+        _answer(caller, plan, x, sink, batch, rounds, progress)
+        caller.answers.images = sink.images
     else:
         with ImageFile(into, shapes) as file:
             _answer(caller, plan, x, file, batch, rounds, progress)
@@ -241,7 +245,7 @@ def answer_plan(
 
 
 class ImageSink(Protocol):
-    """Where images go, and come from when further rounds need them."""
+    """Storage of images, from which further rounds read them."""
 
     def put(self, name: str, rows: Tensor, images: Tensor) -> None: ...
 
@@ -262,7 +266,7 @@ class MemorySink:
 
 
 def _shapes(plan: Plan, shape: tuple[int, ...], rounds: int) -> dict[str, tuple[int, ...]]:
-    """How many images of each name there will be."""
+    """The shape of the array of each name."""
     rounds = min(rounds, len(plan))
     numbers = {"null": len(plan)} | {f"do/{v}": len(asked) for v, asked in plan.asked.items()}
     if rounds:
@@ -272,7 +276,7 @@ def _shapes(plan: Plan, shape: tuple[int, ...], rounds: int) -> dict[str, tuple[
 
 
 def _answer(
-    caller: Caller, plan: Plan, x: Images, sheets: ImageSink, batch: int, rounds: int,
+    caller: Caller, plan: Plan, x: Images, sink: ImageSink, batch: int, rounds: int,
     progress: Callable[[int, int], None],
 ) -> None:  # fmt: skip
     batches = list(_batches(len(plan), batch))
@@ -282,25 +286,28 @@ def _answer(
         u = caller.abduct("factual", rows, x[rows], plan.pa[rows])
         together = list(_asked(plan, rows))
         for part, image in zip(together, caller.predict(u, together), strict=True):
-            sheets.put(part.step, rows if part.question is None else part.question, image)
+            sink.put(part.step, rows if part.question is None else part.question, image)
         progress(done, total)
     with caller.untimed():
         for done, rows in enumerate(rounded, len(batches) + 1):
-            sheets.put("cycle", rows, _cycle(caller, plan, sheets.get("null", rows), rows))
+            sink.put("cycle", rows, _cycle(caller, plan, sink.get("null", rows), rows))
             for v, asked in plan.asked.items():
-                mine = torch.isin(asked.factual, rows).nonzero()[:, 0]
-                # The answers about the first factuals, in the order of their questions.
-                place = (asked.factual < min(rounds, len(plan))).cumsum(0)[mine] - 1
-                sheets.put(f"reverse/{v}", place, _reverse(caller, plan, v, sheets.get(f"do/{v}", mine), mine))
+                questions = torch.isin(asked.factual, rows).nonzero()[:, 0]
+                # Only the questions about the first factuals have rows, in the order of the questions.
+                position = (asked.factual < min(rounds, len(plan))).cumsum(0)[questions] - 1
+                image = _reverse(caller, plan, v, sink.get(f"do/{v}", questions), questions)
+                sink.put(f"reverse/{v}", position, image)
             progress(done, total)
 
 
 def _asked(plan: Plan, rows: Tensor) -> Iterator[Part]:
-    """What a batch of consecutive factuals is asked: nothing, and every intervention."""
+    """The null intervention and all questions about a batch of consecutive factuals."""
     yield Part("null", rows, torch.arange(len(rows)), plan.pa[rows])
     for v, asked in plan.asked.items():
-        mine = ((asked.factual >= rows[0]) & (asked.factual <= rows[-1])).nonzero()[:, 0]
-        yield Part(f"do/{v}", asked.factual[mine], asked.factual[mine] - rows[0], asked.cf_pa[mine], mine)
+        questions = ((asked.factual >= rows[0]) & (asked.factual <= rows[-1])).nonzero()[:, 0]
+        yield Part(
+            f"do/{v}", asked.factual[questions], asked.factual[questions] - rows[0], asked.cf_pa[questions], questions
+        )
 
 
 def _cycle(caller: Caller, plan: Plan, x: Tensor, rows: Tensor) -> Tensor:
@@ -310,11 +317,12 @@ def _cycle(caller: Caller, plan: Plan, x: Tensor, rows: Tensor) -> Tensor:
     return x
 
 
-def _reverse(caller: Caller, plan: Plan, v: str, x: Tensor, mine: Tensor) -> Tensor:
+def _reverse(caller: Caller, plan: Plan, v: str, x: Tensor, questions: Tensor) -> Tensor:
     asked = plan.asked[v]
-    factual = asked.factual[mine]
-    u = caller.abduct(f"reverse/{v}", factual, x, asked.cf_pa[mine], mine)
-    return caller.predict(u, [Part(f"reverse/{v}", factual, torch.arange(len(mine)), plan.pa[factual], mine)])[0]
+    factual = asked.factual[questions]
+    u = caller.abduct(f"reverse/{v}", factual, x, asked.cf_pa[questions], questions)
+    part = Part(f"reverse/{v}", factual, torch.arange(len(questions)), plan.pa[factual], questions)
+    return caller.predict(u, [part])[0]
 
 
 def _batches(total: int, size: int) -> Iterator[Tensor]:

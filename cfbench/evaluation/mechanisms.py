@@ -1,4 +1,4 @@
-"""Learned action: how parents respond to an intervention, by mechanisms fitted to the training data."""
+"""Learned action: mechanisms of the parents, fitted to the training data, that respond to interventions."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["ParentMechanisms", "gumbels", "mechanism_card"]
 
 
 MARGIN = 1e-3
-"""Values nearer to the ends of their range than this share of it count as this near: the logit stays finite."""
+"""Share of the range that is added at both ends, so that the logit stays finite."""
 HIDDEN = (64, 64)
 STEPS, BATCH, LR = 1500, 512, 3e-3
 
 
 class ParentMechanism(nn.Module):
-    """The conditional distribution of one variable, and how its noise is carried over to another context."""
+    """The conditional distribution of one variable, with abduction and prediction of its value."""
 
     def observe(self, v: Tensor) -> None:
-        """Take what is not learned by descent from training values [N]."""
+        """Set the parameters that are computed from training values [N] without gradient descent."""
 
     def log_prob(self, v: Tensor, context: Tensor | None) -> Tensor:
         """log p(v | context) [B] in nats, float64."""
         raise NotImplementedError
 
     def respond(self, v: Tensor, context: Tensor | None, new: Tensor | None, rng: torch.Generator) -> Tensor:
-        """The value [B] that the noise of v under its ``context`` gives under another."""
+        """The value [B] that the noise abducted from v and ``context`` gives under the context ``new``."""
         raise NotImplementedError
 
 
@@ -60,7 +60,7 @@ class ContinuousMechanism(ParentMechanism):
             self.register_buffer(name, torch.tensor(start, dtype=torch.float64))
 
     def observe(self, v: Tensor) -> None:
-        """Take the range and the scale from training values [N]."""
+        """Set the range and the scale from training values [N]."""
         self.low.copy_(torch.minimum(self.low, v.double().amin()))
         self.high.copy_(torch.maximum(self.high, v.double().amax()))
         y, _ = self._logit(v)
@@ -107,7 +107,7 @@ class TableMechanism(ParentMechanism):
 class ClassMechanism(ParentMechanism):
     """p(v | context) of a class with parents: the softmax of a network, whose noise is that of Gumbel's maximum.
 
-    Data do not tell the coupling of classes under two contexts: a response is one draw of the noise behind v.
+    The coupling of classes under two contexts is not identified by data: a response is one draw of the noise given v.
     """
 
     def __init__(self, variable: Variable, context: int) -> None:
@@ -127,7 +127,7 @@ class ClassMechanism(ParentMechanism):
 def gumbels(logits: Tensor, k: Tensor, rng: torch.Generator) -> Tensor:
     """Gumbel noise g [B, K] drawn from its posterior, given that logits + g is largest at class k [B].
 
-    The maximum is Gumbel and independent of where it lies; the others are truncated below it (Oberst & Sontag 2019,
+    The maximum is Gumbel and independent of its class; the others are truncated below it (Oberst & Sontag 2019,
     https://arxiv.org/abs/1905.05824; Maddison et al. 2014, https://arxiv.org/abs/1411.0030).
     """
     draws = -torch.log(-torch.log(torch.rand(logits.shape, generator=rng, dtype=logits.dtype).clamp(1e-12, 1 - 1e-12)))
@@ -137,10 +137,10 @@ def gumbels(logits: Tensor, k: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class ParentMechanisms(nn.Module):
-    """The learned mechanism of every parent given its own parents in the graph, and action by them.
+    """The learned mechanism of every parent given its own parents in the graph, and interventions on them.
 
     Args:
-        graph: of the data set; its edges say who depends on whom.
+        graph: the causal graph of the data set.
     """
 
     mean: Tensor
@@ -166,7 +166,7 @@ class ParentMechanisms(nn.Module):
         return ClassMechanism(v, context) if context else TableMechanism(v)
 
     def _context(self, name: str, pa: Tensor) -> Tensor | None:
-        """What the mechanism of ``name`` sees of pa [B, D]: classes one-hot, values standardised."""
+        """The context of the mechanism of ``name`` from pa [B, D]: classes one-hot, values standardised."""
         parts = [self._encode(k, pa[:, k]) for k in self.causes[name]]
         return torch.cat(parts, 1) if parts else None
 
@@ -220,7 +220,7 @@ class ParentMechanisms(nn.Module):
     def act(self, pa: Tensor, do: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         """The response of pa [B, D] to ``do``: noise abducted from pa, then each mechanism under its new parents.
 
-        What no intervened variable causes, and what sees no change, stays exactly as it was.
+        Variables that are no descendants, or whose parents do not change, keep their values exactly.
         """
         new = self.graph.set(pa, do)
         for name in self.graph.order:

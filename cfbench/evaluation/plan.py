@@ -1,4 +1,4 @@
-"""The frozen list of questions of a data set: which factual, which variable, which value."""
+"""The plan of a data set: the questions (factual, variable, value) that every method is asked."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ PLANS = ("marginal", "force-change")
 
 @dataclass(frozen=True)
 class Asked:
-    """The questions about one variable: the factual behind each [Q], the value it is set to, the parents' response.
+    """The questions about one variable: factual [Q], value of the intervention [Q], counterfactual parents [Q, D].
 
-    ``supported`` says whether the counterfactual parents lie where the training data do.
+    ``supported`` [Q] says whether the counterfactual parents are within the support of the training data.
     """
 
     factual: Tensor
@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan:
-    """Factuals, as rows [N] of a split with their numbers in the data set and parents, and what each is asked."""
+    """Factuals (rows [N] of a split, with row numbers in the data set and parents) and the questions about them."""
 
     name: str
     split: Literal["valid", "test"]
@@ -60,10 +60,10 @@ class Plan:
 
     @cached_property
     def resample_key(self) -> str:
-        """Twelve hexadecimal digits of who is asked about what, which seed the bootstrap's resamples.
+        """Twelve hexadecimal digits that seed the bootstrap's resamples: a digest of the factuals of all questions.
 
-        Neither the code that made the plan nor the last digits of values count: the same questions are resampled
-        alike by every version and on every machine.
+        It depends neither on code nor on the values of interventions, so that the same questions have the same
+        resamples in every version and on every machine.
         """
         asked = {v: a.factual.tolist() for v, a in self.asked.items()}
         return key_of(self.split, self.index.tolist(), asked)
@@ -86,7 +86,7 @@ class Plan:
 
 
 def check_plan(dataset: Dataset, label: str, name: str) -> None:
-    """Nothing, where the data set has a plan of that name.
+    """Raise unless the data set has a plan of that name.
 
     Raises:
         UserError: it has none.
@@ -101,9 +101,9 @@ def check_parents(pa: Tensor, rows: int, names: Sequence[str], what: str) -> Non
 
     Args:
         pa: the parents.
-        rows: how many there should be.
-        names: of the D columns.
-        what: the beginning of the message: who gives them.
+        rows: the expected number of rows.
+        names: names of the D columns.
+        what: the beginning of the message.
 
     Raises:
         UserError: they have another shape, or some are not finite: how many, in which column.
@@ -130,7 +130,7 @@ def make_plan(
 
     ``marginal`` draws values from the training marginal (a class always another than the factual's);
     ``force-change`` draws continuous values from another decile than the factual's; a data set may name more.
-    Parents respond by ``act``, or as the data set says where that is left out.
+    Parents respond by ``act``, by default that of the data set.
 
     Raises:
         UserError: the data set has no plan of that name, does not know how its parents respond, or has parents that
@@ -158,7 +158,7 @@ def make_plan(
 
 
 def _values(dataset: Dataset, v: Variable, train: Split, pa: Tensor, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Which factuals are asked about a variable, and the value that each is given."""
+    """The factuals [Q] of the questions about a variable, and the values [Q] of the intervention."""
     if name not in PLANS:
         given = (dataset.targets(name, pa) or {}).get(v.name, [])
         pairs = [(i, value) for i, values in enumerate(given) for value in values]
@@ -177,9 +177,9 @@ def _values(dataset: Dataset, v: Variable, train: Split, pa: Tensor, name: str, 
 
 
 class Support:
-    """Whether parents lie where training parents do.
+    """Whether parents are within the support of the training data.
 
-    Inside means: among training rows of the same classes, the fifth nearest in standardised continuous parents is
+    That is: among training rows of the same classes, the fifth nearest in standardised continuous parents is
     no farther than it is for 99 % of the training rows themselves.
     """
 
@@ -217,11 +217,11 @@ class Support:
         return groups
 
     def _by_tree(self, group: tuple[float, ...]) -> bool:
-        """Whether a tree pays for a group's training rows."""
+        """Whether a k-d tree is faster for a group's training rows."""
         return len(self.groups[group]) > 2 * self.neighbours + 1 and len(self.values) < 16
 
     def _near(self, group: tuple[float, ...], values: Tensor) -> Tensor:
-        """Whether continuous parents [B, V] are near enough to a group's training rows [B]."""
+        """Whether continuous parents [B, V] are within the radius of a group's training rows: [B]."""
         points = (values / self.scale).numpy()
         # without a tree, distances come from products of matrices, which may round by their number of rows
         parts = [points] if self._by_tree(group) else np.split(points, len(points))

@@ -1,4 +1,4 @@
-"""A method that computes in bfloat16 by itself, as a run with that precision had it compute."""
+"""Methods that compute in bfloat16, as in a run with that precision."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ __all__ = ["bfloat16", "compute_in_bfloat16"]
 def bfloat16(device: torch.device) -> AbstractContextManager[None]:
     """Context manager under which matrix products and convolutions are computed in bfloat16.
 
-    Weights are cast whenever they are used: a cast that is kept until the context is left would hide what an
-    optimiser does to them meanwhile.
+    Weights are cast at every use: a cached cast would hide the updates of an optimiser.
     """
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def compute_in_bfloat16(method: Method) -> None:
-    """Make a method's answers those of its class with matrix products and convolutions in bfloat16.
+    """Let a method compute matrix products and convolutions in bfloat16.
 
-    Its class becomes one of the same name that is derived from its own, so that a copy is lowered too.
+    Its class is replaced by a subclass of the same name, so that copies of the method do so, too.
     """
     own = type(method)
     kept = {name: vars(own)[name] for name in ("__module__", "__qualname__", "__doc__", "name") if name in vars(own)}

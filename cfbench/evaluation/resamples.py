@@ -13,7 +13,7 @@ __all__ = ["REPLICATES", "Resamples", "draw_resamples", "resample_rows", "resamp
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each factual is drawn in each replicate, counts [R, N], and which seeds are, [R, S]."""
+    """Counts [R, N] of each factual in each replicate, and the drawn seeds [R, S]."""
 
     counts: np.ndarray
     seeds: np.ndarray
@@ -21,7 +21,7 @@ class Resamples:
 
 REPLICATES = 1000
 MANY, FEWER = 10_000, 4096
-"""Factuals from which on a resample for a set score draws fewer, and how many."""
+"""Number of factuals above which a resample for a set score draws fewer, and how many it draws."""
 
 
 def _counts(key: str, factuals: int, r: int, size: int | None = None) -> np.ndarray:
@@ -35,7 +35,7 @@ def resample_size(factuals: int) -> int:
 
 
 def draw_resamples(key: str, factuals: int, seeds: int, replicates: int = REPLICATES) -> Resamples:
-    """The resamples of a plan: the same for every method, and replicate r the same whatever ``replicates`` is."""
+    """The resamples of a plan: the same for every method; replicate r does not depend on ``replicates``."""
     counts = np.empty((replicates, factuals))
     for r in range(replicates):
         counts[r] = _counts(key, factuals, r)
@@ -46,8 +46,7 @@ def draw_resamples(key: str, factuals: int, seeds: int, replicates: int = REPLIC
 def resample_rows(key: str, factual_ids: np.ndarray, r: int, *, factuals: int) -> np.ndarray:
     """The rows of replicate r, int64: each question [Q] as often as its factual (0..N-1) was drawn among ``factuals``.
 
-    As many are drawn as `drawn` says. Questions that were left out (no finite answer) are simply absent from
-    ``factual_ids``.
+    `resample_size` gives the number of draws. Questions without a finite answer are absent from ``factual_ids``.
     """
     ids = np.asarray(factual_ids, dtype=np.int64)
     return np.repeat(np.arange(len(ids)), _counts(key, factuals, r, resample_size(factuals))[ids])

@@ -1,4 +1,4 @@
-"""From evidence to scores: each metric on the rows that it can score, sets on shared resamples."""
+"""Scores of evidence: each metric on the rows that it can score, set scores also on shared resamples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPLICATES = 200
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One column of a metric under one intervention: its value, how many were asked and scored, and the raw scores."""
+    """A column of a metric under an intervention: its value, numbers of questions and of scores, and the raw scores."""
 
     do: str
     column: str
@@ -51,14 +51,14 @@ def evidences(
     """The evidence on each intervened variable, on the null intervention and on costs.
 
     Args:
-        dataset: for its graph and what it can measure.
+        dataset: gives the graph and the measurement.
         plan: the questions.
-        pool: the split that the factuals come from; its other rows are the real images of reference.
+        pool: the split of the factuals; its other rows are the real reference images.
         images: answers by name, as `answer_plan` gives them.
         truth: true counterfactuals by ``do/V``, where they exist.
         judges: the data set's judges.
-        rounds: how many factuals went through further rounds.
-        costs: of the cell.
+        rounds: number of factuals that went through further rounds.
+        costs: costs of the cell.
     """
     x: Any = ImageRows(pool.images, plan.rows)
     others = torch.ones(len(pool), dtype=torch.bool)
@@ -91,11 +91,11 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, r
     """All columns of a metric on one evidence.
 
     Args:
-        metric: what scores.
-        evidence: its scope is the metric's.
-        factual: the factual behind each row [N].
-        plan: what was asked; it seeds the resamples, which are the same for every method.
-        rounds: how many factuals went through further rounds.
+        metric: the metric.
+        evidence: evidence of the metric's scope.
+        factual: the factual of each row [N].
+        plan: the questions; it seeds the resamples, which are the same for every method.
+        rounds: number of factuals that went through further rounds.
     """
     if evidence.do == "cell":
         return [_row(metric, evidence, name, v, "cell", np.empty(0)) for name, v in _call(metric, evidence).items()]
@@ -131,9 +131,9 @@ def _row(metric: Metric, evidence: Evidence, name: str, value: Tensor, kind: str
 
 
 def _usable(metric: Metric, evidence: Evidence) -> tuple[Tensor, Evidence]:
-    """The rows that a metric can score, none where evidence is missing that it needs, and the evidence of these.
+    """The rows that a metric can score, none if it needs evidence that is missing, and their evidence.
 
-    Metrics with the same needs share it, and with it what judges said.
+    Metrics with the same needs share the evidence and thus the memoised results of the judges.
     """
     if not all(map(evidence.has, metric.needs)):
         return torch.empty(0, dtype=torch.long), evidence
@@ -152,7 +152,7 @@ def _finite(images: str, evidence: Evidence) -> Tensor:
 
 
 def _scores(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
-    """What a metric gives; where there are many rows and all of it is per image, block by block."""
+    """The outputs of a metric, computed in blocks if there are many rows and all outputs are per image."""
     found: dict[str, Tensor] = {}
     start = 0
     for block in evidence.blocks():

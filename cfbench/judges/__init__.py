@@ -1,4 +1,4 @@
-"""The judges of a data set: readers, encoders and auto-encoders that metrics need and no method sees."""
+"""The judges of a data set: classifiers, encoders and auto-encoders that metrics use and methods do not."""
 
 from __future__ import annotations
 

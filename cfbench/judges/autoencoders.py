@@ -13,10 +13,10 @@ def _conv(before: int, out: int) -> list[nn.Module]:
 
 
 class AutoEncoder(nn.Module):
-    """An image [B, C, H, W] in [0, 1] with black = 0 squeezed and drawn again; the output is not clipped.
+    """Reconstruction of images [B, C, H, W] in [0, 1] with black = 0; the output is not clipped.
 
     The architectures are those of Van Looveren & Klaise 2019 (https://arxiv.org/abs/1907.02584) for 28x28 images.
-    An image whose sides are no multiples of 4 is padded with black at the right and at the bottom, and cut again.
+    Images whose sides are no multiples of 4 are padded with black at the right and at the bottom, and cropped again.
     """
 
     net: nn.Sequential

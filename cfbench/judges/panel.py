@@ -1,4 +1,4 @@
-"""The judges of one data set as a panel of frozen networks."""
+"""The judges of a data set as one module of frozen networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS, ABOUT = "judges.safetensors", "judges.json"
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initial weights are drawn from ``seed``, without a trace in the global generator."""
+    """Context manager that seeds torch's global generator and restores it on exit."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -35,7 +35,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """No gradient, and the same float32 arithmetic in every call on a GPU."""
+    """Context manager without gradients and with deterministic float32 arithmetic on a GPU."""
     with torch.no_grad(), torch.backends.cudnn.flags(True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
@@ -47,7 +47,7 @@ class Judges(nn.Module):
     call draws random numbers or changes a network.
 
     Args:
-        graph: of the data set.
+        graph: the causal graph of the data set.
         width: channels of the reader's first convolution.
         features: length of the feature vector.
         latents: dimensions of the VAE's code.
@@ -111,24 +111,23 @@ class Judges(nn.Module):
         return self._run(lambda chunk: (self.vae(chunk),), x)[0]
 
     def _run(self, judge: Callable[[Tensor], Any], x: Tensor, one: bool = False) -> tuple[Tensor, ...]:
-        """What ``judge`` makes of x, chunk by chunk, on the device of x."""
+        """The outputs of ``judge`` for x, computed in chunks, on the device of x."""
         self._check(x)
         device = self.reader.mean.device
         parts = []
         with _exact():
             for chunk in x.split(CHUNK):
-                moved = chunk.to(device, torch.float32).contiguous(memory_format=torch.channels_last)
-                out = judge(moved)
+                out = judge(chunk.to(device, torch.float32).contiguous(memory_format=torch.channels_last))
                 parts.append((out,) if one else out)
         return tuple(torch.cat(column).to(x.device) for column in zip(*parts, strict=True))
 
     def _check(self, x: Tensor) -> None:
-        """Raise where a network is in training mode or x are not images of this data set."""
+        """Raise unless all networks are in evaluation mode and x are images of this data set."""
         if wrong := [name or "the panel" for name, module in self.named_modules() if module.training]:
             raise RuntimeError(f"judges must be in evaluation mode; in training mode: {', '.join(wrong[:3])}")
         if x.shape[1:] != self.graph.shape or not x.is_floating_point():
-            want = list(self.graph.shape)
-            raise ValueError(f"judges take float images [B, *{want}] in [0, 1]; found {x.dtype} {list(x.shape)}")
+            shape = list(self.graph.shape)
+            raise ValueError(f"judges take float images [B, *{shape}] in [0, 1]; found {x.dtype} {list(x.shape)}")
 
     def state(self) -> dict[str, Tensor]:
         """All weights and buffers in one flat dict of contiguous CPU tensors, ready for safetensors."""
@@ -163,5 +162,5 @@ class Judges(nn.Module):
 
 
 def _describe(graph: CausalGraph) -> Mapping[str, Any]:
-    """What the networks' shapes follow from, as JSON gives it back."""
+    """The parts of the graph that determine the networks' shapes, in JSON types."""
     return {"shape": list(graph.shape), "variables": [[v.name, v.kind, v.size] for v in graph.variables]}

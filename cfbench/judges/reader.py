@@ -1,4 +1,4 @@
-"""The attribute judge: one trunk that reads every variable off an image."""
+"""The attribute judge: one convolutional network that predicts every variable from an image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reader(nn.Module):
         self.register_buffer("std", torch.ones(len(self.variables)))
 
     def standardise_by(self, pa: Tensor) -> None:
-        """Take the mean and standard deviation of the continuous variables from parents pa [N, D]."""
+        """Set the mean and standard deviation of the continuous variables from parents pa [N, D]."""
         for d, v in enumerate(self.variables):
             if not v.categorical:
                 self.mean[d] = pa[:, d].double().mean().float()

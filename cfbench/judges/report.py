@@ -1,4 +1,4 @@
-"""The judge card: how far each judge may be trusted, on images that trained none of them."""
+"""The judge card: the errors of each judge on images that trained none of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .panel import Judges
 __all__ = ["ENOUGH", "card"]
 
 ENOUGH = {"categorical": 0.97, "continuous": 0.9}
-"""The accuracy, or the share of variance explained, from which a reader is good enough to tell methods apart."""
+"""The accuracy, or the share of variance explained, from which a reader is good enough to compare methods."""
 Row = dict[str, Any]
 Data = tuple[Tensor, Tensor]
-"""Images [N, C, H, W] in [0, 1] and what they show [N, D]."""
+"""Images [N, C, H, W] in [0, 1] and their parents [N, D]."""
 
 
 def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int = 2000, truths: int = 500) -> list[Row]:
@@ -33,9 +33,12 @@ def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int 
     auto-encoders. ``good`` says whether a reader reaches `ENOUGH` on real images and is None elsewhere.
 
     Args:
-        seed: of the interventions.
-        rows: at most so many held-out images of each kind.
-        truths: at most so many factuals for the oracle.
+        judges: the judges.
+        dataset: the data set.
+        root: its data root.
+        seed: seed of the interventions.
+        rows: maximum number of held-out images of each kind.
+        truths: maximum number of factuals for the oracle.
     """
     valid = dataset.split(root, "valid")[:rows]
     judge = dataset.judge_split(root, "valid")[:rows]
@@ -46,44 +49,44 @@ def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int 
     for name, (x, pa) in data.items():
         table += _readings("reader", judges.read(x), judges.graph, pa, name)
         table += _readings("measured", dataset.measure(x) or {}, judges.graph, pa, name)
-    return table + _drawings(judges, valid)
+    return table + _reconstructions(judges, valid)
 
 
 def _readings(judge: str, found: Mapping[str, Tensor], graph: CausalGraph, pa: Tensor, data: str) -> list[Row]:
     return [_reading(judge, found[v.name], v, pa[:, d], data) for d, v in enumerate(graph.variables) if v.name in found]
 
 
-def _reading(judge: str, found: Tensor, variable: Variable, wanted: Tensor, data: str) -> Row:
-    """How far ``found`` (classes, their probabilities, or values) lies from ``wanted`` [N]."""
+def _reading(judge: str, found: Tensor, variable: Variable, target: Tensor, data: str) -> Row:
+    """The error of ``found`` (classes, their probabilities, or values) against ``target`` [N]."""
     if variable.categorical:
-        wrong = (found.argmax(1) if found.ndim == 2 else found.round()) != wanted
+        wrong = (found.argmax(1) if found.ndim == 2 else found.round()) != target
         error = wrong.double().mean()
         enough = 1 - error >= ENOUGH["categorical"]
     else:
-        miss = found.double() - wanted.double()
+        miss = found.double() - target.double()
         error = miss.abs().mean()
-        enough = 1 - miss.square().mean() / wanted.double().var(correction=0) >= ENOUGH["continuous"]
+        enough = 1 - miss.square().mean() / target.double().var(correction=0) >= ENOUGH["continuous"]
     unit = "share wrong" if variable.categorical else variable.unit
-    return _row(judge, variable.name, data, error, unit, len(wanted), bool(enough) if data == "real" else None)
+    return _row(judge, variable.name, data, error, unit, len(target), bool(enough) if data == "real" else None)
 
 
-def _drawings(judges: Judges, valid: Split) -> list[Row]:
-    """How well VAE and auto-encoders draw held-out real images, and the class auto-encoders those of other classes."""
+def _reconstructions(judges: Judges, valid: Split) -> list[Row]:
+    """Reconstruction errors of VAE and auto-encoders on held-out images, also with those of other classes."""
     x, pa, graph = valid.x, valid.parents, judges.graph
     first = graph.names[0]
-    drawn = [
+    pairs = [
         ("vae", "", "real", judges.draw(x)),
         ("auto-encoder", "", "real", judges.reconstruct(x, first)),
     ]
     for d, v in enumerate(graph.variables):
         if v.categorical:
             own = pa[:, d]
-            drawn.append(("class auto-encoder", v.name, "real", judges.reconstruct(x, v.name, own)))
+            pairs.append(("class auto-encoder", v.name, "real", judges.reconstruct(x, v.name, own)))
             other = (own + 1 + valid.index.to(own.device) % (v.size - 1)) % v.size
-            drawn.append(("class auto-encoder", v.name, "real, other class", judges.reconstruct(x, v.name, other)))
+            pairs.append(("class auto-encoder", v.name, "real, other class", judges.reconstruct(x, v.name, other)))
     return [
         _row(judge, variable, data, 255 * (x - y).abs().double().mean(), "grey levels", len(x), None)
-        for judge, variable, data, y in drawn
+        for judge, variable, data, y in pairs
     ]
 
 
@@ -93,13 +96,13 @@ def _row(judge: str, variable: str, data: str, error: Tensor, unit: str, n: int,
 
 
 def _truths(dataset: Dataset, root: Path, valid: Split, seed: int) -> Data | None:
-    """True counterfactuals under one intervention on each variable; None where the data set knows none."""
+    """True counterfactuals under one intervention on each variable; None if the data set has none."""
     rng = torch.Generator().manual_seed(derive(seed, "judge card"))
     train = dataset.split(root, "train").parents
     images, parents = [], []
     for d, v in enumerate(dataset.graph.variables):
-        wanted = _draw(v, train[:, d], valid.parents[:, d], rng)
-        cf_pa = dataset.act(valid.parents, {v.name: wanted}, rng)
+        value = _draw(v, train[:, d], valid.parents[:, d], rng)
+        cf_pa = dataset.act(valid.parents, {v.name: value}, rng)
         truth = None if cf_pa is None else dataset.oracle(root, "valid", valid.index, cf_pa)
         if cf_pa is not None and truth is not None:
             known = truth.flatten(1).isfinite().all(1)

@@ -1,4 +1,4 @@
-"""How judges are trained: each network by itself, within a number of images, from a seed of its own."""
+"""Training of the judges: each network separately, with its own number of images and its own seed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class JudgeBudget:
-    """How many training images pass through each judge, and how many at a time.
+    """The number of training images of each judge, and the batch size.
 
     ``reader`` and ``vae`` count for their network, ``class_encoder`` for the auto-encoder of each class,
-    ``all_encoder`` for that of all classes. Auto-encoders, which see few images, take a quarter of ``batch``.
+    ``all_encoder`` for that of all classes. Auto-encoders, which have few images, use a quarter of ``batch``.
     """
 
     reader: int = 110_000
@@ -84,7 +84,7 @@ class _Trainer:
 
 
 def _rows(count: int, batch: int, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """``steps`` index batches, every row once before any comes again."""
+    """``steps`` batches of row numbers, drawn without replacement epoch by epoch."""
     queue = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         if len(queue) < batch:
@@ -94,7 +94,7 @@ def _rows(count: int, batch: int, steps: int, rng: torch.Generator) -> Iterator[
 
 
 def _initialise(module: nn.Module, seed: int) -> None:
-    """PyTorch's own initial weights, drawn from ``seed``."""
+    """PyTorch's default initial weights, drawn from ``seed``."""
     with seeded(seed):
         for part in module.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm):
@@ -112,9 +112,9 @@ def train_judges(
 ) -> Judges:
     """The judges of ``dataset``, trained and frozen; the same seed gives the same weights.
 
-    The reader learns from ``judge_split``, where the data set has removed the confounding, so that it reads each
-    variable itself and not what goes along with it. VAE and auto-encoders learn from the ordinary training split:
-    CLD and IM ask how images are distributed in the data as they are. The class auto-encoders of a variable start
+    The reader learns from ``judge_split``, where the data set has removed the confounding, so that it predicts each
+    variable from its own effect on the image. VAE and auto-encoders learn from the ordinary training split:
+    CLD and IM refer to the distribution of the data themselves. The class auto-encoders of a variable start
     from the same weights, so that their differences come from their images; one whose class has no training image is
     filled with NaN.
     """

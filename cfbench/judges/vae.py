@@ -1,4 +1,4 @@
-"""The unconditional variational auto-encoder whose posterior measures how far images lie apart."""
+"""The unconditional variational auto-encoder whose posteriors give distances between images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["VAE"]
 
 
 def _halvings(shape: tuple[int, int, int]) -> int:
-    """How often the image is halved: twice, or more where a side of 8 pixels or more would be left."""
+    """How often the image is halved: at least twice, and until no side has more than 8 pixels."""
     times = 2
     while halved(max(shape[1:]), times) > 8:
         times += 1
@@ -23,7 +23,7 @@ def _halvings(shape: tuple[int, int, int]) -> int:
 
 
 class VAE(nn.Module):
-    """A convolutional VAE of the image alone: it is told no parent, so that its code holds class and style alike.
+    """A convolutional VAE of the image alone, without parents, so that its code contains both class and style.
 
     The likelihood is Gaussian with one scale for all pixels at its optimum (Rybkin et al. 2021,
     https://arxiv.org/abs/2006.13202), so that no weight between reconstruction and prior has to be chosen for each

@@ -10,9 +10,9 @@ __all__ = ["MANY", "NEAREST", "PART", "Balls", "coverage", "density", "inside", 
 
 NEAREST = 5
 MANY = 10_000
-"""Answers up to which all are looked at together, as many as Naeem et al. had."""
+"""Maximum number of answers that are scored in one part, as many as Naeem et al. had."""
 PART = 4096
-"""Answers in a part, and real images beside it, where there are more."""
+"""Number of answers, and of real images, in a part if there are more."""
 ROWS = 512
 """Rows of distances in memory at once."""
 Balls = tuple[Tensor, Tensor, Tensor]
@@ -20,7 +20,7 @@ Balls = tuple[Tensor, Tensor, Tensor]
 
 
 def spaced(features: Tensor, n: int) -> Tensor:
-    """At most n rows of features [M, F] at even distances."""
+    """At most n evenly spaced rows of features [M, F]."""
     m = len(features)
     return features[torch.arange(min(n, m)) * m // min(n, m)] if m else features
 
@@ -48,7 +48,7 @@ def inside(features: Tensor, real: Tensor, radius: Tensor) -> Tensor:
 def pack(features: Tensor, real: Tensor, radius: Tensor) -> Balls:
     """The balls around real points [M, F] that hold each point [N, F]."""
     n, m = len(features), len(real)
-    # Made beforehand: what is kept between large buffers would keep their memory from being used again.
+    # Allocated first: small allocations between large buffers would keep the allocator from reusing theirs.
     bits = torch.empty(n, -(-m // 8), dtype=torch.uint8)
     count = torch.empty(n, dtype=torch.long)
     for start in range(0, n, ROWS):

@@ -1,4 +1,4 @@
-"""Effectiveness: whether a counterfactual shows the parents that it was asked for."""
+"""Effectiveness: whether a counterfactual shows its counterfactual parents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Effectiveness(Metric):
 
     ``accuracy/k`` [N] is 1 or 0 for a categorical variable k, ``error/k`` [N] the absolute error of a continuous
     one in its own unit. With one call for each do(v) they make the do × variable matrix of Monteiro et al. 2023
-    (arXiv 2303.01274). Neither can be told from perfect below the judge's own error on real images.
+    (arXiv 2303.01274). The judge's own error on real images is a lower bound of what can be resolved.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {

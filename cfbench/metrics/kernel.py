@@ -12,7 +12,7 @@ CHUNK, BLOCK = 128, 512
 PAIRS = 2**24
 """Pairs whose kernels are in memory at once."""
 MANY = 10_000
-"""Images from which on sums of kernels are had from third moments, whose cost grows with the images, not the pairs."""
+"""Number of images above which sums of kernels are computed from third moments, at a cost linear in the images."""
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def _products(features: Tensor, third: Tensor) -> Tensor:
 
 
 def _pair_products(a: Tensor) -> tuple[Tensor, Tensor]:
-    """a_j a_k [N, P] of the columns j <= k of a, and how often each pair stands in the square of all: [P]."""
+    """a_j a_k [N, P] of the columns j <= k of a, and how often each pair occurs in the square of all: [P]."""
     j, k = torch.triu_indices(a.shape[1], a.shape[1])
     return a[:, j] * a[:, k], 1.0 + (j != k).double()
 
@@ -75,7 +75,7 @@ def _summed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _counts(row: Tensor) -> tuple[Tensor, Tensor]:
-    """A place of each distinct row number in ``row`` [N], and how often it occurs: [U], [U] float64."""
+    """A position of each distinct row number in ``row`` [N], and how often it occurs: [U], [U] float64."""
     _, which, counts = row.unique(return_inverse=True, return_counts=True)
     first = torch.empty_like(counts)
     first[which] = torch.arange(len(row), device=row.device)

@@ -20,7 +20,7 @@ Code = tuple[Tensor, Tensor]
 BINS = 10
 CHUNK = 64
 PAIRS = 2**24
-"""Pairs of an image and a real one from which on divergences are had from matrix products."""
+"""Number of pairs of an image and a real one above which divergences are computed from matrix products."""
 
 
 def kl(p: Code, q: Code) -> Tensor:

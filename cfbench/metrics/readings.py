@@ -1,4 +1,4 @@
-"""What judges read, and instruments measure, from images, beside the value that a variable should have."""
+"""Values of variables that judges predict, or that are measured, from images."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def measured(evidence: Evidence, images: str) -> Mapping[str, Tensor]:
 
 
 def off_target(evidence: Evidence) -> Iterator[tuple[Variable, Tensor]]:
-    """Variables that the intervention should leave alone, each with the rows [N] whose value indeed stays.
+    """Variables that the intervention should not change, each with the rows [N] whose value is unchanged.
 
-    These are neither the intervened variable nor its descendants; a row whose counterfactual parents change one
-    of them all the same asks nothing of it.
+    These are neither the intervened variable nor its descendants; rows whose counterfactual parents change one of them
+    nevertheless are left out.
     """
     graph = evidence.graph
-    touched = {evidence.do, *graph.descendants(evidence.do)}
+    affected = {evidence.do, *graph.descendants(evidence.do)}
     for k, variable in enumerate(graph.variables):
-        if variable.name not in touched:
+        if variable.name not in affected:
             yield variable, evidence.cf_pa[:, k] == evidence.pa[:, k]

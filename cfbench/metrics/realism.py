@@ -18,7 +18,7 @@ __all__ = ["Neighbours", "Realism", "TrueRealism"]
 
 
 def _row(evidence: Evidence) -> Tensor:
-    """Numbers the images, so that a resample with replacement still knows which are copies of one another."""
+    """Row numbers of the images, which identify copies in a resample with replacement."""
     rows: Tensor = evidence.once("row", lambda: torch.arange(len(evidence)))
     return rows
 
@@ -52,14 +52,14 @@ class Realism(Metric):
         Raises:
             ValueError: fewer than two answers or real images.
         """
-        made, real = evidence.judge("features", "answer"), evidence.judge_real("features")
-        if _unusable(made):
+        answers, real = evidence.judge("features", "answer"), evidence.judge_real("features")
+        if _unusable(answers):
             return dict.fromkeys(self.columns, _NAN.clone())
         moments: Moments = evidence.of_real("frechet", lambda: reference(real))
-        own = within(made, _row(evidence))
+        own = within(answers, _row(evidence))
         among = evidence.of_real("kernel", lambda: within(real))
-        cross = evidence.once("kernel:real", lambda: mean_kernel(made, real))  # [N]
-        return {"fid_real": frechet(made, moments), "kid_real": own + among - 2 * cross.mean()}
+        cross = evidence.once("kernel:real", lambda: mean_kernel(answers, real))  # [N]
+        return {"fid_real": frechet(answers, moments), "kid_real": own + among - 2 * cross.mean()}
 
 
 class TrueRealism(Metric):
@@ -92,12 +92,12 @@ class TrueRealism(Metric):
         Raises:
             ValueError: fewer than two answers.
         """
-        made, true = evidence.judge("features", "answer"), evidence.judge("features", "truth")
-        if _unusable(made, true):
+        answers, true = evidence.judge("features", "answer"), evidence.judge("features", "truth")
+        if _unusable(answers, true):
             return dict.fromkeys(self.columns, _NAN.clone())
         return {
-            "fid_truth": frechet(made, reference(true)),
-            "kid_truth": paired_mmd(made, true, _row(evidence)),
+            "fid_truth": frechet(answers, reference(true)),
+            "kid_truth": paired_mmd(answers, true, _row(evidence)),
         }
 
 
@@ -106,8 +106,8 @@ class Neighbours(Metric):
 
     ``density`` is about 1 for real images and has no upper bound, ``coverage_real`` about .97 (Naeem et al. 2020,
     arXiv 2002.09797). Where there are more real images than answers, evenly spaced ones are the reference. More than
-    10,000 answers are looked at in interleaved parts of at most 4,096 beside 4,096 real images, and the mean over the
-    parts is the score. 0-d.
+    10,000 answers are divided into interleaved parts of at most 4,096, each compared with 4,096 real images; the score
+    is the mean over the parts. 0-d.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
@@ -135,17 +135,17 @@ class Neighbours(Metric):
         Raises:
             ValueError: fewer than two answers.
         """
-        made, real = evidence.judge("features", "answer"), evidence.judge_real("features")
-        if len(made) < 2:
-            raise ValueError(f"density and coverage need at least 2 answers, found {len(made)}")
-        if _unusable(made) or min(len(made), len(real)) <= NEAREST:
+        answers, real = evidence.judge("features", "answer"), evidence.judge_real("features")
+        if len(answers) < 2:
+            raise ValueError(f"density and coverage need at least 2 answers, found {len(answers)}")
+        if _unusable(answers) or min(len(answers), len(real)) <= NEAREST:
             return dict.fromkeys(self.columns, _NAN.clone())
-        # A resample of many answers is looked at as they are, in parts, however few it draws.
-        kind = "balls:parts" if len(made) > MANY or "balls:parts" in evidence.memo else "balls"
+        # Resamples of many answers are divided into parts, too, even if they draw fewer.
+        kind = "balls:parts" if len(answers) > MANY or "balls:parts" in evidence.memo else "balls"
         part = PART if kind == "balls:parts" else None
-        balls = evidence.once(kind, lambda: self._balls(evidence, made, spaced(real, part or len(made))))
+        balls = evidence.once(kind, lambda: self._balls(evidence, answers, spaced(real, part or len(answers))))
         return {"density": density(balls), "coverage_real": coverage(balls, part)}
 
     @staticmethod
-    def _balls(evidence: Evidence, made: Tensor, centres: Tensor) -> Balls:
-        return pack(made, centres, evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres)))
+    def _balls(evidence: Evidence, answers: Tensor, centres: Tensor) -> Balls:
+        return pack(answers, centres, evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres)))

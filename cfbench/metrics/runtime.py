@@ -1,4 +1,4 @@
-"""What a cell cost."""
+"""The costs of a cell."""
 
 from __future__ import annotations
 

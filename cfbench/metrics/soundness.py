@@ -1,4 +1,4 @@
-"""Soundness: what must hold of any counterfactual function, whatever the truth is (Galles & Pearl)."""
+"""Soundness: properties of every counterfactual function, independent of the truth (Galles & Pearl)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Composition(Metric):
     """Change after 1 and 10 null interventions, each with a fresh abduction (Monteiro et al. 2023, arXiv 2303.01274).
 
     ``composition_k`` [N] is the mean absolute difference between x and x_k = f(x_{k-1}, pa, pa). A method that
-    carries the full residual of x scores 0 whatever it has learned: read it beside the declared residual.
+    carries the full residual of x scores 0 even if it has learned nothing: read it with the declared residual.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {

@@ -15,7 +15,7 @@ from .pixels import GREY, grey, l1, mean_square
 __all__ = ["TEA", "TrueError"]
 
 VISIBLE = 0.5
-"""Grey levels, root mean square: a truth nearer to the factual than this is lost in the rounding of pixels."""
+"""Root mean square in grey levels of the smallest true change that exceeds the rounding of pixels."""
 
 
 def _truth(evidence: Evidence) -> Tensor:
@@ -55,7 +55,7 @@ class TEA(Metric):
 
     With z̄ = truth - x, z̃ = answer - x and ‖z‖² the mean over pixels in grey levels: ``tea_effectiveness`` [N]
     e = ⟨z̄, z̃⟩ / ‖z̄‖² (1: the true change in full, 0: none of it), ``tea_amplification`` [N] a = ‖z̃ - e z̄‖, all
-    change beside it; (1 - e)² ‖z̄‖² + a² is the squared error. NaN where ‖z̄‖ is less than half a grey level.
+    other change; (1 - e)² ‖z̄‖² + a² is the squared error. NaN where ‖z̄‖ is less than half a grey level.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
@@ -83,10 +83,10 @@ class TEA(Metric):
     def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
         """Per image [N], float64."""
         x = grey(evidence.x)
-        true, made = grey(_truth(evidence)) - x, grey(evidence.answer) - x
+        true, change = grey(_truth(evidence)) - x, grey(evidence.answer) - x
         norm = mean_square(true)
-        e = (true * made).flatten(1).mean(1) / norm
-        a = mean_square(made - e[:, None, None, None] * true).sqrt()
+        e = (true * change).flatten(1).mean(1) / norm
+        a = mean_square(change - e[:, None, None, None] * true).sqrt()
         unseen = norm.sqrt() < VISIBLE
         return {
             "tea_effectiveness": e.masked_fill(unseen, torch.nan),

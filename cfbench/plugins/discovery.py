@@ -40,8 +40,8 @@ CONTROLS = "cfbench.controls"
 class Plugin:
     """Where a plugin comes from: a distribution and its entry point, a file, or an object of this session.
 
-    ``cls`` is the class of a file's plugin, or the class or instance of a session; ``control`` marks a method that
-    runs in addition to the requested ones.
+    ``cls`` is the class of a file's plugin, or the class or instance of a session; ``control`` marks a method that is
+    run in addition to the requested ones.
     """
 
     kind: Kind
