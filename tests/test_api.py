@@ -17,6 +17,7 @@ import toys
 
 import cfbench
 from cfbench import storage
+from cfbench.api.result import Result
 from cfbench.cli.main import _main
 from cfbench.evaluation.plan import Plan
 from cfbench.plugins.digest import source_digest
@@ -441,6 +442,29 @@ def test_what_cannot_be_loaded_is_told(handed, row, options, says):
     with pytest.raises(cfbench.UserError) as error:
         cfbench.load_method(handed, row, **options)
     assert says in str(error.value)
+
+
+def test_a_name_that_a_file_of_the_run_has_is_refused(handed):
+    run = Result(handed.folder, files=(Path(TOYS),))
+    with pytest.raises(cfbench.UserError, match=r"method 'learns' is Learns of toys\.py; give Knows another name"):
+        cfbench.load_method(run, "learns", plugins={"learns": toys.Knows})
+
+
+def test_a_data_set_is_loaded_by_name_class_or_instance(tmp_path):
+    given = toys.Bars()
+    assert cfbench.load_dataset(given) is given
+    for dataset, plugins in (
+        ("bars", [TOYS]),
+        ("mine", {"mine": toys.Bars}),
+        ("mine", {"mine": given}),
+        (toys.Bars, ()),
+    ):
+        found = cfbench.load_dataset(dataset, plugins=plugins)
+        assert type(found).__name__ == "Bars"
+        assert found is not given
+        assert found.graph == given.graph
+    with pytest.raises(cfbench.UserError, match="'bars,bars\\[a=1\\]' names 2 data sets; give one"):
+        cfbench.load_dataset("bars,bars[a=1]", plugins=[TOYS])
 
 
 def test_a_row_whose_class_is_not_at_hand_is_told(handed):

@@ -108,7 +108,7 @@ def test_keys_tell_a_run_by_a_bundle_from_one_of_its_own(labs):
 
 def test_a_run_taken_up_again_has_the_keys_without_the_bundle(labs):
     loaded = LoadedJob(reopen_job(labs / "runs/used", data_root=labs, device="cpu"))
-    assert loaded.plan_key(BARS) == about(labs, "used")["datasets"]["bars"]["plan_key"]
+    assert loaded.keys.plan(BARS) == about(labs, "used")["datasets"]["bars"]["plan_key"]
     assert loaded.judge_folder(BARS).is_dir()
 
 

@@ -37,7 +37,7 @@ def keys(options):
     loaded, found = run.loaded, {}
     for d in run.datasets:
         shared = "data", "plan", "judges", "mechanisms"
-        found |= {f"{s} {d.name}": getattr(loaded, {"judges": "judge"}.get(s, s) + "_key")(d) for s in shared}
+        found |= {f"{s} {d.name}": getattr(loaded.keys, s)(d) for s in shared}
     for c in run.cells:
         stages = {**{s: c.keys[s] for s in ("train", "tune", "images")}, **c.scores}
         found |= {f"{s} {c.dataset.name} {c.method.label}": key for s, key in stages.items()}
@@ -353,9 +353,9 @@ def keys(rows="learns,draws", change=lambda job: job, **options):
     asked = {"datasets": "bars", "methods": rows, "seeds": "0", "controls": False, "metrics": ",".join(METRICS)}
     run = Request(**{**asked, "plugins": (TOYS,), "device": "cpu", "preset": "tiny", **options}).run()
     loaded, d = LoadedJob(change(run.job), run.loaded.classes), run.datasets[0]
-    found = {f"{s} bars": getattr(loaded, f"{s}_key")(d) for s in ("data", "plan", "mechanisms")}
-    found |= {"judges bars": loaded.judge_key(d)}
-    for cell in (loaded.cell(c.dataset, c.method, c.seed, [*c.scores]) for c in run.cells):
+    found = {f"{s} bars": getattr(loaded.keys, s)(d) for s in ("data", "plan", "mechanisms")}
+    found |= {"judges bars": loaded.keys.judges(d)}
+    for cell in (loaded.keys.cell(c.dataset, c.method, c.seed, [*c.scores]) for c in run.cells):
         row = cell.method.name
         found |= {f"{s} bars {row}": cell.keys[s] for s in ("train", "tune", "images")}
         found |= {f"{m} bars {row}": key for m, key in cell.scores.items()}
@@ -438,12 +438,12 @@ def test_keys_of_a_data_set_that_was_handed_over_are_made_once(monkeypatch):
     asked = {"methods": "identity", "controls": False, "metrics": "truth", "device": "cpu", "preset": "tiny"}
     request = Request(datasets="large", classes={"large": Large()}, **asked)
     run, digested = request.run(), []
-    monkeypatch.setattr("cfbench.runs.context.object_digest", lambda thing: digested.append(thing) or "other")
+    monkeypatch.setattr("cfbench.runs.keys.object_digest", lambda thing: digested.append(thing) or "other")
     loaded, spec = run.loaded, run.datasets[0]
     before = [run.cells[0].keys[s] for s in ("plan", "judges")]
-    assert [loaded.plan_key(spec), loaded.judge_key(spec)] == before
-    assert loaded.mechanisms_key(spec)
+    assert [loaded.keys.plan(spec), loaded.keys.judges(spec)] == before
+    assert loaded.keys.mechanisms(spec)
     assert not digested
     fresh = LoadedJob(run.job, run.loaded.classes)
-    assert [fresh.plan_key(spec), fresh.judge_key(spec)] != before
+    assert [fresh.keys.plan(spec), fresh.keys.judges(spec)] != before
     assert len(digested) == 1

@@ -49,7 +49,7 @@ def bench(root, methods, precision="fp32", images=2400, classes=None):
 def losses(root, name, precision):
     """Those of the last stage of a fit, in the order of its training log."""
     here = bench(root / precision, name, precision)
-    cell = here.loaded.cell(Spec("bars"), Spec(name, params=LEARNED[name]), 0, [])
+    cell = here.loaded.keys.cell(Spec("bars"), Spec(name, params=LEARNED[name]), 0, [])
     fit.train(here, cell)
     rows = [json.loads(row) for row in (here.folder(cell, "train") / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
@@ -105,7 +105,7 @@ class Counts(Method):
 
 def test_what_a_method_does_to_its_weights_is_seen_at_once_in_bfloat16(tmp_path):
     here = bench(tmp_path, "counts", "bf16", classes={"counts": Counts})
-    cell = here.loaded.cell(Spec("bars"), Spec("counts"), 0, [])
+    cell = here.loaded.keys.cell(Spec("bars"), Spec("counts"), 0, [])
     for stage in ("train", "tune"):
         getattr(fit, stage)(here, cell)
     for stage, what in (("train", "fit"), ("tune", "tune")):

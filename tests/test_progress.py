@@ -33,10 +33,10 @@ from cfbench.runs.job import Cell
 from cfbench.runs.progress import (
     ProgressReporter,
     TaskProgress,
-    announcing,
-    forwarding_progress,
+    forward_progress,
     is_active,
     log_event,
+    print_progress,
     run_lock,
     tasks_in_progress,
 )
@@ -379,7 +379,7 @@ def test_a_data_set_that_lets_nobody_set_an_attribute_stays_silent():
         size: int = 3
 
     frozen = Frozen()
-    with forwarding_progress(frozen, print):
+    with forward_progress(frozen, print):
         assert frozen.progress is Dataset.progress
 
 
@@ -398,11 +398,11 @@ def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
 
 
 def test_long_work_is_told_and_short_work_is_not(capsys):
-    with announcing("preparing a", patience=30):
+    with print_progress("preparing a", patience=30):
         pass
     assert capsys.readouterr().err == ""
     said = ""
-    with announcing("preparing [a]", patience=0.01, every=0.01) as report:
+    with print_progress("preparing [a]", patience=0.01, every=0.01) as report:
         report("drawing", 1000, 70_000)
         while "drawing 1,000/70,000" not in said:
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from ..plugins.registry import SessionPlugins
 from ..plugins.spec import Spec, parse_specs
 from ..runs.context import LoadedJob
 from ..runs.environment import pick_device, standard
-from ..runs.job import Cell, GivenWeights, Job
+from ..runs.job import Cell, Job, PretrainedWeights
 from ..runs.manifest import Manifest, read_manifest, refuse_links, reopen_job
 from ..runs.reader import CellState, cell_states, reading_run
 from ..storage.schema import mapping, scalar
@@ -26,7 +26,7 @@ __all__ = ["load_fitted", "load_learned_action"]
 
 @standard()
 def load_fitted(
-    folder: Path, row: str, seed: int, dataset: str | None, *, data_root: Path, device: str, handed: SessionPlugins
+    folder: Path, row: str, seed: int, dataset: str | None, *, data_root: Path, device: str, session: SessionPlugins
 ) -> Method:
     """The method of a row, with its weights and what it tuned, in evaluation mode; see `cfbench.load_method`.
 
@@ -35,7 +35,7 @@ def load_fitted(
     """
     manifest = read_manifest(folder)
     cell, state = _cell(folder, manifest, row, seed, dataset)
-    loaded = LoadedJob(_job(folder, cell, data_root, device, handed), handed.classes)
+    loaded = LoadedJob(_job(folder, cell, data_root, device, session), session.classes)
     _check_method(loaded, cell)
     train, tune = folder / cell.stage("train"), folder / cell.stage("tune")
     refuse_links(path for stage in (train, tune) for path in [stage, *stage.glob("*")])
@@ -52,11 +52,11 @@ def load_fitted(
         method.load_state_dict(storage.read_tensors(train / "weights.safetensors"))
     except RuntimeError as error:
         raise UserError(f"{cell.label}: its class has changed, the weights do not fit any more: {error}") from error
-    dressed = described.dressed(cell, method)
-    assert isinstance(dressed, Method)
+    answering = described.answering_method(cell, method)
+    assert isinstance(answering, Method)
     if loaded.job.precision == "bf16":
-        compute_in_bfloat16(dressed)
-    return dressed.to(pick_device(device)).eval()
+        compute_in_bfloat16(answering)
+    return answering.to(pick_device(device)).eval()
 
 
 def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | None) -> tuple[Cell, CellState]:
@@ -74,16 +74,16 @@ def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | 
     return seeds[seed]
 
 
-def _job(folder: Path, cell: Cell, data_root: Path, device: str, handed: SessionPlugins) -> Job:
+def _job(folder: Path, cell: Cell, data_root: Path, device: str, session: SessionPlugins) -> Job:
     """The run's job, with the weights that the row was given."""
-    job = reopen_job(folder, data_root=data_root, device=device, plugins=handed.files)
+    job = reopen_job(folder, data_root=data_root, device=device, plugins=session.files)
     manifest = folder / cell.stage("train") / storage.MANIFEST
     if cell.external or not manifest.exists():
         return job
     with reading_run(folder):
         given = mapping(storage.read_json(manifest)).get("weights")
         return (
-            replace(job, weights=(GivenWeights(cell.fit.label, Path(given["file"]), given["sha256"]),))
+            replace(job, weights=(PretrainedWeights(cell.fit.label, Path(given["file"]), given["sha256"]),))
             if given
             else job
         )
@@ -103,8 +103,8 @@ def _check_method(loaded: LoadedJob, cell: Cell) -> None:
 def _compare(loaded: LoadedJob, cell: Cell, manifest: Manifest) -> None:
     """Warn where a fit today would be another one."""
     try:
-        today = loaded.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
-        data = loaded.data_key(cell.dataset)
+        today = loaded.keys.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
+        data = loaded.keys.data(cell.dataset)
     except (UserError, OSError) as error:
         warnings.warn(f"{cell.label}: whether its fit is up to date cannot be told: {error}", stacklevel=4)
         return

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..engine.launch import Todo, launch
 from ..engine.request import Request
 from ..errors import UserError
-from ..plugins.registry import SessionPlugins
+from ..plugins.registry import Registry, SessionPlugins
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..runs.budget import DATASETS, METHODS
-from ..runs.context import Run
+from ..runs.context import Run, open_dataset
 from ..runs.folders import DATA_ROOT, find_run
 from .result import Result
 
@@ -55,7 +55,7 @@ def run(
     only: Literal["missing", "failed", "all"] = "missing",
     progress: bool = True,
 ) -> Result:
-    """Do what ``cfbench run`` does: what is finished is not done again, and a cell that fails is told, not raised.
+    """Do what ``cfbench run`` does: finished work is not repeated, and a cell that fails is reported, not raised.
 
     Args:
         methods: rows as on the command line (``"diffscm,hvae[width=16]"``), classes or instances of methods or
@@ -79,18 +79,18 @@ def run(
     """
     if tensorboard:
         check_installed()
-    handed = SessionPlugins(plugins)
+    session = SessionPlugins(plugins)
     request = Request(
-        methods=handed.specs("method", methods), datasets=handed.specs("dataset", datasets),
-        metrics=None if metrics is None else _nonempty(handed.specs("metric", metrics)), seeds=_numbers(seeds),
+        methods=session.specs("method", methods), datasets=session.specs("dataset", datasets),
+        metrics=None if metrics is None else _nonempty(session.specs("metric", metrics)), seeds=_numbers(seeds),
         preset=preset, plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
         controls=controls, device=device, threads=threads, precision=precision, timeout=timeout,
         bundles=_paths(bundles), name=name,
-        data_root=_data_root(data_root), run_root=Path(run_root), plugins=handed.files, classes=handed.classes,
+        data_root=_data_root(data_root), run_root=Path(run_root), plugins=session.files, classes=session.classes,
     )  # fmt: skip
     with nullcontext() if progress else redirect_stderr(StringIO()):
         done = _execute(request, jobs, only, tensorboard)
-    return Result(done.job.folder, handed.classes, done.job.data_root, handed.files)
+    return Result(done.job.folder, session.classes, done.job.data_root, session.files)
 
 
 def _execute(request: Request, jobs: int, only: Literal["missing", "failed", "all"], tensorboard: bool) -> Run:
@@ -166,24 +166,22 @@ def load(run: str | Path, run_root: str | Path = "runs") -> Result:
     return Result(find_run(str(run), Path(run_root)))
 
 
-def load_dataset(dataset: Any, *, data_root: str | Path | None = None, plugins: Any = ()) -> Dataset:
-    """A data set by name (``"strokes"``, ``"folder[path=mine]"``), or an instance of one, opened.
+def load_dataset(
+    dataset: str | type[Dataset] | Dataset, *, data_root: str | Path | None = None, plugins: Any = ()
+) -> Dataset:
+    """A data set, opened: by name (``"strokes"``, ``"folder[path=mine]"``), a class or an instance.
 
     Raises:
         UserError: it is unknown, or its data are missing.
     """
-    handed = SessionPlugins(plugins)
-    if isinstance(dataset, str):
-        specs = parse_specs(dataset)
-        if len(specs) != 1:
-            raise UserError(f"{dataset!r} names {len(specs)} data sets; give one")
-        if specs[0].name in handed.classes:
-            dataset = handed.classes[specs[0].name]
-        else:
-            dataset = handed.registry.dataset(specs[0])
-    made = dataset() if isinstance(dataset, type) else dataset
-    made.open(_data_root(data_root).resolve())
-    return made
+    session, root = SessionPlugins(plugins), _data_root(data_root).resolve()
+    if not isinstance(dataset, (str, type)):
+        dataset.open(root)
+        return dataset
+    specs = parse_specs(session.specs("dataset", dataset))
+    if len(specs) != 1:
+        raise UserError(f"{dataset!r} names {len(specs)} data sets; give one")
+    return open_dataset(Registry(session.files, session.classes), specs[0], root)
 
 
 def load_method(
@@ -214,10 +212,9 @@ def load_method(
     from .load import load_fitted
 
     result = run if isinstance(run, Result) else load(run, run_root)
-    handed = SessionPlugins(plugins, result.classes)
-    handed.files = tuple(dict.fromkeys((*result.files, *handed.files)))
+    session = SessionPlugins(plugins, result.classes, result.files)
     root = _data_root(data_root) if data_root or not result.data_root else result.data_root
-    return load_fitted(result.folder, method, seed, dataset, data_root=root, device=device, handed=handed)
+    return load_fitted(result.folder, method, seed, dataset, data_root=root, device=device, session=session)
 
 
 def load_action(run: str | Path | Result, dataset: str | None = None, *, run_root: str | Path = "runs") -> Act:

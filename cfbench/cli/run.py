@@ -10,9 +10,10 @@ from ..engine.request import Request
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..report.publish import publish
+from ..runs.context import open_dataset
 from ..runs.folders import find_run
 from ..runs.manifest import read_manifest
-from ..runs.progress import announcing_progress
+from ..runs.progress import print_dataset_progress
 
 __all__ = ["leaderboard_command", "prepare_command", "run_command"]
 
@@ -52,12 +53,11 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     """Prepare data sets one after another."""
     from ..plugins.registry import Registry
 
-    registry = Registry(plugins)
-    made = [(s, registry.dataset(s)) for text in datasets for s in parse_specs(text)]
-    for spec, dataset in made:
-        dataset.open(data_root.resolve())
-        with announcing_progress(dataset, f"preparing {spec.label}"):
-            dataset.prepare(data_root.resolve())
+    registry, root = Registry(plugins), data_root.resolve()
+    opened = [(s, open_dataset(registry, s, root)) for text in datasets for s in parse_specs(text)]
+    for spec, dataset in opened:
+        with print_dataset_progress(dataset, f"preparing {spec.label}"):
+            dataset.prepare(root)
         print(f"{spec.label} is ready under {data_root}")
     return 0
 

@@ -100,7 +100,7 @@ def _construct(loaded: LoadedJob, dataset: Spec, spec: Spec) -> None:
     cell = Cell(dataset, spec, 0, loaded.fit_spec(base), of=of)
     if cell.fit != base:
         loaded.method(cell.fitted)
-    loaded.dressed(cell, loaded.method(cell))
+    loaded.answering_method(cell, loaded.method(cell))
 
 
 def _is_refused(loaded: LoadedJob, dataset: Spec, spec: Spec, error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from ..images import ImageRows
 from ..rng import derive
 from ..runs.context import Context
 from ..runs.environment import peak_memory
-from ..runs.job import Cell, GivenWeights
+from ..runs.job import Cell, PretrainedWeights
 from .checkpoints import Checkpoints
 from .failures import with_smaller_batches
 
@@ -66,7 +66,7 @@ def train(context: Context, cell: Cell) -> None:
     costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
     given = context.loaded.weights(cell.method)
     kept = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), diary.rows)
-    with context.quiet("train", cell.seed), peak_memory(context.device) as peak:
+    with context.isolated("train", cell.seed), peak_memory(context.device) as peak:
         method = context.loaded.method(cell)
         if given:
             costs |= _take(method, given) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
@@ -75,16 +75,18 @@ def train(context: Context, cell: Cell) -> None:
             run.keeper = kept
             method.to(context.device).train()
             kept.start()
-            with context.precise(method):
+            with context.precision(method):
                 method.fit(run)
             synchronize(context.device)
             costs["fit_s"], costs["images_seen"] = kept.seconds, float(run.seen)
             costs["bits_per_dim"] = _bits(diary)
             costs["parameters"] = _size(method)
             _check_finite(method)
-        others = float(context.others())
+        others = float(context.other_tasks())
     about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
-    with context.writing(folder, stage="train", key=cell.keys["train"], env=context.env(), **about) as draft:
+    with context.write_stage(
+        folder, stage="train", key=cell.keys["train"], env=context.record_environment(), **about
+    ) as draft:
         if isinstance(method, Method):
             storage.write_tensors(draft / "weights.safetensors", method.state_dict())
         costs |= {"train_peak_mb": peak["peak_mb"], "fit_others": others}
@@ -93,7 +95,7 @@ def train(context: Context, cell: Cell) -> None:
     kept.discard()
 
 
-def _take(method: Method | Control, given: GivenWeights) -> dict[str, float]:
+def _take(method: Method | Control, given: PretrainedWeights) -> dict[str, float]:
     """Load weights that were made elsewhere.
 
     Raises:
@@ -119,15 +121,15 @@ def tune(context: Context, cell: Cell) -> None:
     if storage.is_intact(folder):
         return
     chosen: dict[str, Any] = {}
-    with context.quiet("tune", cell.seed):
+    with context.isolated("tune", cell.seed):
         method = _trained(context, cell.base)
         start = time.perf_counter()
         if isinstance(method, Method):
-            with torch.no_grad(), context.precise(method):
+            with torch.no_grad(), context.precision(method):
                 chosen = dict(method.tune(_fit(context, cell, diary, spent=True)))
             synchronize(context.device)
         seconds = time.perf_counter() - start
-    with context.writing(folder, stage="tune", key=cell.keys["tune"], env=context.env()) as draft:
+    with context.write_stage(folder, stage="tune", key=cell.keys["tune"], env=context.record_environment()) as draft:
         storage.write_json(draft / "chosen.json", chosen)
         storage.write_json(draft / "costs.json", {"tune_s": seconds})
         diary.write(draft)
@@ -143,10 +145,10 @@ def images(context: Context, cell: Cell) -> None:
     x = ImageRows(dataset.split(job.data_root, job.split).images, plan.rows)
     with storage.temporary_folder(folder) as made:
         file = made / "answers.safetensors"
-        with context.quiet("images", cell.seed), peak_memory(context.device) as peak:
+        with context.isolated("images", cell.seed), peak_memory(context.device) as peak:
             method = _trained(context, cell, **storage.read_json(context.folder(cell, "tune") / "chosen.json"))
             mech = image_mechanism(method, dataset, job.data_root, job.split)
-            with context.precise(method):
+            with context.precision(method):
                 answers, batch = with_smaller_batches(
                     BATCH[context.device.type],
                     lambda size: answer_plan(
@@ -154,15 +156,15 @@ def images(context: Context, cell: Cell) -> None:
                         rounds=job.budget.rounds, progress=lambda done, total: context.progress("images", done, total),
                     ),
                 )  # fmt: skip
-            others = float(context.others())
+            others = float(context.other_tasks())
         costs = _costs(method, answers) | {"peak_mb": peak["peak_mb"], "answer_others": others}
         about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
         about |= {
             "is_truth": isinstance(method, Control) and bool(method.is_truth),
             "in_gallery": bool(method.in_gallery),
         }
-        about |= {"batch": batch, "env": context.env()}
-        with context.writing(folder, stage="images", key=cell.keys["images"], **about) as draft:
+        about |= {"batch": batch, "env": context.record_environment()}
+        with context.write_stage(folder, stage="images", key=cell.keys["images"], **about) as draft:
             file.rename(draft / file.name)
             storage.write_json(draft / "costs.json", costs)
 
@@ -200,7 +202,7 @@ def _trained(context: Context, cell: Cell, **chosen: Any) -> Method | Control:
     if isinstance(method, Method):
         method.load_state_dict(storage.read_tensors(context.folder(cell, "train") / "weights.safetensors"))
         method.to(context.device).eval()
-    return context.loaded.dressed(cell, method)
+    return context.loaded.answering_method(cell, method)
 
 
 def _bits(diary: TrainingLog) -> float:

@@ -155,7 +155,7 @@ def _entry(loaded: LoadedJob, spec: Spec) -> DatasetEntry:
         return str(folder.relative_to(loaded.job.folder))
 
     return DatasetEntry(
-        spec.folder, place(loaded.plan_folder(spec)), loaded.plan_key(spec), place(loaded.judge_folder(spec)), action,
+        spec.folder, place(loaded.plan_folder(spec)), loaded.keys.plan(spec), place(loaded.judge_folder(spec)), action,
         graph.variables, graph.shape, place(loaded.mechanisms_folder(spec)) if action == "learned" else None,
         bundle.identity if bundle else None,
     )  # fmt: skip

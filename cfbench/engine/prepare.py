@@ -17,7 +17,6 @@ from ..contract import Dataset
 from ..errors import UserError, one_line
 from ..evaluation.plan import Act, Asked, Plan, check_parents, make_plan
 from ..graph import CausalGraph
-from ..plugins.digest import key_of
 from ..plugins.spec import Spec
 from ..runs.bundle import PARTS, Bundle, read_bundle
 from ..runs.context import Context
@@ -158,8 +157,8 @@ def _install_part(context: Context, bundle: Bundle, part: str, place: Path) -> N
     about = read_bundle(bundle.folder)
     if about["digest"] != bundle.digest:
         raise UserError(f"the bundle {bundle.folder} changed while it was in use; run the same command again")
-    with context.writing(
-        place, stage=part, bundle=bundle.digest, env=_record_environment(context, about["environment"])
+    with context.write_stage(
+        place, stage=part, bundle=bundle.digest, env=context.record_environment(about["environment"])
     ) as draft:
         for name, digest in about["files"].items():
             if name.startswith(f"{part}/"):
@@ -169,22 +168,13 @@ def _install_part(context: Context, bundle: Bundle, part: str, place: Path) -> N
                     raise UserError(f"the bundle {bundle.folder} changed while it was read; run the same command again")
 
 
-def _record_environment(context: Context, environment: dict[str, Any]) -> str:
-    """The key under which the machine that judges were trained on is described in the run's folder."""
-    name = key_of(environment)
-    path = context.loaded.job.folder / "env" / f"{name}.json"
-    if not path.exists():
-        storage.write_json(path, environment)
-    return name
-
-
 ROWS = 4096
 """True counterfactuals that are asked for at once."""
 
 
 def prepare(context: Context, spec: Spec) -> None:
     """The data, and the plan with its true counterfactuals."""
-    with context.reporting(spec):
+    with context.dataset_progress(spec):
         _prepare(context, spec)
 
 
@@ -199,7 +189,7 @@ def _prepare(context: Context, spec: Spec) -> None:
     context.progress("plan", 0, 1)
     plan = make_plan(dataset, job.data_root, name=job.plan, split=job.split, factuals=job.budget.factuals, act=act)
     factuals = dataset.split(job.data_root, job.split).images[plan.rows]
-    with context.writing(folder, stage="plan", data=context.loaded.data_key(spec)) as draft:
+    with context.write_stage(folder, stage="plan", data=context.loaded.keys.data(spec)) as draft:
         plan.save(draft)
         storage.write_tensors(draft / "factuals.safetensors", {"x": factuals})
         _write_truth(draft / "truth.safetensors", plan, lambda *of: dataset.oracle(job.data_root, job.split, *of))
@@ -232,10 +222,10 @@ def mechanisms(context: Context, spec: Spec) -> ParentMechanisms:
     if not storage.is_intact(folder):
         train, valid = (dataset.split(job.data_root, part).parents for part in ("train", "valid"))
         check_parents(train, len(train), dataset.graph.names, "the train split has")
-        with context.quiet("mechanisms"):
+        with context.isolated("mechanisms"):
             learned.fit(train, lambda done, total: context.progress("mechanisms", done, total))
-        with context.writing(
-            folder, stage="mechanisms", key=context.loaded.mechanisms_key(spec), env=context.env()
+        with context.write_stage(
+            folder, stage="mechanisms", key=context.loaded.keys.mechanisms(spec), env=context.record_environment()
         ) as draft:
             storage.write_tensors(draft / "weights.safetensors", learned.state_dict())
             storage.write_json(draft / "card.json", mechanism_card(learned, dataset, train, valid))
@@ -245,7 +235,7 @@ def mechanisms(context: Context, spec: Spec) -> ParentMechanisms:
 
 def judges(context: Context, spec: Spec) -> None:
     """The judges of a data set and their card."""
-    with context.reporting(spec):
+    with context.dataset_progress(spec):
         _judges(context, spec)
 
 
@@ -257,11 +247,13 @@ def _judges(context: Context, spec: Spec) -> None:
         return
     job, dataset = context.loaded.job, context.loaded.dataset(spec)
     start = time.perf_counter()
-    with context.quiet("judges"):
+    with context.isolated("judges"):
         budget = JudgeBudget().scaled(job.budget.judge)
         trained = train_judges(dataset, job.data_root, dataset.graph, budget, context.device, progress=context.progress)
         context.progress("card", 0, 1)
         rows = card(trained, dataset, job.data_root)
-    with context.writing(folder, stage="judges", seconds=time.perf_counter() - start, env=context.env()) as draft:
+    with context.write_stage(
+        folder, stage="judges", seconds=time.perf_counter() - start, env=context.record_environment()
+    ) as draft:
         trained.save(draft)
         storage.write_json(draft / "card.json", rows)

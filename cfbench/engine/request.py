@@ -18,7 +18,7 @@ from ..runs.bundle import Bundle, assign_bundles, budget_of
 from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
 from ..runs.job import Job, parse_weights
-from ..runs.progress import announcing_progress
+from ..runs.progress import print_dataset_progress
 from .construct import check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 
@@ -71,7 +71,7 @@ class Request:
         asked = [(row, seed) for row in self.rows for seed in seeds]
         asked += [(c, seed) for c in controls for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
         cells = tuple(
-            self.loaded.cell(d, m, seed, metrics)
+            self.loaded.keys.cell(d, m, seed, metrics)
             for d in self.sets
             for m, seed in asked
             if self._applies(d, m, controls)
@@ -128,7 +128,7 @@ class Request:
         dataset = self.loaded.dataset(spec)
         check_plan(dataset, spec.label, self.plan)
         self.loaded.action(spec)
-        with announcing_progress(dataset, f"reading {spec.label}"):
+        with print_dataset_progress(dataset, f"reading {spec.label}"):
             if bundle := self.loaded.bundle(spec):
                 check_bundle(bundle, dataset, self.job)
             if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written

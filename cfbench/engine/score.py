@@ -32,7 +32,7 @@ def scores(context: Context, cell: Cell) -> None:
     """
     names = [m for m in cell.scores if not storage.is_intact(context.folder(cell, f"score-{m}"))]
     broken: list[str] = []
-    with context.quiet("scores"):
+    with context.isolated("scores"):
         plan = Plan.load(context.loaded.plan_folder(cell.dataset))
         found = _evidence(context, cell, plan) if names else []
         for done, name in enumerate(names):
@@ -77,6 +77,6 @@ def _score(context: Context, cell: Cell, name: str, plan: Plan, found: Iterable[
 def _write(context: Context, folder: Path, metric: str, rows: list[ScoreRow], columns: dict[str, Any]) -> None:
     entries = [{k: v for k, v in vars(row).items() if k != "values"} for row in rows]
     tensors = {f"{r.do}|{r.column}|{r.variable}": torch.from_numpy(r.values) for r in rows}
-    with context.writing(folder, stage="score", metric=metric) as draft:
+    with context.write_stage(folder, stage="score", metric=metric) as draft:
         storage.write_json(draft / "scores.json", {"columns": columns, "rows": entries})
         storage.write_tensors(draft / "scores.safetensors", tensors)

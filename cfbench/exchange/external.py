@@ -123,7 +123,7 @@ def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any
         raise UserError(f"the plan of {dataset.label} could not be made: {failed[0].reason}")
     folder, graph = run.loaded.plan_folder(dataset), run.loaded.dataset(dataset).graph
     plan, x = Plan.load(folder), storage.read_tensors(folder / "factuals.safetensors")["x"]
-    key, rounds = run.loaded.plan_key(dataset), run.job.budget.rounds
+    key, rounds = run.loaded.keys.plan(dataset), run.job.budget.rounds
     write_questions(file, plan, x, graph, dataset=dataset.label, key=key, rounds=rounds)
     print(f"{file}: {sum(map(len, plan.asked.values()))} questions about {len(plan)} factuals of {dataset.label}")
     print(f"score the answers with: cfbench score ANSWERS.npz --name NAME --run {run.job.folder.name}")
@@ -170,10 +170,10 @@ def _cell(
 ) -> Cell:  # fmt: skip
     """The row of the answers, whose key is that of the images and of what was asked."""
     asked = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(manifest) or loaded.loadable("metric")
-    images = key_of("external", _answers_digest(file), loaded.plan_key(dataset))
-    keys = {"train": "", "tune": "", "images": images, **loaded.shared_keys(dataset)}
+    images = key_of("external", _answers_digest(file), loaded.keys.plan(dataset))
+    keys = {"train": "", "tune": "", "images": images, **loaded.keys.shared(dataset)}
     row = Spec(name)
-    return Cell(dataset, row, 0, row, keys, loaded.score_keys(dataset, images, asked), external=True)
+    return Cell(dataset, row, 0, row, keys, loaded.keys.scores(dataset, images, asked), external=True)
 
 
 def _metrics_of(manifest: Manifest) -> list[str]:
@@ -190,7 +190,7 @@ def _answers_digest(file: Path) -> str:
 def _store_answers(loaded: LoadedJob, manifest: Manifest, cell: Cell, file: Path) -> None:
     """Put the images into the cell's folder, as a method's answers would lie there."""
     context, entry = Context(loaded), manifest.datasets[cell.dataset.label]
-    key = loaded.plan_key(cell.dataset)
+    key = loaded.keys.plan(cell.dataset)
     if entry.plan_key != key:
         raise UserError(
             f"{loaded.job.folder} asks the plan {entry.plan_key}, {cell.dataset.label} gives {key} now: the data "
@@ -201,6 +201,8 @@ def _store_answers(loaded: LoadedJob, manifest: Manifest, cell: Cell, file: Path
     folder = context.folder(cell, "images")
     if not storage.is_intact(folder):
         about = {"residual": "-", "wrong": wrong, "external": file.name}
-        with context.writing(folder, stage="images", key=cell.keys["images"], env=context.env(), **about) as draft:
+        with context.write_stage(
+            folder, stage="images", key=cell.keys["images"], env=context.record_environment(), **about
+        ) as draft:
             storage.write_tensors(draft / "answers.safetensors", images)
             storage.write_json(draft / "costs.json", {})

@@ -18,7 +18,7 @@ from ..runs.chain import STAGES, Status, Task, cell_stages, cell_tasks, dataset_
 from ..runs.context import LoadedJob
 from ..runs.environment import describe_environment, pick_device
 from ..runs.folders import find_run
-from ..runs.job import Cell, GivenWeights, Job
+from ..runs.job import Cell, Job, PretrainedWeights
 from ..runs.manifest import Manifest, read_manifest, reopen_job
 from ..runs.reader import cell_states, reading_run
 from ..storage.schema import printable
@@ -152,13 +152,15 @@ class _Again:
         files = tuple(p.resolve() for p in self.plugins)
         return replace(job, folder=self.folder, plugins=files, weights=self._given(cell))
 
-    def _given(self, cell: Cell) -> tuple[GivenWeights, ...]:
+    def _given(self, cell: Cell) -> tuple[PretrainedWeights, ...]:
         """The weights that a cell was given in place of a fit, as they lie in the run."""
         stage = None if cell.external else self.run / cell.stage("train")
         if stage is None or not storage.is_complete(stage):
             return ()
         given = storage.read_json(stage / storage.MANIFEST).get("weights")
-        return (GivenWeights(cell.fit.label, stage / "weights.safetensors", str(given["sha256"])),) if given else ()
+        return (
+            (PretrainedWeights(cell.fit.label, stage / "weights.safetensors", str(given["sha256"])),) if given else ()
+        )
 
     def _made(self, cell: Cell) -> Mapping[str, Any]:
         """The machine that a cell's images were made on, as the run describes it."""
@@ -182,9 +184,9 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
 def _today(loaded: LoadedJob, cell: Cell) -> Cell:
     """The cell as it would be declared now."""
     if not cell.external:
-        return loaded.cell(cell.dataset, cell.method, cell.seed, list(cell.scores))
-    scores = loaded.score_keys(cell.dataset, cell.keys["images"], list(cell.scores))
-    return replace(cell, keys={**cell.keys, **loaded.shared_keys(cell.dataset)}, scores=scores)
+        return loaded.keys.cell(cell.dataset, cell.method, cell.seed, list(cell.scores))
+    scores = loaded.keys.scores(cell.dataset, cell.keys["images"], list(cell.scores))
+    return replace(cell, keys={**cell.keys, **loaded.keys.shared(cell.dataset)}, scores=scores)
 
 
 def _tasks(cell: Cell) -> list[Task]:

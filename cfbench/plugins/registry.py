@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,15 +102,16 @@ class Registry:
         return found
 
     def dataset(self, spec: Spec) -> Dataset:
-        """A new data set for a spec, not opened yet.
+        """The data set of a spec, not opened yet: a new one, or a copy of the instance of that name.
 
         Raises:
             PluginError: see `load`.
             UserError: see `resolve`; or its constructor raises an exception.
         """
         cls, params = self.resolve("dataset", spec)
+        given = self.plugins["dataset", spec.name].cls
         try:
-            dataset: Dataset = cls(**params)
+            dataset: Dataset = copy.deepcopy(given) if is_instance(given) else cls(**params)
             return dataset
         except UserError:
             raise
@@ -195,14 +197,18 @@ class SessionPlugins:
     Args:
         plugins: files that define plugins, classes or instances of plugins, or a mapping of names to those.
         classes: classes and instances that have a name already.
+        files: files that define plugins, in addition.
 
     Raises:
         UserError: something is no plugin, or its name is taken.
     """
 
-    def __init__(self, plugins: Any = (), classes: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, plugins: Any = (), classes: Mapping[str, Any] | None = None, files: Iterable[Path] = ()
+    ) -> None:  # fmt: skip
         named = plugins.items() if isinstance(plugins, Mapping) else [("", thing) for thing in _listed(plugins)]
-        self.files = tuple(Path(thing) for _, thing in named if isinstance(thing, (str, Path)))
+        given = (Path(thing) for _, thing in named if isinstance(thing, (str, Path)))
+        self.files = tuple(dict.fromkeys((*files, *given)))
         self.registry = Registry(self.files)
         self.classes: dict[str, Any] = dict(classes or {})
         for name, thing in named:

@@ -174,7 +174,7 @@ def tasks_of(run: Run) -> list[Task]:
     """Every task of a run, those first that others wait for longest."""
     tasks: list[Task] = []
     for dataset in run.datasets:
-        prepare, judges = dataset_tasks(dataset, run.loaded.shared_keys(dataset))
+        prepare, judges = dataset_tasks(dataset, run.loaded.keys.shared(dataset))
         cells = [c for c in run.cells if c.dataset.label == dataset.label]
         asked, controls = (
             [t for c in cells if (c.method.label in run.controls) == control for t in cell_tasks(c)]

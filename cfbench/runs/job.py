@@ -1,4 +1,4 @@
-"""What the cells of a run share, and the cells with their keys and folders."""
+"""A run's job, which its cells share, and its cells with their keys and folders."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .budget import Budget
 from .bundle import Bundle
 from .chain import STAGES, Stage
 
-__all__ = ["Cell", "GivenWeights", "Job", "parse_weights"]
+__all__ = ["Cell", "Job", "PretrainedWeights", "parse_weights", "without_base"]
 
 
 @dataclass(frozen=True)
-class GivenWeights:
-    """A file of weights for the rows of a method: those of that name, or of that spec."""
+class PretrainedWeights:
+    """A file of weights that takes the place of a fit, for the rows of one method: all of its name, or one spec."""
 
     row: str
     file: Path
     digest: str
 
     def fits(self, spec: Spec) -> bool:
-        """Whether a row is given these weights."""
+        """Whether a row takes these weights."""
         return self.row in (spec.name, spec.label)
 
 
-def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[GivenWeights, ...]:
+def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[PretrainedWeights, ...]:
     """The files in ``METHOD=FILE``; the method may be left out where only one is asked for.
 
     Raises:
@@ -47,7 +47,7 @@ def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[GivenWeig
             row = names[0]
         if row not in known:
             raise UserError(f"--weights {text!r}: {row!r} is not asked for; {did_you_mean(row, known)}")
-        found.append(GivenWeights(row, Path(file).resolve(), _weights_digest(Path(file))))
+        found.append(PretrainedWeights(row, Path(file).resolve(), _weights_digest(Path(file))))
     return tuple(found)
 
 
@@ -64,7 +64,7 @@ def _weights_digest(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What every cell of a run shares, plain enough to be sent to another process."""
+    """What every cell of a run shares; it can be pickled."""
 
     folder: Path
     data_root: Path
@@ -76,7 +76,7 @@ class Job:
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     plugins: tuple[Path, ...] = ()
-    weights: tuple[GivenWeights, ...] = ()
+    weights: tuple[PretrainedWeights, ...] = ()
     timeout: float | None = None
     bundles: tuple[Bundle, ...] = ()
 
@@ -138,3 +138,8 @@ class Cell:
         return cls(
             **specs, seed=d["seed"], keys=d["keys"], scores=d["scores"], of=of, external=d.get("external", False)
         )
+
+
+def without_base(spec: Spec) -> Spec:
+    """A derived row's spec without the row that it answers through."""
+    return replace(spec, params={k: v for k, v in spec.params.items() if k != "of"})

@@ -24,13 +24,13 @@ __all__ = [
     "EVERY",
     "ProgressReporter",
     "TaskProgress",
-    "announcing",
-    "announcing_progress",
     "format_duration",
-    "forwarding_progress",
+    "forward_progress",
     "in_background",
     "is_active",
     "log_event",
+    "print_dataset_progress",
+    "print_progress",
     "read_events",
     "remove_note",
     "run_lock",
@@ -236,7 +236,7 @@ def format_duration(seconds: float) -> str:
 
 
 @contextmanager
-def announcing(what: str, *, patience: float = 2.0, every: float | None = None) -> Iterator[Callable[..., None]]:
+def print_progress(what: str, *, patience: float = 2.0, every: float | None = None) -> Iterator[Callable[..., None]]:
     """A block that says on standard error what it is at when it takes longer; yields what it reports to.
 
     Args:
@@ -281,14 +281,14 @@ def in_background(watch: Callable[[], None], stop: threading.Event) -> Iterator[
 
 
 @contextmanager
-def announcing_progress(dataset: Any, what: str) -> Iterator[None]:
+def print_dataset_progress(dataset: Any, what: str) -> Iterator[None]:
     """A block in which a data set may make or read its data, which says so on standard error when it takes longer."""
-    with announcing(what) as report, forwarding_progress(dataset, report):
+    with print_progress(what) as report, forward_progress(dataset, report):
         yield
 
 
 @contextmanager
-def forwarding_progress(dataset: Any, report: Callable[..., None]) -> Iterator[None]:
+def forward_progress(dataset: Any, report: Callable[..., None]) -> Iterator[None]:
     """A block in which a data set reports what it makes; one that lets nobody set an attribute stays silent."""
     with contextlib.suppress(AttributeError):
         dataset.progress = report
