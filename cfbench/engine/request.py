@@ -17,6 +17,7 @@ from ..runs.budget import DATASETS, METHODS, Budget
 from ..runs.bundle import Bundle, assign_bundles, budget_of
 from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
+from ..runs.folders import check_run_name
 from ..runs.job import Job, parse_weights
 from ..runs.progress import print_dataset_progress
 from .construct import check_datasets, check_metrics, check_rows
@@ -82,7 +83,7 @@ class Request:
     def job(self) -> Job:
         """What every cell shares."""
         return Job(
-            self.run_root.resolve() / _plain(self.name or self._default_name()), self.data_root.resolve(),
+            self.run_root.resolve() / check_run_name(self.name or self._default_name()), self.data_root.resolve(),
             budget_of(Budget.named(self.preset), self.given), self.split, self.plan, self.action,
             str(pick_device(self.device)), self.threads, self.precision, tuple(p.resolve() for p in self.plugins),
             parse_weights(self.weights, self.rows), self.timeout, self.given,
@@ -183,9 +184,3 @@ class Request:
         cls, params = self.loaded.registry.resolve("method", method)
         data = self.loaded.dataset(dataset)
         return cls(data.graph, **params).applies(data)
-
-
-def _plain(name: str) -> str:
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
-    return name

@@ -1,3 +1,3 @@
-"""Across machines and laboratories: merge, compare, verify, bundles, external answers."""
+"""Runs across machines and laboratories: merged, compared, verified, bundled; external answers scored."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bundles written from a run."""
+"""Bundles written from a run: the questions and judges of one data set in a checksummed folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["bundle_command", "write_bundle"]
 def bundle_command(
     run_name: str, run_root: Path, datasets: str | None, out: Path, name: str | None, version: str
 ) -> int:  # fmt: skip
-    """Write a bundle and say what it is called."""
+    """Write a bundle and print how to use it."""
     run = find_run(run_name, run_root)
     manifest = read_manifest(run)
     label = manifest.label_of(run, datasets)
@@ -34,17 +34,17 @@ def bundle_command(
 
 
 def write_bundle(run: Path, manifest: Manifest, label: str, out: Path, name: str, version: str) -> str:
-    """Write the plan and the judges of a run's data set as a bundle; its digest.
+    """Write the plan and the judges of a run's data set as a bundle; return its digest.
 
     Args:
         run: folder of the run.
-        manifest: what its ``run.json`` says.
+        manifest: its ``run.json``.
         label: of the data set.
-        out: folder to write, which must not be there.
+        out: folder to write, which must be missing or empty.
         name, version: of the bundle.
 
     Raises:
-        UserError: the run has not made plan and judges yet, or they are spoilt; the folder is there already.
+        UserError: the run has no plan or judges yet, or they are damaged; the folder is there already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give --out a new folder, and another --version to what is new")
@@ -52,24 +52,23 @@ def write_bundle(run: Path, manifest: Manifest, label: str, out: Path, name: str
     with storage.temporary_folder(out) as draft:
         for part in (p for p in PARTS if p in stages):
             _copy_part(run / stages[part], draft / part)
-        said = _about(run, manifest, label, draft) | {
-            "name": _plain("name", name),
-            "version": _plain("version", version),
-        }
-        storage.write_json(draft / ABOUT, said | {"digest": digest_of(said)})
+        about = _about(run, manifest, label, draft)
+        about |= {"name": _plain_name("name", name), "version": _plain_name("version", version)}
+        digest = digest_of(about)
+        storage.write_json(draft / ABOUT, about | {"digest": digest})
         read_bundle(draft)
         draft.chmod(0o755)
         if out.exists():
             out.rmdir()
         draft.rename(out)
-        return digest_of(said)
+        return digest
 
 
-def _plain(what: str, value: str) -> str:
+def _plain_name(option: str, value: str) -> str:
     try:
         return plain_name(value)
     except SchemaError as error:
-        raise UserError(f"--{what}: {error}; write letters, digits, dots and dashes") from None
+        raise UserError(f"--{option}: {error}; write letters, digits, dots and dashes") from None
 
 
 def _copy_part(stage: Path, folder: Path) -> None:
@@ -100,7 +99,7 @@ def _about(run: Path, manifest: Manifest, label: str, draft: Path) -> dict[str, 
 
 
 def _environment(run: Path, stage: Path) -> dict[str, Any]:
-    """The machine that judges were trained on."""
+    """The description of the machine that the judges were trained on; empty where the run has none."""
     with reading_run(run):
         path = run / "env" / f"{optional_key(storage.read_json(stage / storage.MANIFEST).get('env', ''))}.json"
         return mapping(storage.read_json(path)) if path.is_file() and not path.is_symlink() else {}

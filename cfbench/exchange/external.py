@@ -1,4 +1,4 @@
-"""Answers made elsewhere: the questions of a plan as arrays for any program, and the images that come back."""
+"""Answers computed by other programs: a plan's questions written as arrays, and the images that answer them read."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ FORMAT = 1
 def write_questions(
     path: Path, plan: Plan, x: Tensor, graph: CausalGraph, *, dataset: str, key: str, rounds: int
 ) -> None:
-    """Write the questions of a plan, atomically.
+    """Write the questions of a plan as an ``.npz``, atomically.
 
     Args:
         path: the file to write.
         plan: the questions.
         x: the factuals, uint8 [N, C, H, W].
         graph: names and kinds of the parents' columns.
-        dataset: as the run calls it.
-        key: of the plan, which answers must carry.
-        rounds: how many factuals, the first, go through further rounds.
+        dataset: its label.
+        key: of the plan, which answers must contain.
+        rounds: how many factuals, the first ones, go through further rounds.
     """
     variables = [vars(v) | {"parents": list(v.parents)} for v in graph.variables]
     about = {"format": FORMAT, "dataset": dataset, "split": plan.split, "rounds": rounds, "variables": variables}
@@ -62,7 +62,7 @@ def write_questions(
 def read_answers(
     path: Path, plan: Plan, key: str, shape: tuple[int, int, int], rounds: int
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Images float32 by name as `answer_plan` gives them, and how many break the contract, by what.
+    """Read answers: images float32 by name, as `answer_plan` returns them, and counts of violations by kind.
 
     Raises:
         UserError: the file is no ``.npz`` of arrays, answers another plan, or an array is missing or misshapen.
@@ -75,19 +75,19 @@ def read_answers(
             "and copy their `plan` into the answers"
         )
     images, wrong = dict[str, Tensor](), dict[str, int]()
-    for name, number in expected.items():
+    for name, size in expected.items():
         if name in arrays:
-            images[name] = checked_images(name, _image(path, name, arrays[name], (number, *shape)), wrong)
+            images[name] = checked_images(name, _images(path, name, arrays[name], (size, *shape)), wrong)
         elif name == "null" or name.startswith("do/"):
-            raise UserError(f"{path} has no array {name!r} (images {[number, *shape]}); found {', '.join(arrays)}")
+            raise UserError(f"{path} has no array {name!r} (images {[size, *shape]}); found {', '.join(arrays)}")
     return images, wrong
 
 
 def _expected(plan: Plan, rounds: int) -> dict[str, int]:
-    """The arrays that answers may hold, and how many images each has."""
+    """The number of images in each array that answers may hold."""
     rounds = min(rounds, len(plan))
-    numbers = {"null": len(plan)} | {f"do/{v}": len(asked) for v, asked in plan.asked.items()} | {"cycle": rounds}
-    return numbers | {f"reverse/{v}": int((asked.factual < rounds).sum()) for v, asked in plan.asked.items()}
+    sizes = {"null": len(plan)} | {f"do/{v}": len(asked) for v, asked in plan.asked.items()} | {"cycle": rounds}
+    return sizes | {f"reverse/{v}": int((asked.factual < rounds).sum()) for v, asked in plan.asked.items()}
 
 
 def _arrays(path: Path, known: set[str]) -> dict[str, np.ndarray]:
@@ -102,7 +102,8 @@ def _arrays(path: Path, known: set[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is no .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
-def _image(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+def _images(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """An array of images as float32 in [0, 1]."""
     if array.shape != shape or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
         raise UserError(
             f"{path}: {name} must be images {list(shape)}, uint8 or floats in [0, 1]; "
@@ -113,7 +114,7 @@ def _image(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> 
 
 
 def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any) -> int:
-    """Declare a run without rows, make its plan, and write the questions."""
+    """Declare a run without rows, compute its plan, and write the questions."""
     run = Request(methods="", controls=False, datasets=datasets, **options).run()
     if len(run.datasets) != 1:
         raise UserError(f"--datasets {datasets!r}: a file holds the questions of one data set; export each alone")
@@ -134,12 +135,12 @@ def score_command(
     file: Path, *, argv: list[str], name: str, run_name: str, datasets: str | None, metrics: str | None,
     run_root: Path, data_root: Path, device: str, plugins: tuple[Path, ...], plots: bool,
 ) -> int:  # fmt: skip
-    """Check answers, add their row to a run, score it and write the run's tables again."""
+    """Check answers, add their row to a run, score it and update the run's tables."""
     folder = find_run(run_name, run_root)
     loaded = LoadedJob(reopen_job(folder, data_root=data_root, device=device, plugins=plugins))
     manifest = read_manifest(folder)
     dataset = parse_specs(manifest.label_of(folder, datasets))[0]
-    _check_loaded(loaded, manifest, dataset)
+    _check_installed(loaded, manifest, dataset)
     cell = _cell(loaded, manifest, dataset, _checked_name(loaded, manifest, name), file, metrics)
     _store_answers(loaded, manifest, cell, file)
     launch(Run(loaded.job, (cell,), loaded, (), (dataset,)), argv, only="all", jobs=1)
@@ -147,7 +148,8 @@ def score_command(
     return report_unfinished(folder, {cell.label})
 
 
-def _check_loaded(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:
+def _check_installed(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:
+    """Raise unless the data set is known, naming the plugin files that the run was declared with."""
     files = manifest.plugins
     if files and dataset.name not in loaded.registry.names("dataset"):
         raise UserError(
@@ -156,7 +158,7 @@ def _check_loaded(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:
 
 
 def _checked_name(loaded: LoadedJob, manifest: Manifest, name: str) -> str:
-    """A name that no plugin and no other row has."""
+    """Return the name of a row that no plugin and no other row has."""
     if not NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
     rows = {c.method.name for c in manifest.cells if not c.external}
@@ -168,12 +170,12 @@ def _checked_name(loaded: LoadedJob, manifest: Manifest, name: str) -> str:
 def _cell(
     loaded: LoadedJob, manifest: Manifest, dataset: Spec, name: str, file: Path, metrics: str | None
 ) -> Cell:  # fmt: skip
-    """The row of the answers, whose key is that of the images and of what was asked."""
-    asked = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(manifest) or loaded.loadable("metric")
+    """The cell of the answers, whose images have a key of the file's digest and of the plan."""
+    names = [s.label for s in parse_specs(metrics)] if metrics else _metrics_of(manifest) or loaded.loadable("metric")
     images = key_of("external", _answers_digest(file), loaded.keys.plan(dataset))
     keys = {"train": "", "tune": "", "images": images, **loaded.keys.shared(dataset)}
     row = Spec(name)
-    return Cell(dataset, row, 0, row, keys, loaded.keys.scores(dataset, images, asked), external=True)
+    return Cell(dataset, row, 0, row, keys, loaded.keys.scores(dataset, images, names), external=True)
 
 
 def _metrics_of(manifest: Manifest) -> list[str]:
@@ -188,7 +190,7 @@ def _answers_digest(file: Path) -> str:
 
 
 def _store_answers(loaded: LoadedJob, manifest: Manifest, cell: Cell, file: Path) -> None:
-    """Put the images into the cell's folder, as a method's answers would lie there."""
+    """Write the images into the cell's folder in the form of a method's answers."""
     context, entry = Context(loaded), manifest.datasets[cell.dataset.label]
     key = loaded.keys.plan(cell.dataset)
     if entry.plan_key != key:

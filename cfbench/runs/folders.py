@@ -1,4 +1,4 @@
-"""Where runs and data lie: folders found and checked, without anything else being loaded."""
+"""The folders of runs and data, found and checked without importing anything else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError, did_you_mean
 
-__all__ = ["DATA_ROOT", "MANIFEST", "check_writable", "find_run"]
+__all__ = ["DATA_ROOT", "MANIFEST", "check_run_name", "check_writable", "find_run"]
 
 DATA_ROOT = "CFBENCH_DATA_ROOT"
 """The environment variable that names the folder with data sets."""
@@ -27,11 +27,22 @@ def find_run(name: str, run_root: Path) -> Path:
     raise UserError(f"no run {name!r} in {run_root}; {did_you_mean(name, known)}")
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder.
+def check_run_name(name: str) -> str:
+    """Return the name of a run.
 
     Raises:
-        UserError: that cannot be done, or it cannot be written to.
+        UserError: it is a path or hidden, so that it names no folder directly inside the folder with runs.
+    """
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
+    return name
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder where it is missing, and raise unless it can be written to.
+
+    Raises:
+        UserError: it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
