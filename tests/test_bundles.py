@@ -313,7 +313,7 @@ def other_graph(folder):
         (lambda f: (f / "bundle.json").write_text("{"), "no JSON"),
         (lambda f: (f / "bundle.json").write_text("[]"), "is no mapping"),
         (lambda f: say(f, format=2), "it has format 2, this cfbench reads format 1"),
-        (lambda f: say(f, name="\x1b[2J"), "spoilt"),
+        (lambda f: say(f, name="\x1b[2J"), "damaged"),
         (lambda f: say(f, files={}), "plan/plan.json is missing"),
         (pickled, "no safetensors file"),
         (header, "no safetensors file"),

@@ -18,7 +18,8 @@ from ..runs.context import LoadedJob
 from ..runs.environment import pick_device, standard
 from ..runs.job import Cell, Job, PretrainedWeights
 from ..runs.manifest import Manifest, read_manifest, refuse_links, reopen_job
-from ..runs.reader import CellState, cell_states, reading_run
+from ..runs.reader import CellState, cell_states
+from ..runs.stage_reader import reading_run
 from ..storage.schema import mapping, scalar
 
 __all__ = ["load_fitted", "load_learned_action"]

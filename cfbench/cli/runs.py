@@ -34,7 +34,7 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
 
         return check_tables_command(run_name, run_root, out)
     from ..runs.folders import find_run
-    from ..runs.reader import reading_run
+    from ..runs.stage_reader import reading_run
     from .run import leaderboard_command
 
     with reading_run(find_run(run_name, run_root)):

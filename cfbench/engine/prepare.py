@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,14 @@ from torch import Tensor
 
 from .. import storage
 from ..contract import Dataset
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..evaluation.plan import Act, Asked, Plan, check_parents, make_plan
 from ..graph import CausalGraph
 from ..plugins.spec import Spec
 from ..runs.bundle import PARTS, Bundle, read_bundle
 from ..runs.context import Context
 from ..runs.job import Job
-from ..runs.reader import card_rows, check_plan_tensors
+from ..runs.stage_reader import check_plan_tensors, read_card, reading
 from ..storage.schema import SchemaError, mapping, whole_number
 from ..storage.tensors import ImageFile
 
@@ -50,25 +49,9 @@ def check_bundle(bundle: Bundle, dataset: Dataset, job: Job) -> None:
         raise UserError(
             f"--bundle {bundle.folder} has another causal graph or image size than {bundle.dataset} has here"
         )
-    with _reading_bundle(bundle.folder):
+    with reading(f"the bundle {bundle.folder}", "get it again"):
         plan = _check_parts(bundle.folder, dataset.graph, about)
         _check_data(bundle, plan, dataset, job)
-
-
-@contextmanager
-def _reading_bundle(folder: Path) -> Iterator[None]:
-    """A block that reads what a bundle holds; what stumbles over it says so in a line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
-        what = (
-            one_line(error, 200)
-            if isinstance(error, SchemaError)
-            else f"{type(error).__name__}: {one_line(error, 160)}"
-        )
-        raise UserError(f"the bundle {folder} is spoilt, or cfbench did not write it: {what}; get it again") from error
 
 
 def _graph(graph: CausalGraph) -> dict[str, Any]:
@@ -96,7 +79,7 @@ def _check_parts(folder: Path, graph: CausalGraph, about: dict[str, Any]) -> Pla
     if about["plan"]["action"] == "learned":
         ParentMechanisms(graph).load_state_dict(storage.read_tensors(folder / "mechanisms" / "weights.safetensors"))
     for path in sorted(folder.glob("*/card.json")):
-        card_rows(path)
+        read_card(path)
     return plan
 
 

@@ -13,7 +13,7 @@ from ..plugins.spec import parse_specs
 from ..runs.bundle import ABOUT, FORMAT, PARTS, digest_of, plain_name, read_bundle
 from ..runs.folders import find_run
 from ..runs.manifest import Manifest, read_manifest
-from ..runs.reader import check_plan_tensors, optional_key, reading_run
+from ..runs.stage_reader import check_plan_tensors, optional_key, reading_run
 from ..storage.schema import SchemaError, mapping
 from ..version import __version__
 

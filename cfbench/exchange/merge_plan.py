@@ -14,7 +14,7 @@ from ..runs.budget import Budget
 from ..runs.chain import KEYS, cell_stages, inputs_of
 from ..runs.job import Cell
 from ..runs.manifest import SETTINGS, Manifest
-from ..runs.reader import reading_run
+from ..runs.stage_reader import reading_run
 from ..storage.schema import printable
 from .compare import Difference, differences
 

@@ -20,7 +20,8 @@ from ..runs.environment import describe_environment, pick_device
 from ..runs.folders import find_run
 from ..runs.job import Cell, Job, PretrainedWeights
 from ..runs.manifest import Manifest, read_manifest, reopen_job
-from ..runs.reader import cell_states, reading_run
+from ..runs.reader import cell_states
+from ..runs.stage_reader import reading_run
 from ..storage.schema import printable
 from .compare import Difference, differences
 

@@ -20,7 +20,8 @@ from ..graph import Variable
 from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest
-from ..runs.reader import cell_states, read_results, reading_run
+from ..runs.reader import cell_states, read_results
+from ..runs.stage_reader import reading_run
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
 

@@ -89,7 +89,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
                 raise SchemaError(f"{name} is not what {ABOUT} says")
     except (SchemaError, KeyError, OSError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
-        raise UserError(f"the bundle {folder} is spoilt, or cfbench did not write it: {what}; get it again") from None
+        raise UserError(f"the bundle {folder} is damaged, or cfbench did not write it ({what}); get it again") from None
     return about
 
 
