@@ -28,15 +28,14 @@ from cfbench.plugins.spec import Spec
 from cfbench.report.curves import scalars, write_scalars
 from cfbench.runs import progress
 from cfbench.runs.chain import Outcome, Status, cell_tasks
+from cfbench.runs.console import forward_progress, print_progress
 from cfbench.runs.context import Context
 from cfbench.runs.job import Cell
 from cfbench.runs.progress import (
     ProgressReporter,
     TaskProgress,
-    forward_progress,
     is_active,
     log_event,
-    print_progress,
     run_lock,
     tasks_in_progress,
 )
@@ -398,11 +397,11 @@ def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
 
 
 def test_long_work_is_told_and_short_work_is_not(capsys):
-    with print_progress("preparing a", patience=30):
+    with print_progress("preparing a", delay=30):
         pass
     assert capsys.readouterr().err == ""
     said = ""
-    with print_progress("preparing [a]", patience=0.01, every=0.01) as report:
+    with print_progress("preparing [a]", delay=0.01, every=0.01) as report:
         report("drawing", 1000, 70_000)
         while "drawing 1,000/70,000" not in said:
             time.sleep(0.01)

@@ -10,10 +10,10 @@ from ..engine.request import Request
 from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..report.publish import publish
+from ..runs.console import print_dataset_progress
 from ..runs.context import open_dataset
 from ..runs.folders import find_run
 from ..runs.manifest import read_manifest
-from ..runs.progress import print_dataset_progress
 
 __all__ = ["leaderboard_command", "prepare_command", "run_command"]
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from ..runs import progress
 from ..runs.chain import Outcome, Status, Task, cell_tasks, dataset_tasks
+from ..runs.console import in_background
 from ..runs.job import Cell
-from ..runs.progress import EVENTS, TaskProgress, format_duration, in_background, run_lock, tasks_in_progress
+from ..runs.progress import EVENTS, TaskProgress, format_duration, run_lock, tasks_in_progress
 
 __all__ = ["CellProgress", "RunMonitor", "cell_table", "draw_table", "headline", "live_display", "progress_lines"]
 

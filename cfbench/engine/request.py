@@ -15,11 +15,11 @@ from ..evaluation.plan import check_plan
 from ..plugins.spec import Spec, parse_settings, parse_specs
 from ..runs.budget import DATASETS, METHODS, Budget
 from ..runs.bundle import Bundle, assign_bundles, budget_of
+from ..runs.console import print_dataset_progress
 from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
 from ..runs.folders import check_run_name
 from ..runs.job import Job, parse_weights
-from ..runs.progress import print_dataset_progress
 from .construct import check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 

@@ -1,4 +1,4 @@
-"""The run's budget, the same for all methods, and what a run asks for by default."""
+"""The budget of a run, the same for all methods, its presets, and the default rows and data set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ __all__ = ["DATASETS", "METHODS", "Budget", "presets"]
 
 
 METHODS, DATASETS = "diffscm,deepscm", "strokes"
-"""The rows and the data set of a run that names none."""
+"""The default rows and data set of a run."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Training images a method may see, factuals asked about, those that go through rounds, seeds, judges' scale."""
+    """What each method of a run may use, and how much is asked.
+
+    Attributes:
+        name, text: of the preset.
+        images: training images that a method may see, counting repeats.
+        factuals: factuals that questions are about.
+        rounds: factuals, the first ones, that go through further rounds.
+        seeds: training seeds.
+        judge: scale of the judges' training.
+    """
 
     name: str
     text: str
@@ -33,7 +42,7 @@ class Budget:
         """A preset by name.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no preset of that name.
         """
         known = presets()
         if name not in known:
@@ -45,5 +54,5 @@ class Budget:
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """All presets as they stand in the package's TOML file."""
+    """All presets, from the package's TOML file."""
     return tomllib.loads((files(__package__) / "presets.toml").read_text())

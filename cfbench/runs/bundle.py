@@ -1,6 +1,6 @@
 """A bundle: questions and judges of a data set in one folder, versioned and checksummed, for any laboratory to load.
 
-It may come from a stranger: ``bundle.json`` is checked before it is used, and no file outside the folder is read.
+It is untrusted: ``bundle.json`` is checked before it is used, and no file outside the folder is read.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _digest = matching(re.compile(r"[0-9a-f]{64}"), "SHA-256")
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a run knows of the bundle that it uses for one of its data sets.
+    """The bundle that a run uses for one of its data sets.
 
-    ``folder`` is None where a run is taken up again: what it took from the bundle lies in its own folder.
+    ``folder`` is None in a run that is reopened: what it needs of the bundle was copied into its own folder.
     """
 
     dataset: str
@@ -62,39 +62,39 @@ class Bundle:
 
     @property
     def identity(self) -> dict[str, str]:
-        """As ``run.json`` names it."""
+        """Name, version and digest, as in ``run.json``."""
         return {"name": self.name, "version": self.version, "digest": self.digest}
 
     def key(self, part: str) -> str:
-        """The key of the plan, mechanisms or judges that come from it, the same on every machine."""
+        """The key of the plan, mechanisms or judges of the bundle, the same on every machine."""
         return key_of("bundle", self.digest, part)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """What ``bundle.json`` says, all files being there as it says.
+    """Read ``bundle.json``, after checking it and the digests of all files that it lists.
 
     Raises:
-        UserError: there is no bundle, it is spoilt or holds links, or it has another format.
+        UserError: there is no bundle, it is damaged or holds links, or it has another format.
     """
     if not (folder / ABOUT).exists():
         raise UserError(f"{folder} holds no bundle (no {ABOUT}); give a folder that `cfbench bundle` wrote")
     try:
-        _refuse_odd(folder, ABOUT)
-        said = mapping(storage.read_json(folder / ABOUT))
-        _check_format(said)
-        about = _checked(said)
+        _check_plain_file(folder, ABOUT)
+        described = mapping(storage.read_json(folder / ABOUT))
+        _check_format(described)
+        about = _checked(described)
         for name, digest in about["files"].items():
-            _refuse_odd(folder, name)
+            _check_plain_file(folder, name)
             if storage.sha256(folder / name) != digest:
-                raise SchemaError(f"{name} is not what {ABOUT} says")
+                raise SchemaError(f"{name} is not the file that {ABOUT} describes")
     except (SchemaError, KeyError, OSError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
         raise UserError(f"the bundle {folder} is damaged, or cfbench did not write it ({what}); get it again") from None
     return about
 
 
-def _refuse_odd(folder: Path, name: str) -> None:
-    """Nothing, where a file is a plain one in a folder of its own, both in the bundle itself."""
+def _check_plain_file(folder: Path, name: str) -> None:
+    """Raise unless a file, and each folder between it and the bundle's, is there and no link."""
     parts = [folder / part for part in (*Path(name).parents, Path(name)) if part != Path()]
     for path in parts:
         if not path.exists() and not path.is_symlink():
@@ -104,25 +104,25 @@ def _refuse_odd(folder: Path, name: str) -> None:
             raise SchemaError(f"{path.relative_to(folder)} is a link or no plain file")
 
 
-def _check_format(said: Mapping[str, Any]) -> None:
-    found = whole_number(0, 10**6)(said["format"])
+def _check_format(described: Mapping[str, Any]) -> None:
+    found = whole_number(0, 10**6)(described["format"])
     if found != FORMAT:
         raise SchemaError(f"it has format {found}, this cfbench reads format {FORMAT}")
 
 
-def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
-    files = mapping(said["files"], _digest, _file)
+def _checked(described: Mapping[str, Any]) -> dict[str, Any]:
+    files = mapping(described["files"], _digest, _file)
     if missing := [name for name in NEEDED if name not in files]:
         raise SchemaError(f"{missing[0]} is missing")
-    if said["digest"] != digest_of(said):
-        raise SchemaError(f"{ABOUT} was changed: its digest is not that of what it says")
-    spec, graph = mapping(said["dataset"]), mapping(said["graph"])
-    plan = mapping(said["plan"])
+    if described["digest"] != digest_of(described):
+        raise SchemaError(f"{ABOUT} was changed: its digest is not that of its contents")
+    spec, graph = mapping(described["dataset"]), mapping(described["graph"])
+    plan = mapping(described["plan"])
     return {
-        **said,
-        "name": plain_name(said["name"]),
-        "version": plain_name(said["version"]),
-        "cfbench": text(said["cfbench"]),
+        **described,
+        "name": plain_name(described["name"]),
+        "version": plain_name(described["version"]),
+        "cfbench": text(described["cfbench"]),
         "dataset": Spec(plain_name(spec["name"]), text(spec["preset"]), mapping(spec["params"], scalar)),
         "graph": {
             "shape": each(whole_number(1, 2**16))(graph["shape"]),
@@ -134,25 +134,25 @@ def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
             "action": one_of("exact", "learned")(plan["action"]),
         },
         "budget": {
-            "factuals": whole_number(1, 2**53)(said["budget"]["factuals"]),
-            "judge": number(said["budget"]["judge"]),
+            "factuals": whole_number(1, 2**53)(described["budget"]["factuals"]),
+            "judge": number(described["budget"]["judge"]),
         },
-        "environment": mapping(said["environment"]),
+        "environment": mapping(described["environment"]),
         "files": files,
     }
 
 
 def digest_of(about: Mapping[str, Any]) -> str:
-    """The SHA-256 of all that ``bundle.json`` says but for this digest, which covers the digests of all files."""
+    """The SHA-256 of ``bundle.json`` without this digest; it covers the digests of all files."""
     rest = {name: value for name, value in about.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def assign_bundles(folders: Sequence[Path], datasets: Sequence[Spec]) -> tuple[Bundle, ...]:
-    """The bundles in folders, each with the data set that it is for: that of its label, or else of its name.
+    """Read bundles and assign each to the data set of its label, or else of its name.
 
     Raises:
-        UserError: a bundle is spoilt, or is for none of the data sets or for one that has another.
+        UserError: a bundle is damaged, or is for none of the data sets or for one that has another.
     """
     found: dict[str, Bundle] = {}
     for folder in folders:
@@ -172,9 +172,9 @@ def _match(folder: Path, spec: Spec, datasets: Sequence[Spec]) -> str:
     same = [d.label for d in datasets if d.label == spec.label] or [d.label for d in datasets if d.name == spec.name]
     if len(same) == 1:
         return same[0]
-    asked = ", ".join(d.label for d in datasets)
+    known = ", ".join(d.label for d in datasets)
     raise UserError(
-        f"--bundle {folder} is for {spec.label}, the run asks about {asked}; give --datasets {spec.label!r}"
+        f"--bundle {folder} is for {spec.label}, the run asks about {known}; give --datasets {spec.label!r}"
     )
 
 
@@ -184,10 +184,11 @@ def budget_of(budget: Budget, bundles: Sequence[Bundle]) -> Budget:
     Raises:
         UserError: they were made with different ones.
     """
-    made = [read_bundle(b.folder)["budget"] for b in bundles if b.folder]
-    if any(m != made[0] for m in made):
-        told = "; ".join(
-            f"{b.name}: {m['factuals']} factuals, judges x {m['judge']:g}" for b, m in zip(bundles, made, strict=True)
+    budgets = [read_bundle(b.folder)["budget"] for b in bundles if b.folder]
+    if any(b != budgets[0] for b in budgets):
+        listed = "; ".join(
+            f"{bundle.name}: {b['factuals']} factuals, judges x {b['judge']:g}"
+            for bundle, b in zip(bundles, budgets, strict=True)
         )
-        raise UserError(f"bundles of one run were made with one budget ({told}); run them apart")
-    return replace(budget, **made[0]) if made else budget
+        raise UserError(f"bundles of one run were made with one budget ({listed}); run them apart")
+    return replace(budget, **budgets[0]) if budgets else budget

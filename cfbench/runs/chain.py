@@ -1,4 +1,4 @@
-"""The stages of a run: their order, what each reads and waits for, whose folder it lies in, and how it ended."""
+"""The stages of a run: their order, inputs and owners, the tasks that compute them, and how each ended."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ __all__ = [
 
 
 class Status(StrEnum):
-    """Where a cell or a task stands.
+    """The status of a cell or a task.
 
-    A task ends as ``done``; a cell is ``ok`` when it is answered and scored, ``invalid`` when some of its answers
-    break the contract. The other ends are of both: ``failed`` by an exception, ``oom`` without memory, ``crashed``
-    with its process, ``timeout`` beyond its limit, and ``skipped`` (of a task) for want of what it needs.
+    A task that succeeds is ``done``; a cell is ``ok`` when it is answered and scored, ``invalid`` when some of its
+    answers violate the contract. Both end as ``failed`` by an exception, ``oom`` out of memory, ``crashed`` when the
+    process died, ``timeout`` beyond the limit; a task is ``skipped`` when a task that it needs did not succeed.
     """
 
     PENDING = "pending"
@@ -64,20 +64,20 @@ class Status(StrEnum):
 
     @classmethod
     def of_failure(cls, text: object) -> Status:
-        """The status that a failure was recorded with; ``failed`` for a word that this version does not know."""
+        """The status that a failure was recorded with; ``failed`` where this version does not know it."""
         return next((status for status in cls if status == text), cls.FAILED)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step from data to scores, each of which writes one folder (scores: one for each metric).
+    """A step from data to scores that writes one folder (scores: one a metric).
 
     Attributes:
         name: of its task and, for stages of a cell, the beginning of its folder's name.
         owner: what the folder belongs to: the data set, the cell that is fitted, the one that is tuned, or each cell.
-        reads: the stages whose folders it reads.
-        waits: stages that must be done before it, though it reads none of their folders.
-        external: whether a cell whose answers were made elsewhere has it made, given, or not at all.
+        reads: stages whose folders it reads.
+        waits: stages that must be done before it, though it does not read their folders.
+        external: whether this stage of a cell with external answers is computed (``made``), ``given``, or ``absent``.
     """
 
     name: str
@@ -88,11 +88,11 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """The name of its key among those of a cell."""
+        """The name of its key among the keys of a cell."""
         return "plan" if self.name == "prepare" else self.name
 
     def belongs_to(self, cell: Cell) -> bool:
-        """Whether a cell has a folder of this stage, or its data set has."""
+        """Whether a cell, or its data set, has a folder of this stage."""
         return not (cell.external and self.external == "absent")
 
 
@@ -108,14 +108,14 @@ STAGES: Mapping[str, Stage] = {
     )
 }
 """All stages, each after those that it needs."""
-OF_CELLS = tuple(stage for stage in STAGES.values() if stage.owner != "dataset")
-KEYS = tuple(stage.key for stage in (*OF_CELLS[:-1], *(s for s in STAGES.values() if s.owner == "dataset")))
-"""The keys of a cell, its own stages before those of its data set; its scores have keys of their own."""
+CELL_STAGES = tuple(stage for stage in STAGES.values() if stage.owner != "dataset")
+KEYS = tuple(stage.key for stage in (*CELL_STAGES[:-1], *(s for s in STAGES.values() if s.owner == "dataset")))
+"""The names of a cell's keys, its own stages before those of its data set; scores have keys of their own."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One stage of a data set or of a cell to be done, under a key, after the tasks whose ids are in ``needs``."""
+    """One stage of a data set or of a cell, its key, and the ids of the tasks that must be done before it."""
 
     stage: str
     dataset: Spec
@@ -130,7 +130,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended, why, and in how many seconds."""
+    """How a task ended, why, and after how many seconds."""
 
     task: Task
     status: Status
@@ -140,7 +140,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Failure:
-    """A recorded failure of a task: its status, the reason in one line, and the folder with the log."""
+    """A recorded failure of a task: its status, the reason in one line, and the folder with its log."""
 
     status: Status
     reason: str
@@ -148,7 +148,7 @@ class Failure:
 
 
 def dataset_tasks(dataset: Spec, keys: Mapping[str, str]) -> list[Task]:
-    """The tasks that all cells of a data set share; ``keys`` holds those of its plan and judges, as far as needed."""
+    """The tasks that all cells of a data set share; ``keys`` holds those of plan and judges, where they are needed."""
     shared = [stage for stage in STAGES.values() if stage.owner == "dataset"]
     ids = {stage.name: Task(stage.name, dataset).id for stage in shared}
     return [
@@ -157,47 +157,47 @@ def dataset_tasks(dataset: Spec, keys: Mapping[str, str]) -> list[Task]:
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
-    """The tasks of a cell in their order; those of its fit and tuning may be shared with other cells."""
-    return [_task(stage, cell) for stage in OF_CELLS if not cell.external or stage.external == "made"]
+    """The tasks of a cell in order; those of its fit and tuning may be shared with other cells."""
+    return [_task(stage, cell) for stage in CELL_STAGES if not cell.external or stage.external == "made"]
 
 
 def _task(stage: Stage, cell: Cell) -> Task:
     owner = cell.owner(stage)
     needed = [STAGES[name] for name in (*stage.waits, *stage.reads)]
-    made = [s for s in needed if not cell.external or s.external == "made"]
-    needs = (Task(s.name, cell.dataset, None if s.owner == "dataset" else cell.owner(s)).id for s in made)
+    computed = [s for s in needed if not cell.external or s.external == "made"]
+    needs = (Task(s.name, cell.dataset, None if s.owner == "dataset" else cell.owner(s)).id for s in computed)
     key = " ".join(cell.scores.values()) if stage.name == "scores" else owner.keys.get(stage.key, "")
     return Task(stage.name, cell.dataset, owner, key, tuple(needs))
 
 
 def tasks_of(run: Run) -> list[Task]:
-    """Every task of a run, those first that others wait for longest."""
+    """Every task of a run; tasks that the longest chains wait for come first."""
     tasks: list[Task] = []
     for dataset in run.datasets:
         prepare, judges = dataset_tasks(dataset, run.loaded.keys.shared(dataset))
         cells = [c for c in run.cells if c.dataset.label == dataset.label]
-        asked, controls = (
+        methods, controls = (
             [t for c in cells if (c.method.label in run.controls) == control for t in cell_tasks(c)]
             for control in (False, True)
         )
-        tasks += [prepare, *asked, judges, *controls]
+        tasks += [prepare, *methods, judges, *controls]
     return list({t.id: t for t in tasks}.values())
 
 
 def cell_stages(cell: Cell) -> Iterator[tuple[str, Path]]:
-    """The stages of a cell, each after those that it is made from, and their folders inside a run."""
-    for stage in (s for s in OF_CELLS if s.belongs_to(cell)):
+    """The stages of a cell, each after its inputs, with their folders inside a run."""
+    for stage in (s for s in CELL_STAGES if s.belongs_to(cell)):
         for name in _folders_of(stage.name, cell):
             yield name, cell.stage(name)
 
 
 def _folders_of(stage: str, cell: Cell) -> list[str]:
-    """What a stage's folders are called: itself, or one for each metric."""
+    """The names of a stage's folders: its own, or one for each metric."""
     return [f"score-{metric}" for metric in cell.scores] if stage == "scores" else [stage]
 
 
 def inputs_of(name: str, cell: Cell) -> list[str]:
-    """The cell's own stages that a stage (or ``score-METRIC``) is made from; none for answers made elsewhere."""
+    """The cell's own stages that a stage (or ``score-METRIC``) reads; none for external answers."""
     stage = STAGES["scores" if name.startswith("score-") else name]
     if cell.external and stage.external == "given":
         return []
@@ -220,21 +220,22 @@ def _output_folders(loaded: LoadedJob, task: Task) -> list[Path]:
 
 
 def damaged(run: Run, tasks: Iterable[Task]) -> dict[Path, list[str]]:
-    """The folders of tasks that are there and do not match their manifests, with the files that do not."""
+    """The output folders of tasks that do not match their manifests, with the files that do not."""
     folders = (folder for task in tasks for folder in _output_folders(run.loaded, task))
-    there = (folder for folder in folders if os.path.lexists(folder / storage.MANIFEST))
-    return {folder: broken for folder in there if (broken := storage.damaged_files(folder))}
+    present = (folder for folder in folders if os.path.lexists(folder / storage.MANIFEST))
+    return {folder: broken for folder in present if (broken := storage.damaged_files(folder))}
 
 
 def finished(run: Run) -> set[str]:
-    """The tasks that are done, by their ids; every file of theirs is read once to check it."""
+    """The ids of the tasks that are done; every file of their folders is read once to check it."""
     return {t.id for t in tasks_of(run) if all(map(storage.is_intact, _output_folders(run.loaded, t)))}
 
 
 def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "all"]) -> list[Task]:
-    """The tasks to do: those not done, without (missing), with (failed) or whatever (all) a recorded failure.
+    """The tasks to do: of those not done, the ones without (missing) or with (failed) a recorded failure, or all.
 
-    With a task that failed go all those of its cell and those that need it, one command finishing what it kept back.
+    ``failed`` includes the other tasks of the cell and all tasks that need the failed one, so that one command
+    finishes what the failure prevented.
     """
     todo = [t for t in tasks_of(run) if t.id not in done]
     if only == "all":
@@ -248,7 +249,7 @@ def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "
 
 
 def _with_dependents(some: Iterable[Task], tasks: Iterable[Task]) -> set[str]:
-    """The ids of some tasks, and of those that need one of them, directly or not."""
+    """The ids of some tasks, and of those that need one of them, directly or indirectly."""
     found, size, tasks = {t.id for t in some}, -1, list(tasks)
     while len(found) > size:
         size = len(found)
@@ -262,7 +263,7 @@ def failure_folder(task: Task) -> Path:
 
 
 def last_failure(folder: Path, task: Task) -> Failure | None:
-    """A task's last failure under its present key, if there is one; ``folder`` is the run's."""
+    """A task's last failure under its present key, or None; ``folder`` is the run's."""
     for path in reversed(storage.records(folder / failure_folder(task), f"failed-{task.stage}")):
         about = storage.read_json(path / storage.MANIFEST)
         if about["key"] == task.key:

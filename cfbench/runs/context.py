@@ -24,10 +24,11 @@ from ..plugins.signatures import Kind
 from ..plugins.spec import Spec, parse_specs
 from ..rng import derive
 from .bundle import Bundle
+from .console import forward_progress
 from .environment import describe_environment, isolated, pick_device
 from .job import Cell, Job, PretrainedWeights, without_base
 from .keys import Keys
-from .progress import forward_progress, log_event
+from .progress import log_event
 
 __all__ = ["Context", "LoadedJob", "Run", "load_job", "open_dataset"]
 

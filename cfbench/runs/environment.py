@@ -1,4 +1,4 @@
-"""The machine and the packages that numbers were made on, and the process state that a plugin must leave as it was."""
+"""The machine and packages that numbers are computed with, and the process state that a plugin must leave unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def _cwd() -> str:
-    """The working directory; empty where it is gone."""
+    """The working directory; empty where it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -50,13 +50,13 @@ BACKENDS: Mapping[str, Any] = {
     "mkldnn.conv": torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
     "mkldnn.rnn": torch.backends.mkldnn.rnn,  # type: ignore[attr-defined]
 }
-"""What computes in float32, and can be let do so with fewer digits."""
+"""Backends that compute in float32, and can be set to do so with fewer digits."""
 
 
 def _matmul() -> str:
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # one backend's precision was set apart
+    except RuntimeError:  # one backend's precision was set separately
         return "mixed"
 
 
@@ -73,7 +73,7 @@ def _set_precision(wanted: Mapping[str, str]) -> None:
 
 
 def _autocast() -> dict[str, Any]:
-    """What each kind of device casts to, whether casts are kept, and how many contexts are open."""
+    """The dtype that each kind of device casts to, whether casts are cached, and how many contexts are open."""
     torch.autocast_increment_nesting()
     found: dict[str, Any] = {"cache": torch.is_autocast_cache_enabled(), "depth": torch.autocast_decrement_nesting()}
     return found | {d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")}
@@ -128,17 +128,17 @@ STANDARD: Mapping[str, Any] = {
     "cudnn's benchmark flag": False,
     "cudnn's deterministic flag": False,
 }
-"""What a new process starts with."""
+"""The state of a new process."""
 
 
 class ProcessState:
-    """The shared state at one moment, which can be compared with what it is now, and put back."""
+    """The shared state at one moment, which can be compared with the present one, and restored."""
 
     def __init__(self) -> None:
         self.before = {name: read() for name, (read, _) in STATE.items()}
 
     def changes(self) -> dict[str, str]:
-        """What differs now, and how: ``{"the default dtype": "torch.float32 became torch.float64"}``."""
+        """The state that differs now, and how: ``{"the default dtype": "torch.float32 became torch.float64"}``."""
         now = {name: read() for name, (read, _) in STATE.items()}
         return {
             name: "" if name in RANDOM_STATES else f"{was} became {now[name]}"
@@ -147,7 +147,7 @@ class ProcessState:
         }
 
     def restore(self) -> None:
-        """Put back everything."""
+        """Restore all state."""
         for name, (read, write) in STATE.items():
             if not _equal(read(), self.before[name]):
                 write(self.before[name])
@@ -155,7 +155,7 @@ class ProcessState:
 
 @contextmanager
 def standard() -> Iterator[None]:
-    """Context manager under which numbers are computed as in a new process, whatever the caller has set."""
+    """Context manager under which numbers are computed as in a new process, independent of the caller's settings."""
     before = ProcessState()
     with ExitStack() as stack:
         stack.callback(before.restore)
@@ -184,7 +184,7 @@ def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is CUDA where there is one.
 
     Raises:
-        UserError: the name is no device, or that device is absent.
+        UserError: the name is no device, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -219,7 +219,7 @@ def device_name(device: torch.device) -> str:
 
 
 def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """Python, packages, device and threads, as stored beside the results."""
+    """Python, packages, device and threads, as stored with the results."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -240,7 +240,7 @@ def _version(name: str) -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """The revision of the working copy that this code lies in, and whether it has uncommitted changes."""
+    """The revision of the working copy that this code is part of, and whether it has uncommitted changes."""
 
     def git(*args: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *args]
@@ -258,7 +258,7 @@ def git_state() -> dict[str, Any]:
 def isolated(seed: int, threads: int) -> Iterator[None]:
     """Context manager that seeds every global generator and fixes the thread count, otherwise as in a new process.
 
-    All that code shares is put back afterwards.
+    All shared state is restored afterwards.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with standard(), torch.random.fork_rng(devices=devices), threadpool_limits(threads, "blas"):
@@ -271,7 +271,7 @@ def isolated(seed: int, threads: int) -> Iterator[None]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """The peak memory of a block in MiB: allocated on the GPU, or resident in the process."""
+    """Context manager that measures the peak memory in MiB: allocated on the GPU, or resident in the process."""
     peak: dict[str, float] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

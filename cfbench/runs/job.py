@@ -31,10 +31,10 @@ class PretrainedWeights:
 
 
 def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[PretrainedWeights, ...]:
-    """The files in ``METHOD=FILE``; the method may be left out where only one is asked for.
+    """Parse ``METHOD=FILE``; the method may be left out where the run has one only.
 
     Raises:
-        UserError: a method is not asked for, or a file is missing or holds no safetensors.
+        UserError: the run has no such method, or a file is missing or holds no safetensors.
     """
     known = dict.fromkeys(name for row in rows for name in (row.name, row.label))
     found = []
@@ -83,11 +83,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """One (data set, method, seed) with the keys of its stages; ``fit`` is the method's spec without answer parameters.
+    """One (data set, method, seed) with the keys of its stages.
 
-    Cells whose methods differ only in how they answer share the folder of one fit. ``of`` is the method that a
-    derived one answers through, whose fit and tuning are its own. The answers of an ``external`` cell were made
-    elsewhere.
+    Attributes:
+        fit: the method's spec without answer parameters; cells of equal ``fit`` share the folder of one fit.
+        keys: of its stages and of its data set's, by name.
+        scores: the keys of its scores, by metric.
+        of: the method that a derived one answers through, and whose fit and tuning it shares.
+        external: whether its answers were computed by another program.
     """
 
     dataset: Spec
@@ -109,7 +112,7 @@ class Cell:
         return Path("cells") / self.dataset.folder / self.method.folder / f"seed-{self.seed}"
 
     def stage(self, name: str) -> Path:
-        """A stage's folder inside the run: train, tune, images, or score-METRIC."""
+        """The folder inside the run of a stage: train, tune, images, or score-METRIC."""
         if name.startswith("score-"):
             return self.path / f"{name}-{self.scores[name.removeprefix('score-')]}"
         return self.owner(STAGES[name]).path / f"{name}-{self.keys[name]}"
@@ -125,7 +128,7 @@ class Cell:
 
     @property
     def fitted(self) -> Cell:
-        """The cell that the fit is done for."""
+        """The cell that is fitted."""
         return replace(self.base, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``run.json``: found, validated before any of it is used, and taken up again as a job."""
+"""``run.json``: found, validated before any of it is used, and reopened as a job."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = [
 
 FORMAT = 1
 SETTINGS = ("budget", "split", "plan", "action", "precision")
-"""What the cells of one table share."""
+"""Settings that all cells of one table share."""
 
 _name = matching(re.compile(r"[A-Za-z_][\w-]*"), "plain name")
 _preset = matching(re.compile(r"[\w-]*"), "preset")
@@ -67,9 +67,9 @@ _words = each(partial(text, longest=100_000))
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set of a run: its folder's name, where its plan, judges and learned mechanisms lie, and its graph.
+    """A data set of a run: its folder's name, the folders of its plan, judges and learned mechanisms, and its graph.
 
-    ``bundle`` names the bundle (name, version, digest) that plan and judges come from, where they do.
+    ``bundle`` is the name, version and digest of the bundle that plan and judges come from, where they do.
     """
 
     folder: str
@@ -84,7 +84,7 @@ class DatasetEntry:
 
     @property
     def graph(self) -> CausalGraph:
-        """The causal graph, without the data set at hand."""
+        """The causal graph; the data set need not be installed."""
         return CausalGraph(self.variables, self.shape)
 
     @property
@@ -94,7 +94,7 @@ class DatasetEntry:
 
     @property
     def stages(self) -> dict[str, str]:
-        """The folders inside the run that all its cells share, by what they hold."""
+        """The folders inside the run that all cells of the data set share, by their contents."""
         found = {"plan": self.plan, "mechanisms": self.mechanisms, "judges": self.judges}
         return {name: path for name, path in found.items() if path}
 
@@ -106,9 +106,9 @@ class DatasetEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``run.json`` says of a run: the settings that its cells share, its data sets by label, and its cells.
+    """The contents of ``run.json``: the settings that cells share, the data sets by label, and the cells.
 
-    ``merged`` tells where the cells of a merged run come from; ``other`` keeps what another version wrote.
+    ``merged`` lists the runs that a merged run's cells come from; ``other`` keeps fields that another version wrote.
     """
 
     cfbench: str
@@ -127,16 +127,16 @@ class Manifest:
     merged: tuple[Mapping[str, Any], ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
-    def label_of(self, folder: Path, asked: str | None) -> str:
-        """The label of the data set that is asked for, or of the only one.
+    def label_of(self, folder: Path, dataset: str | None) -> str:
+        """The label of a data set of the run in ``folder``, by default of the only one.
 
         Raises:
-            UserError: it is none of the run in ``folder``, or none is asked for and there are several.
+            UserError: the run has no such data set, or none is named and there are several.
         """
         known = list(self.datasets)
-        if asked is None and len(known) != 1:
+        if dataset is None and len(known) != 1:
             raise UserError(f"{folder} asks about {', '.join(known)}; say which with --datasets")
-        label = parse_specs(asked)[0].label if asked else known[0]
+        label = parse_specs(dataset)[0].label if dataset else known[0]
         if label not in known:
             raise UserError(f"{folder} does not ask about {label!r}, only about {', '.join(known)}")
         return label
@@ -162,7 +162,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What ``run.json`` says, every name and key checked.
+    """Read ``run.json``, with every name and key checked.
 
     Raises:
         UserError: there is no run in the folder, it is damaged or holds links, or it has another format.
@@ -186,10 +186,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def refuse_links(paths: Iterable[Path]) -> None:
-    """Raise unless none of the paths is a link.
+    """Raise if a path is a link, so that reading or writing in it would leave the run's folder.
 
     Raises:
-        UserError: one is, so that what is read or written in it would lie elsewhere.
+        UserError: a path is a link.
     """
     for path in paths:
         if path.is_symlink():
@@ -210,7 +210,7 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def _manifest(folder: Path, about: Mapping[str, Any]) -> Manifest:
-    """What this version knows of a run, and the rest as it is."""
+    """Parse and check the fields that this version knows, and keep the others as they are."""
     checks: dict[str, Check] = {
         "cfbench": text,
         "budget": _budget,
@@ -236,33 +236,33 @@ def _manifest(folder: Path, about: Mapping[str, Any]) -> Manifest:
 
 
 def _budget(value: Any) -> Budget:
-    said = mapping(value)
+    budget = mapping(value)
     checks: dict[str, Any] = {"name": text, "text": text, "judge": number, "seeds": each(_seed)}
-    known = {f.name: checks.get(f.name, whole_number(0, 2**53))(said[f.name]) for f in fields(Budget)}
+    known = {f.name: checks.get(f.name, whole_number(0, 2**53))(budget[f.name]) for f in fields(Budget)}
     return Budget(**known | {"seeds": tuple(known["seeds"])})
 
 
 def _plugins(folder: Path, files: list[str]) -> tuple[str, ...]:
-    """Files that plugins were loaded from, but for what came with the run: reading a run never offers to execute it."""
+    """Plugin files without those inside the run's folder: reading a run never offers to execute what came with it."""
     home = folder.resolve()
     return tuple(f for f in files if Path(f).is_absolute() and not Path(f).resolve().is_relative_to(home))
 
 
 def _dataset(value: Any) -> DatasetEntry:
-    said = mapping(value)
-    shape = each(_size)(said["shape"])
+    described = mapping(value)
+    shape = each(_size)(described["shape"])
     if len(shape) != 3:
         raise SchemaError(f"shape: {len(shape)} numbers, not channels, height and width")
     entry = DatasetEntry(
-        folder=_folder(said["folder"]),
-        plan=inner_path(said["plan"]),
-        plan_key=_key(said["plan_key"]),
-        judges=inner_path(said["judges"]),
-        action=one_of("exact", "learned")(said["action"]),
-        variables=tuple(each(_variable)(said["variables"])),
+        folder=_folder(described["folder"]),
+        plan=inner_path(described["plan"]),
+        plan_key=_key(described["plan_key"]),
+        judges=inner_path(described["judges"]),
+        action=one_of("exact", "learned")(described["action"]),
+        variables=tuple(each(_variable)(described["variables"])),
         shape=tuple(shape),
-        mechanisms=optional(inner_path)(said["mechanisms"]),
-        bundle=optional(_bundle)(said["bundle"]),
+        mechanisms=optional(inner_path)(described["mechanisms"]),
+        bundle=optional(_bundle)(described["bundle"]),
     )
     try:
         _ = entry.graph
@@ -272,47 +272,47 @@ def _dataset(value: Any) -> DatasetEntry:
 
 
 def _bundle(value: Any) -> dict[str, str]:
-    said = mapping(value)
-    return {name: text(said[name]) for name in ("name", "version", "digest")}
+    bundle = mapping(value)
+    return {name: text(bundle[name]) for name in ("name", "version", "digest")}
 
 
 def _variable(value: Any) -> Variable:
-    said = mapping(value)
+    variable = mapping(value)
     return Variable(
-        name=text(said["name"]),
-        kind=one_of("categorical", "continuous")(said["kind"]),
-        size=_size(said["size"]),
-        low=number(said["low"]),
-        high=number(said["high"]),
-        unit=text(said["unit"]),
-        parents=tuple(_texts(said["parents"])),
-        truth=one_of("exact", "convention", "none")(said["truth"]),
+        name=text(variable["name"]),
+        kind=one_of("categorical", "continuous")(variable["kind"]),
+        size=_size(variable["size"]),
+        low=number(variable["low"]),
+        high=number(variable["high"]),
+        unit=text(variable["unit"]),
+        parents=tuple(_texts(variable["parents"])),
+        truth=one_of("exact", "convention", "none")(variable["truth"]),
     )
 
 
 def _cell(value: Any) -> Cell:
-    said = mapping(value)
-    external = boolean(said["external"])
-    keys = mapping(said["keys"], _optional_key if external else _key)
+    cell = mapping(value)
+    external = boolean(cell["external"])
+    keys = mapping(cell["keys"], _optional_key if external else _key)
     if lacking := [name for name in KEYS if name not in keys]:
         raise SchemaError(f"keys: {lacking[0]!r} is missing")
     if not keys["images"]:
         raise SchemaError("keys: 'images' is missing")
     return Cell(
-        dataset=_spec(said["dataset"]),
-        method=_spec(said["method"]),
-        seed=_seed(said["seed"]),
-        fit=_spec(said["fit"]),
+        dataset=_spec(cell["dataset"]),
+        method=_spec(cell["method"]),
+        seed=_seed(cell["seed"]),
+        fit=_spec(cell["fit"]),
         keys=keys,
-        scores=mapping(said["scores"], _key, _metric),
-        of=optional(_spec)(said["of"]),
+        scores=mapping(cell["scores"], _key, _metric),
+        of=optional(_spec)(cell["of"]),
         external=external,
     )
 
 
 def _spec(value: Any) -> Spec:
-    said = mapping(value)
-    return Spec(_name(said["name"]), _preset(said["preset"]), mapping(said["params"], scalar))
+    spec = mapping(value)
+    return Spec(_name(spec["name"]), _preset(spec["preset"]), mapping(spec["params"], scalar))
 
 
 def reopen_job(
@@ -324,12 +324,12 @@ def reopen_job(
     plugins: Iterable[Path] = (),
     timeout: float | None = None,
 ) -> Job:
-    """The job of a run: what its ``run.json`` says, on this machine.
+    """The job that ``run.json`` describes, on this machine.
 
     Args:
         folder: of the run.
-        data_root: where the data lie here.
-        plugins: files to load. Those that the run names are not: whoever hands over a run decides not what is executed.
+        data_root: folder with data sets on this machine.
+        plugins: files to load. Those that the run names are not loaded: its author must not decide what is executed.
 
     Raises:
         UserError: there is no run, or one of another format; the device is absent.
@@ -344,7 +344,7 @@ def reopen_job(
 
 
 def _bundles(datasets: Mapping[str, DatasetEntry]) -> tuple[Bundle, ...]:
-    """The bundles of a run, whose plans and judges lie in it."""
+    """The bundles of a run, whose plans and judges were copied into it."""
     return tuple(
         Bundle(label, d.bundle["name"], d.bundle["version"], d.bundle["digest"], d.action)
         for label, d in datasets.items()

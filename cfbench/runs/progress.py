@@ -1,4 +1,4 @@
-"""What is under way in a run, as live notes of each task, and what happened, as an event log."""
+"""The progress of a run: its event log, a note of each task in progress, and the lock of a run that is active."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +23,8 @@ __all__ = [
     "ProgressReporter",
     "TaskProgress",
     "format_duration",
-    "forward_progress",
-    "in_background",
     "is_active",
     "log_event",
-    "print_dataset_progress",
-    "print_progress",
     "read_events",
     "remove_note",
     "run_lock",
@@ -42,10 +36,10 @@ EVENTS = "events.jsonl"
 
 
 def log_event(folder: Path, event: str, **about: Any) -> None:
-    """Append an event to a run's log: ``begin``, ``start``, ``wrote``, ``end`` or ``stop``, with what belongs to it.
+    """Append an event to a run's log: ``begin``, ``start``, ``wrote``, ``crash``, ``end`` or ``stop``, and its fields.
 
-    A line is written in one call, so that processes do not tear each other's. A log that cannot be written (a full
-    disk) ends no work.
+    A line is written in one call, so that lines of several processes do not mix. A log that cannot be written (a full
+    disk) is no error.
     """
     line = json.dumps({"time": round(time.time(), 3), "event": event, "pid": os.getpid(), **about}, default=str)
     try:
@@ -62,7 +56,7 @@ def log_event(folder: Path, event: str, **about: Any) -> None:
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run in their order, but for a line that a kill left half written."""
+    """The events of a run in order, without lines that a killed process left incomplete."""
     path = folder / EVENTS
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
@@ -72,15 +66,18 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 EVERY = 15.0
-"""Seconds between two lines about a task that is under way, where there is no terminal."""
+"""Seconds between two lines about a task in progress, where there is no terminal."""
 FOLDER, LOCK = ".progress", ".lock"
-LARGEST = 2**16
-"""Bytes of a note that is read at all."""
+MAX_NOTE = 2**16
+"""Bytes of a note; larger files are ignored."""
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """What a task is at: ``done`` of ``total`` in a stage that began at ``first``, all times in seconds."""
+    """The progress of a task: ``done`` of ``total`` steps in a stage that started from ``first``.
+
+    ``begun``, ``stage_begun`` and ``now`` are times in seconds since the epoch.
+    """
 
     task: str
     stage: str
@@ -94,17 +91,17 @@ class TaskProgress:
 
     @property
     def rate(self) -> float | None:
-        """Steps a second since the stage began in this process; None before a second is over."""
-        spent, made = self.now - self.stage_begun, self.done - self.first
-        return made / spent if spent > 1 and made > 0 else None
+        """Steps a second since the stage began in this process; None during the first second."""
+        seconds, steps = self.now - self.stage_begun, self.done - self.first
+        return steps / seconds if seconds > 1 and steps > 0 else None
 
     def left(self, now: float) -> float | None:
-        """Seconds until the stage is over; None before its rate is known."""
+        """Seconds until the stage ends; None before its rate is known."""
         rate = self.rate
         return None if rate is None or not self.total else max((self.total - self.done) / rate - (now - self.now), 0.0)
 
     def __str__(self) -> str:
-        """Stage, step, rate, time left, loss."""
+        """Stage, step, rate, time left and loss, as far as they are known."""
         parts = [f"{self.stage} {self.done:g}/{self.total:g}".strip() if self.total else self.stage]
         left = self.left(self.now)
         if self.rate is not None and left is not None:
@@ -120,8 +117,8 @@ class TaskProgress:
 class ProgressReporter:
     """Writes a task's stage, step, total and loss into the run's folder, a few times a second at most.
 
-    A rate counts from where a stage began in this process: one that goes on from a checkpoint, or that begins anew,
-    has no part in what was done before. A note that cannot be written (a full disk) ends no work.
+    The rate counts from the step at which a stage began in this process, which is not 0 after a checkpoint. A note
+    that cannot be written (a full disk) is no error.
     """
 
     def __init__(self, folder: Path, task: str, *, interval: float = 0.3) -> None:
@@ -148,17 +145,17 @@ class ProgressReporter:
         if now - self.last < self.interval:
             return
         self.last = now
-        doing = TaskProgress(self.task, stage, done, total, loss, self.begun, self.stage_begun, self.first, now)
+        note = TaskProgress(self.task, stage, done, total, loss, self.begun, self.stage_begun, self.first, now)
         draft = self.path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(asdict(doing)))
+            draft.write_text(json.dumps(asdict(note)))
             draft.replace(self.path)
 
 
 def tasks_in_progress(folder: Path) -> list[TaskProgress]:
-    """What the tasks of a run are at, those that began first at the front."""
+    """The progress of the tasks of a run, in the order in which they began."""
     found = (_read(path) for path in sorted((folder / FOLDER).glob("*.json")))
-    return sorted((d for d in found if d), key=lambda d: d.begun)
+    return sorted((note for note in found if note), key=lambda note: note.begun)
 
 
 def remove_note(folder: Path, task: str) -> None:
@@ -168,21 +165,21 @@ def remove_note(folder: Path, task: str) -> None:
 
 
 def _read(path: Path) -> TaskProgress | None:
-    """A note; None where it is gone, no plain file, or not as it should be."""
+    """A note; None where it was removed, is no plain file, or is damaged."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_NOTE:
             return None
-        said = mapping(json.loads(path.read_text()))
-        loss = None if said["loss"] is None else float(said["loss"])
-        times = {name: float(said[name]) for name in ("done", "total", "begun", "stage_begun", "first", "now")}
-        return TaskProgress(printable(said["task"]), printable(said["stage"], 60), loss=loss, **times)
+        note = mapping(json.loads(path.read_text()))
+        loss = None if note["loss"] is None else float(note["loss"])
+        numbers = {name: float(note[name]) for name in ("done", "total", "begun", "stage_begun", "first", "now")}
+        return TaskProgress(printable(note["task"]), printable(note["stage"], 60), loss=loss, **numbers)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """A block in which others see that a run is going; notes that a killed run left behind are removed."""
+    """Context manager under which other processes see a run as active; notes of a killed run are removed first."""
     lock = _lock(folder)
     if lock is None:
         yield
@@ -199,7 +196,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def is_active(folder: Path) -> bool:
-    """Whether a process is at work on a run: it holds a lock that ends with it, however it ends."""
+    """Whether a process is executing a run: it holds a lock that the system releases when it ends in any way."""
     try:
         lock = os.open(folder / FOLDER / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -219,7 +216,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _held(lock: int) -> bool | None:
-    """Whether another process holds a lock; None where the file system knows no locks."""
+    """Whether another process holds a lock; None where the file system has no locks."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
@@ -230,70 +227,6 @@ def _held(lock: int) -> bool | None:
 
 
 def format_duration(seconds: float) -> str:
-    """Minutes and seconds, or hours too."""
+    """``M:SS``, or ``H:MM:SS`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-@contextmanager
-def print_progress(what: str, *, patience: float = 2.0, every: float | None = None) -> Iterator[Callable[..., None]]:
-    """A block that says on standard error what it is at when it takes longer; yields what it reports to.
-
-    Args:
-        what: the block does.
-        patience: seconds before anything is said.
-        every: seconds between two lines, where there is no terminal; by default `EVERY`.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    console, stop, said = Console(stderr=True, highlight=False), threading.Event(), [what]
-
-    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
-        said[0] = f"{what}: {stage} {done:,}/{total:,}" if total else f"{what}: {stage}"
-
-    def watch() -> None:
-        if stop.wait(patience):
-            return
-        if not console.is_terminal:
-            print(said[0], file=sys.stderr, flush=True)
-            while not stop.wait(every or EVERY):
-                print(said[0], file=sys.stderr, flush=True)
-            return
-        with console.status(Text(said[0])) as status:
-            while not stop.wait(0.5):
-                status.update(Text(said[0]))
-
-    with in_background(watch, stop):
-        yield report
-
-
-@contextmanager
-def in_background(watch: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    """A block beside which ``watch`` runs in a thread, until ``stop`` is set at the block's end."""
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextmanager
-def print_dataset_progress(dataset: Any, what: str) -> Iterator[None]:
-    """A block in which a data set may make or read its data, which says so on standard error when it takes longer."""
-    with print_progress(what) as report, forward_progress(dataset, report):
-        yield
-
-
-@contextmanager
-def forward_progress(dataset: Any, report: Callable[..., None]) -> Iterator[None]:
-    """A block in which a data set reports what it makes; one that lets nobody set an attribute stays silent."""
-    with contextlib.suppress(AttributeError):
-        dataset.progress = report
-    try:
-        yield
-    finally:
-        with contextlib.suppress(AttributeError):
-            del dataset.progress
