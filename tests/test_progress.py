@@ -198,7 +198,7 @@ def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
     found.done |= {t.id for t in (*cell_tasks(cells[0]), *found.shared)}
     first, second, third = found.rows()
     assert (first.status, first.left, first.seconds) == ("ok", None, 130)
-    assert (second.status, second.sure) == ("running", True)
+    assert (second.status, second.complete) == ("running", True)
     assert second.left == pytest.approx(90 + 1 + 20 + 9), "what the whole fit took, where the stage says 40"
     assert second.about == "train fit 20/100, 2.0/s, 0:40 left"
     assert (third.status, third.left) == ("pending", 130)
@@ -215,7 +215,7 @@ def test_a_time_that_is_not_known_in_full_is_not_told_as_if_it_were(tmp_path, cl
     doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
     found = outlook(tmp_path, cell("mine"), cell("mine", 1))
     running_, pending = found.rows()
-    assert (running_.left, running_.sure, running_.remaining) == (10, False, "0:10+")
+    assert (running_.left, running_.complete, running_.remaining) == (10, False, "0:10+")
     assert (pending.left, pending.remaining) == (None, "")
     assert headline(found).endswith("about 0:10 or more left")
 
@@ -238,7 +238,7 @@ def test_the_log_of_an_earlier_command_counts_for_times_and_not_as_done(tmp_path
     log_event(tmp_path, "begin", tasks=8, jobs=1)
     (tmp_path / "events.jsonl").open("a").write('{"event": "end", "task": "train bars mine se')
     found = outlook(tmp_path, cell("mine"))
-    assert (found.asked, found.slots, found.over, found.done) == (8, 1, set(), set())
+    assert (found.total_tasks, found.slots, found.logged_ends, found.done) == (8, 1, set(), set())
     assert found.rows()[0].status == "pending"
     assert found.rows()[0].left == 5
 
@@ -254,7 +254,7 @@ def test_every_cell_has_a_row_and_of_many_those_that_matter(tmp_path, clock):
     doing(tmp_path, "images bars mine[scale=2] seed 20", clock)
     found = outlook(tmp_path, *cells)
     found.done |= {t.id for c in cells[:10] for t in cell_tasks(c)}
-    found.bad["train bars mine[scale=2] seed 12"] = ("failed", "raises")
+    found.failures["train bars mine[scale=2] seed 12"] = ("failed", "raises")
     wide = printed(draw_table(found, "head", 100))
     assert all(c.label in wide for c in cells)
     text = printed(draw_table(found, "head", 14))

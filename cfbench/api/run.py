@@ -117,15 +117,15 @@ def _described(request: Request) -> list[str]:
 
 
 def _check_graphs(request: Request) -> None:
-    """Instances of methods are made for the graph that they are asked about.
+    """Raise unless each instance of a method has the graph of every data set of the run.
 
     Raises:
-        UserError: one is not.
+        UserError: one has another graph.
     """
     for row in request.rows:
-        made = request.classes.get(row.name)
-        graph = None if made is None or isinstance(made, type) else getattr(made, "graph", None)
-        for spec in request.sets if graph else ():
+        given = request.classes.get(row.name)
+        graph = None if given is None or isinstance(given, type) else getattr(given, "graph", None)
+        for spec in request.dataset_specs if graph else ():
             if request.loaded.dataset(spec).graph != graph:
                 raise UserError(f"{row.name} is made for another graph than that of {spec.label}; give its class")
 

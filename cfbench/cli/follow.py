@@ -1,4 +1,4 @@
-"""The command ``status``: where every cell of a run stands, once or for as long as the run goes on."""
+"""The command ``status``: the status of every cell of a run, once or until the run stops."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..runs.reader import cell_states
 __all__ = ["monitor_of", "status_command"]
 
 
-LOOK = 0.5
-"""Seconds between two looks."""
+INTERVAL = 0.5
+"""Seconds between two updates."""
 
 
 def status_command(name: str, run_root: Path, follow: bool = False) -> int:
-    """Print where every cell stands; with ``follow`` again and again until the run stops, or Ctrl-C."""
+    """Print the status of every cell; with ``follow`` repeatedly until the run stops, or Ctrl-C."""
     folder = find_run(name, run_root)
     if follow and is_active(folder):
         try:
@@ -40,7 +40,7 @@ def status_command(name: str, run_root: Path, follow: bool = False) -> int:
 
 
 def monitor_of(folder: Path) -> RunMonitor:
-    """The cells of a run as they stand on disk.
+    """A monitor of a run, read from its folder.
 
     Raises:
         UserError: there is no run in the folder, or a stage is not as cfbench writes it.
@@ -50,12 +50,12 @@ def monitor_of(folder: Path) -> RunMonitor:
     _read_stages(monitor, manifest)
     monitor.update()
     if not is_active(folder):
-        monitor.doing = {}
+        monitor.in_progress = {}
     return monitor
 
 
 def _read_stages(monitor: RunMonitor, manifest: Manifest) -> None:
-    """Which stages are there, and how cells ended."""
+    """Read which stages are there, and how cells ended."""
     found = cell_states(monitor.folder, manifest)
     monitor.status = {cell.label: (state.status, state.reason) for cell, state in found}
     monitor.done = {
@@ -74,7 +74,7 @@ def _is_done(folder: Path, cell: Cell, stage: str, status: Status) -> bool:
 
 
 def status_lines(rows: list[CellProgress]) -> list[str]:
-    """Rows as lines of text: status, cell, seconds, what is under way or why it is not."""
+    """Rows as lines of text: status, cell, seconds, the task in progress or why there is none."""
     width = max((len(r.label) for r in rows), default=0)
     head = _line("status", "cell", width, "seconds", "under way, or why not")
     return [head, *(_row_line(row, width) for row in rows)]
@@ -106,20 +106,20 @@ def _watch_live(folder: Path, console: Any) -> None:
 
 
 def _watch_plain(folder: Path, console: Any) -> None:
-    """Cells whose status has changed, and now and then what is under way."""
+    """Print cells whose status has changed, and every `EVERY` seconds the tasks in progress."""
     before: dict[str, Status] = {}
-    said = 0.0
+    printed = 0.0
 
     def show(monitor: RunMonitor) -> None:
-        nonlocal said
+        nonlocal printed
         rows = monitor.rows()
         for line in status_lines(
             [r for r in rows if before.get(r.label) != r.status and (before or r.status is Status.RUNNING)]
         )[1:]:
             print(line, flush=True)
         before.update({r.label: r.status for r in rows})
-        if monitor.now - said >= EVERY:
-            said = monitor.now
+        if monitor.now - printed >= EVERY:
+            printed = monitor.now
             for line in progress_lines(monitor):
                 print(line, flush=True)
 
@@ -127,14 +127,14 @@ def _watch_plain(folder: Path, console: Any) -> None:
 
 
 def _watch(folder: Path, monitor: RunMonitor, show: Callable[[RunMonitor], None]) -> None:
-    """Show a run until it stops; stages are looked for when tasks have ended, not too often where that takes long."""
-    cost, looked, due = 0.0, time.monotonic(), False
+    """Show a run until it stops; stages are read when tasks have ended, less often where reading takes long."""
+    cost, last, due = 0.0, time.monotonic(), False
     while is_active(folder):
         due |= monitor.update()
-        if due and time.monotonic() - looked > 10 * cost:
+        if due and time.monotonic() - last > 10 * cost:
             begun = time.monotonic()
             _read_stages(monitor, read_manifest(folder))
-            looked, due = time.monotonic(), False
-            cost = looked - begun
+            last, due = time.monotonic(), False
+            cost = last - begun
         show(monitor)
-        time.sleep(LOOK)
+        time.sleep(INTERVAL)

@@ -1,4 +1,4 @@
-"""Checkpoints inside a fit: what one that was killed needs to go on and to end with the same weights."""
+"""Checkpoints of a fit, from which one that was killed continues and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """Keeps the state of each stage of a fit in a folder, now and then and at the stage's end.
+    """Saves the state of each stage of a fit in a folder, at intervals and at the stage's end.
 
-    Stages are known by their order: a fit that goes on does again what lies between them, skips those that were
-    finished with the state that they left, and takes up the one that was under way.
+    Stages are identified by their order: a fit that continues repeats the code between them, skips those that were
+    finished, restoring the state at their end, and resumes the one that was in progress.
 
     Args:
-        folder: of the fit; removed by `discard` when its weights are safe.
-        rows: the training log, put back to what it was at a checkpoint.
-        interval: seconds between two of them; by default those of CFBENCH_CHECKPOINT_S, or 20.
+        folder: of the checkpoints; removed by `discard` when the weights are stored.
+        rows: the training log, restored with a checkpoint.
+        interval: seconds between two checkpoints; by default CFBENCH_CHECKPOINT_S, or 20.
     """
 
     def __init__(self, folder: Path, rows: list[Mapping[str, object]], *, interval: float | None = None) -> None:
         self.folder, self.rows = folder, rows
         self.interval = float(os.environ.get("CFBENCH_CHECKPOINT_S", 20)) if interval is None else interval
-        self.number, self.what, self.before = 0, "", 0.0
+        self.number, self.signature, self.before = 0, "", 0.0
         self.start()
 
     def start(self) -> None:
-        """Begin to measure time."""
+        """Start to measure time."""
         self.begun = self.saved = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """The time that the fit took, in this process and in those that were killed."""
+        """The seconds that the fit took, in this process and in those that were killed."""
         return self.before + time.perf_counter() - self.begun
 
     def begin(self, run: Fit, stage: str, steps: int, size: int, keep: Mapping[str, Any]) -> tuple[int, Tensor]:
-        """Put back what a checkpoint of this stage holds; the steps that were done, and the rows still to be drawn."""
+        """Restore a checkpoint of this stage; return the steps that were done, and the indices still to be drawn."""
         self.number += 1
-        self.what = key_of(self.number, stage, steps, size, sorted(keep))
+        self.signature = key_of(self.number, stage, steps, size, sorted(keep))
         found = self._read(self.folder / f"{self.number}.json")
         if found is None:
             return 0, torch.empty(0, dtype=torch.long)
@@ -73,24 +73,24 @@ class Checkpoints:
         return about["step"], state["queue"]
 
     def step(self, run: Fit, done: int, steps: int, queue: Tensor, keep: Mapping[str, Any]) -> None:
-        """Keep the state after ``done`` steps, if it is time to, or the last step.
+        """Save the state after ``done`` steps, if the interval is over or this is the last step.
 
-        One that cannot be written is done without: the disk is full, or another process is at the same fit, as when a
-        driver was killed and its worker goes on.
+        A checkpoint that cannot be written is no error: the disk is full, or another process executes the same fit, as
+        when a driver was killed and its worker continues.
         """
         if done < steps and time.perf_counter() - self.saved < self.interval:
             return
-        kept = {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in keep.items()}
-        state: dict[str, Any] = {"keep": kept, "queue": queue}
+        states = {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in keep.items()}
+        state: dict[str, Any] = {"keep": states, "queue": queue}
         state |= {"rng": run.rng.get_state(), "global_rng": torch.get_rng_state()}
         state |= {"numpy_rng": _lists(np.random.get_state(legacy=False)), "python_rng": random.getstate()}
         if run.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
         with suppress(OSError, SafetensorError):
-            self._keep(state, {"what": self.what, "step": done, "seen": run.seen, "seconds": self.seconds})
+            self._write(state, {"what": self.signature, "step": done, "seen": run.seen, "seconds": self.seconds})
         self.saved = time.perf_counter()
 
-    def _keep(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def _write(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         file = self.folder / f"{self.number}-{about['step']}.safetensors"
         with atomic_write(file) as draft:
             save_state(state, draft)
@@ -103,16 +103,16 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """A checkpoint of the stage that has begun; None where there is none, or it is spoilt or another's."""
+        """The checkpoint of the present stage; None where there is none, or it is damaged or of another fit."""
         if not path.is_file():
             return None
         try:
             about = read_json(path)
             file = self.folder / Path(about["file"]).name
-            if about["what"] != self.what or sha256(file) != about["sha256"]:
+            if about["what"] != self.signature or sha256(file) != about["sha256"]:
                 return None
             return about, load_state(file)
-        except Exception:  # whatever is wrong with a checkpoint, the fit can do without
+        except Exception:  # whatever is wrong with a checkpoint, the fit can start without it
             return None
 
     def discard(self) -> None:
@@ -121,12 +121,12 @@ class Checkpoints:
 
 
 def _lists(state: Any) -> Any:
-    """A state with its arrays as lists."""
+    """A state with arrays replaced by lists."""
     if isinstance(state, Mapping):
         return {name: _lists(value) for name, value in state.items()}
     return state.tolist() if isinstance(state, np.ndarray) else state
 
 
 def _tuples(state: Any) -> Any:
-    """A state with its lists as tuples."""
+    """A state with lists replaced by tuples."""
     return tuple(map(_tuples, state)) if isinstance(state, list) else state

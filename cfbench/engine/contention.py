@@ -1,4 +1,4 @@
-"""Who else computes on a device at the same time: each task has a seat there, a file named after its process."""
+"""Tasks that compute on the same device at the same time: each registers a file there, named after its process."""
 
 from __future__ import annotations
 
@@ -23,67 +23,69 @@ NUMBERS = itertools.count()
 
 
 class DeviceUse:
-    """A task's place on a device; ``most`` is the largest number of other tasks that were seen there, of any run.
+    """A task's registration on a device; ``max_others`` is the largest number of other tasks that were found there.
 
-    Only tasks of cfbench on this machine are seen, and only those that are there when somebody looks.
+    Tasks of all runs of cfbench on this machine are counted, at the moments at which `count_others` is called.
     """
 
     def __init__(self, device: str, folder: Path | None = None, *, interval: float = 0.3) -> None:
         self.folder = folder or Path(tempfile.gettempdir()) / FOLDER
-        self.interval, self.last, self.most = interval, -math.inf, 0
-        self.row = f"{device}.{machine_id()}."
-        self.path = self.folder / f"{self.row}{os.getpid()}.{next(NUMBERS)}"
+        self.interval, self.last, self.max_others = interval, -math.inf, 0
+        self.prefix = f"{device}.{machine_id()}."
+        self.path = self.folder / f"{self.prefix}{os.getpid()}.{next(NUMBERS)}"
 
-    def take(self) -> None:
-        """Sit down, and clear the seats of processes that are gone.
+    def register(self) -> None:
+        """Write this task's file, and remove those of processes that have ended.
 
-        Where that cannot be written, nobody is seen, and nobody sees this task.
+        Where the folder cannot be written, no other task is counted, and no other counts this one.
         """
         with suppress(OSError):
             if not self.folder.is_dir():
                 self.folder.mkdir(exist_ok=True)
-                self.folder.chmod(0o1777)  # other people's runs are seen too
+                self.folder.chmod(0o1777)  # tasks of other users are counted too
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-            for path in self.folder.glob(f"{self.row}*"):
+            for path in self.folder.glob(f"{self.prefix}*"):
                 if (pid := self._pid(path)) and not process_exists(pid):
                     path.unlink(missing_ok=True)
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
+        """Remove this task's file."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def look(self) -> int:
-        """The most others so far, those that are there now among them; looks a few times a second at most."""
+    def count_others(self) -> int:
+        """The largest number of other tasks so far, present ones included; counts a few times a second at most."""
         now = time.monotonic()
         if now - self.last >= self.interval:
             self.last = now
             with suppress(OSError):
-                self.most = max(self.most, sum(map(self._taken, self.folder.glob(f"{self.row}*"))))
-        return self.most
+                files = self.folder.glob(f"{self.prefix}*")
+                self.max_others = max(self.max_others, sum(map(self._is_other_task, files)))
+        return self.max_others
 
-    def _taken(self, path: Path) -> bool:
-        """Whether somebody else sits there."""
+    def _is_other_task(self, path: Path) -> bool:
+        """Whether a file is that of another task whose process is alive."""
         pid = self._pid(path)
         return path.name != self.path.name and pid > 0 and process_exists(pid)
 
     def _pid(self, path: Path) -> int:
-        """The number of the process whose seat it is; 0 where it is nobody's."""
-        pid = path.name.removeprefix(self.row).partition(".")[0]
+        """The process that a file names; 0 where it names none."""
+        pid = path.name.removeprefix(self.prefix).partition(".")[0]
         return int(pid) if pid.isdecimal() else 0
 
 
 @contextmanager
 def using_device(device: torch.device) -> Iterator[DeviceUse]:
-    """A block that computes on a device, and is seen to."""
-    place = DeviceUse(_name(device))
-    place.take()
-    place.look()
+    """Context manager under which a task is registered on a device."""
+    use = DeviceUse(_name(device))
+    use.register()
+    use.count_others()
     try:
-        yield place
+        yield use
     finally:
-        place.leave()
+        use.unregister()
 
 
 def _name(device: torch.device) -> str:
-    """What a device is called by every process on this machine, whatever number it has there."""
+    """The name of a device that all processes on this machine agree on, whatever number they give it."""
     return f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type

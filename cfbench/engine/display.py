@@ -1,4 +1,4 @@
-"""Where every cell of a run stands, how long it will take, and the live table or plain lines that show it."""
+"""The status of every cell of a run, the estimated time left, and the live table or plain lines that show both."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["CellProgress", "RunMonitor", "cell_table", "draw_table", "headline",
 
 
 Kind = tuple[str, ...]
-MOST = 2**26
-"""Bytes of a log that are read at a look: those of a hundred thousand tasks."""
+MAX_READ = 2**26
+"""Bytes of a log that are read at once: those of a hundred thousand tasks."""
 LATEST = 20
-"""Times of a kind that count: the machine may have become another."""
+"""Durations of a kind that count: the speed of the machine may have changed."""
 
 
 @dataclass(frozen=True)
 class CellProgress:
-    """Where a cell stands: what is under way or why it ended, the seconds spent, and those left.
+    """The progress of a cell: its status, the task in progress or why it ended, the seconds spent, and those left.
 
-    ``left`` is None where nothing is known; a part of it is not, where it is not ``sure``.
+    ``left`` is None where nothing is known, and a lower bound unless ``complete``.
     """
 
     label: str
@@ -42,12 +42,12 @@ class CellProgress:
     about: str = ""
     seconds: float = 0.0
     left: float | None = None
-    sure: bool = True
+    complete: bool = True
 
     @property
     def remaining(self) -> str:
-        """The time left, with a plus where more will come to it."""
-        return "" if self.left is None else format_duration(self.left) + ("" if self.sure else "+")
+        """The time left, with a plus where it is a lower bound."""
+        return "" if self.left is None else format_duration(self.left) + ("" if self.complete else "+")
 
 
 def _number(value: Any) -> float | None:
@@ -57,12 +57,12 @@ def _number(value: Any) -> float | None:
 
 
 class RunMonitor:
-    """The cells of a run as they go on.
+    """Follows the cells of a run.
 
     Args:
         folder: of the run.
         cells: its cells.
-        controls: the labels of the methods that are controls, which take another time than methods.
+        controls: labels of the methods that are controls, whose durations are not compared with those of methods.
     """
 
     def __init__(self, folder: Path, cells: Iterable[Cell], controls: Iterable[str] = ()) -> None:
@@ -76,63 +76,63 @@ class RunMonitor:
         }
         self.kinds = {name: self._kinds(t) for name, t in self.tasks.items()}
         self.done: set[str] = set()
-        self.bad: dict[str, tuple[Status, str]] = {}
+        self.failures: dict[str, tuple[Status, str]] = {}
         self.status: dict[str, tuple[Status, str]] = {}
         self.seconds: dict[str, float] = {}
-        self.took: dict[Kind, list[float]] = {}
-        self.doing: dict[str, TaskProgress] = {}
+        self.durations: dict[Kind, list[float]] = {}
+        self.in_progress: dict[str, TaskProgress] = {}
         self.ended: set[str] = set()
-        self.over: set[str] = set()
+        self.logged_ends: set[str] = set()
         self.now = self.begun = time.time()
-        self.asked, self.slots, self._read, self._lock = 0, 1, 0, threading.Lock()
+        self.total_tasks, self.slots, self._read, self._lock = 0, 1, 0, threading.Lock()
 
     def end(self, outcome: Outcome) -> None:
-        """Take note of how a task ended."""
+        """Register how a task ended."""
         self.ended.add(outcome.task.id)
         if outcome.status is Status.DONE:
             self.done.add(outcome.task.id)
         else:
-            self.bad[outcome.task.id] = outcome.status, outcome.reason
+            self.failures[outcome.task.id] = outcome.status, outcome.reason
 
     def update(self, now: float | None = None) -> bool:
-        """Read what is new in the log, and what is under way; whether a task has ended since the last time."""
+        """Read new events and the notes of tasks in progress; whether a task has ended since the last update."""
         with self._lock:
-            news = [self._note(event) for event in self._news()]
+            ends = [self._apply(event) for event in self._new_events()]
             self.now = time.time() if now is None else now
-            doing = {d.task: d for d in tasks_in_progress(self.folder) if d.task in self.tasks}
-            self.doing = {task: d for task, d in doing.items() if task not in self.ended}
-        return any(news)
+            notes = {note.task: note for note in tasks_in_progress(self.folder) if note.task in self.tasks}
+            self.in_progress = {task: note for task, note in notes.items() if task not in self.ended}
+        return any(ends)
 
-    def _note(self, event: Mapping[str, Any]) -> bool:
-        """Take note of an event; whether it is the end of a task."""
+    def _apply(self, event: Mapping[str, Any]) -> bool:
+        """Register an event; whether it is the end of a task."""
         seconds, task = _number(event.get("seconds")), event.get("task", "")
         if event.get("event") == "begin":
-            self.begun, self.asked = _number(event.get("time")) or self.now, int(_number(event.get("tasks")) or 0)
-            self.slots, self.over = int(_number(event.get("jobs")) or 1), set()
+            self.begun, self.total_tasks = _number(event.get("time")) or self.now, int(_number(event.get("tasks")) or 0)
+            self.slots, self.logged_ends = int(_number(event.get("jobs")) or 1), set()
         if event.get("event") != "end" or task not in self.tasks:
             return False
-        self.over.add(task)
+        self.logged_ends.add(task)
         if seconds is not None:
             self.seconds[task] = seconds
         if event.get("status") == Status.DONE and seconds is not None:
             for kind in self.kinds[task]:
-                self.took.setdefault(kind, []).append(seconds)
+                self.durations.setdefault(kind, []).append(seconds)
         return True
 
-    def _news(self) -> Iterable[dict[str, Any]]:
-        """The events that were written since the last look, but for a line that is half written."""
+    def _new_events(self) -> Iterable[dict[str, Any]]:
+        """The events that were written since the last update, without a line that is incomplete."""
         path = self.folder / EVENTS
         try:
             if not path.is_file():
                 return
             with path.open("rb") as file:
                 file.seek(self._read)
-                text = file.read(MOST)
+                text = file.read(MAX_READ)
         except OSError:
             return
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read += len(complete)
+        for line in complete.splitlines():
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
@@ -141,72 +141,72 @@ class RunMonitor:
                 yield event
 
     def rows(self) -> list[CellProgress]:
-        """What data sets share while it is under way, and every cell."""
-        shared = [self._row(t.id, [t.id]) for t in self.shared if t.id in self.doing or t.id in self.bad]
+        """The progress of shared tasks that are in progress or failed, and of every cell."""
+        shared = [self._row(t.id, [t.id]) for t in self.shared if t.id in self.in_progress or t.id in self.failures]
         return [*shared, *(self._row(label, chain) for label, chain in self.chains.items())]
 
     def _row(self, label: str, chain: list[str]) -> CellProgress:
-        at = [self.doing[t] for t in chain if t in self.doing]
-        spent = sum(self.seconds.get(t, 0.0) for t in chain) + sum(max(self.now - d.begun, 0.0) for d in at)
+        notes = [self.in_progress[t] for t in chain if t in self.in_progress]
+        spent = sum(self.seconds.get(t, 0.0) for t in chain) + sum(max(self.now - note.begun, 0.0) for note in notes)
         status, reason = self.status.get(label, (Status.PENDING, ""))
-        bad = next((self.bad[t] for t in chain if t in self.bad), None)
-        if at:
-            about = ", ".join(f"{self.tasks[d.task].stage} {d}".strip() for d in at)
+        failure = next((self.failures[t] for t in chain if t in self.failures), None)
+        if notes:
+            about = ", ".join(f"{self.tasks[note.task].stage} {note}".strip() for note in notes)
             return CellProgress(label, Status.RUNNING, about, spent, *self.left(chain))
         if status is not Status.PENDING:
             return CellProgress(label, status, reason, spent)
-        if bad:
-            return CellProgress(label, *bad, spent)
+        if failure:
+            return CellProgress(label, *failure, spent)
         if self.done.issuperset(chain):
             return CellProgress(label, Status.OK, "", spent)
         return CellProgress(label, Status.PENDING, reason, spent, *self.left(chain))
 
     def left(self, chain: Iterable[str]) -> tuple[float | None, bool]:
-        """Seconds that tasks still take, one after another, and whether something is known of each."""
-        known = [self._left(t) for t in chain if t not in self.done and t not in self.bad]
+        """Estimated seconds that tasks still take in sequence, and whether there is an estimate of each."""
+        known = [self._left(t) for t in chain if t not in self.done and t not in self.failures]
         sums = [k for k in known if k is not None]
         return (sum(sums) if sums else None), len(sums) == len(known)
 
     def total(self) -> tuple[float | None, bool]:
-        """Seconds until all is done with so many tasks at once, and whether something is known of each task."""
-        left, sure = self.left(self.tasks)
-        return (None if left is None else left / max(self.slots, len(self.doing), 1)), sure
+        """Estimated seconds until all tasks are done, in parallel, and whether there is an estimate of each."""
+        left, complete = self.left(self.tasks)
+        return (None if left is None else left / max(self.slots, len(self.in_progress), 1)), complete
 
     def _left(self, task: str) -> float | None:
-        usual, doing = self.usual(task), self.doing.get(task)
-        if doing is None:
+        usual, note = self.usual(task), self.in_progress.get(task)
+        if note is None:
             return usual
-        measured, rest = doing.left(self.now), None if usual is None else max(usual - (self.now - doing.begun), 0.0)
-        if measured is not None and doing.first > 0:  # it went on from a checkpoint and will take less than usual
+        measured, rest = note.left(self.now), None if usual is None else max(usual - (self.now - note.begun), 0.0)
+        if measured is not None and note.first > 0:  # it continues from a checkpoint and takes less than usual
             return measured
         return max((s for s in (measured, rest) if s is not None), default=None)
 
     def usual(self, task: str) -> float | None:
-        """Seconds that the same stage took for the cells that are most alike; None where it has taken none yet."""
-        found = next((self.took[kind] for kind in self.kinds[task] if kind in self.took), None)
+        """The median duration of the same stage for the most similar cells; None where none has ended yet."""
+        found = next((self.durations[kind] for kind in self.kinds[task] if kind in self.durations), None)
         return median(found[-LATEST:]) if found else None
 
     def _kinds(self, task: Task) -> list[Kind]:
-        """What a task is one of, from the most to the least alike; controls are not alike to methods."""
+        """The kinds of tasks that a task belongs to, from the narrowest to the widest, controls apart from methods."""
         if task.cell is None:
             return [(task.stage,)]
         stage, method, dataset = task.stage, task.cell.method, task.dataset.label
-        same = [(stage, method.label), (stage, method.name), (stage, str(method.label in self.controls))]
-        return [kind for s in same for kind in ((*s, dataset), s)]
+        kinds = [(stage, method.label), (stage, method.name), (stage, str(method.label in self.controls))]
+        return [each for kind in kinds for each in ((*kind, dataset), kind)]
 
 
 COLOURS = {Status.RUNNING: "cyan", Status.PENDING: "dim", Status.OK: "green"}
 
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 @contextmanager
-def live_display(monitor: RunMonitor) -> Iterator[Say]:
-    """A display of a run on standard error, and the sign for others that it is going; yields a way to say a line.
+def live_display(monitor: RunMonitor) -> Iterator[PrintLine]:
+    """Context manager that displays a run on standard error, and marks it as active; yields a function for lines.
 
     Args:
-        monitor: on its cells; the caller tells it how tasks end.
+        monitor: of its cells; the caller registers how tasks end.
     """
     from rich.console import Console
 
@@ -215,7 +215,7 @@ def live_display(monitor: RunMonitor) -> Iterator[Say]:
         yield from _live(console, monitor) if console.is_terminal else _plain(monitor)
 
 
-def _live(console: Any, monitor: RunMonitor) -> Iterator[Say]:
+def _live(console: Any, monitor: RunMonitor) -> Iterator[PrintLine]:
     from rich.live import Live
     from rich.text import Text
 
@@ -227,57 +227,61 @@ def _live(console: Any, monitor: RunMonitor) -> Iterator[Say]:
         yield lambda text: live.console.print(Text(text))
 
 
-def _plain(monitor: RunMonitor) -> Iterator[Say]:
+def _plain(monitor: RunMonitor) -> Iterator[PrintLine]:
     stop = threading.Event()
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def watch() -> None:
         while not stop.wait(progress.EVERY):
             monitor.update()
             for line in progress_lines(monitor):
-                say(line)
+                print_line(line)
 
     with in_background(watch, stop):
-        yield say
+        yield print_line
 
 
 def headline(monitor: RunMonitor) -> str:
-    """How many tasks are over, since when, and for how long it will go on."""
-    left, sure = monitor.total()
-    over = f"{len(monitor.over | monitor.ended)} of {monitor.asked} tasks over, " if monitor.asked else ""
-    rest = "" if left is None else f", about {format_duration(left)}{'' if sure else ' or more'} left"
-    return f"{over}{format_duration(max(monitor.now - monitor.begun, 0.0))}{rest}"
+    """How many tasks have ended, for how long the run goes on already, and the time left."""
+    left, complete = monitor.total()
+    ended = (
+        f"{len(monitor.logged_ends | monitor.ended)} of {monitor.total_tasks} tasks over, "
+        if monitor.total_tasks
+        else ""
+    )
+    rest = "" if left is None else f", about {format_duration(left)}{'' if complete else ' or more'} left"
+    return f"{ended}{format_duration(max(monitor.now - monitor.begun, 0.0))}{rest}"
 
 
 def progress_lines(monitor: RunMonitor) -> list[str]:
-    """One line for each task under way, and one for the whole."""
-    doing = [f"  {d.task}: {d}".removesuffix(": ") for d in monitor.doing.values()]
-    return [*doing, f"  {headline(monitor)}"] if doing else []
+    """One line for each task in progress, and one for the run; none where no task is in progress."""
+    lines = [f"  {note.task}: {note}".removesuffix(": ") for note in monitor.in_progress.values()]
+    return [*lines, f"  {headline(monitor)}"] if lines else []
 
 
 def draw_table(monitor: RunMonitor, first: str, height: int) -> Any:
-    """The table with a line above; where it does not fit, what goes on and what went wrong, and a count of the rest."""
+    """The table below a first line; where it is too high, the most important rows and a count of the others."""
     from rich.console import Group
     from rich.text import Text
 
-    rows, room = monitor.rows(), max(height - 4, 3)
-    shown = rows if len(rows) <= room else _foremost(rows, room - 1)
+    rows, limit = monitor.rows(), max(height - 4, 3)
+    shown = rows if len(rows) <= limit else _most_important(rows, limit - 1)
     rest = [r.status for r in rows if r not in shown]
     counts = ", ".join(f"{rest.count(s)} {s}" for s in dict.fromkeys(rest))
     return Group(Text(first), cell_table(shown), *([Text(f"and {counts}", style="dim")] if rest else []))
 
 
-def _foremost(rows: list[CellProgress], room: int) -> list[CellProgress]:
-    """The rows that matter most, in their order."""
+def _most_important(rows: list[CellProgress], limit: int) -> list[CellProgress]:
+    """Rows in progress first, then failed ones, pending ones and finished ones, in the order of the table."""
     weights = {Status.RUNNING: 0, Status.PENDING: 2, Status.OK: 3, Status.SKIPPED: 3}
     order = sorted(range(len(rows)), key=lambda i: weights.get(rows[i].status, 1))
-    return [rows[i] for i in sorted(order[:room])]
+    return [rows[i] for i in sorted(order[:limit])]
 
 
 def cell_table(rows: list[CellProgress]) -> Any:
-    """Rows side by side, each in one line."""
+    """Rows as columns of text, one line each."""
     from rich.text import Text
 
     head = ("status", "cell", "seconds", "left", "under way")

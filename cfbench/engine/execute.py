@@ -26,19 +26,19 @@ __all__ = ["Executor", "InProcessExecutor", "Interrupt", "Schedule", "execute", 
 
 
 class Executor(Protocol):
-    """Takes tasks whose needs are met, and gives back outcomes as they come."""
+    """Executes tasks that are ready, and returns their outcomes as they end."""
 
     slots: int
 
     def start(self, task: Task) -> None: ...
 
     def wait(self) -> list[Outcome]:
-        """The outcomes of the tasks that ended meanwhile, which may be none."""
+        """Wait a while; the outcomes of the tasks that ended meanwhile, of which there may be none."""
         ...
 
 
 class InProcessExecutor:
-    """Does a task when it is waited for; Ray is not imported."""
+    """Executes a task when it is waited for, in this process; Ray is not imported."""
 
     slots = 1
 
@@ -54,14 +54,14 @@ class InProcessExecutor:
 
 
 class Schedule:
-    """Tasks in the order in which they should start, given what is done already."""
+    """Tasks to do in the order in which they should start, given the ids of those done before."""
 
     def __init__(self, todo: Iterable[Task], done: Iterable[str]) -> None:
         self._waiting = {t.id: t for t in todo}
         self.in_flight: set[str] = set()
         self.done = set(done)
         self.outcomes: dict[str, Outcome] = {}
-        self._hopeful = False
+        self._all_possible = False
 
     @property
     def waiting(self) -> list[Task]:
@@ -69,47 +69,47 @@ class Schedule:
         return [*self._waiting.values()]
 
     def ready(self, slots: int) -> list[Task]:
-        """The tasks to start now, so that no more than ``slots`` are under way."""
-        able = (name for name, task in self._waiting.items() if self.done.issuperset(task.needs))
-        free = list(islice(able, max(slots - len(self.in_flight), 0)))
-        self.in_flight.update(free)
-        return [self._waiting.pop(name) for name in free]
+        """Take the tasks to start now, so that at most ``slots`` are in flight."""
+        ready = (name for name, task in self._waiting.items() if self.done.issuperset(task.needs))
+        started = list(islice(ready, max(slots - len(self.in_flight), 0)))
+        self.in_flight.update(started)
+        return [self._waiting.pop(name) for name in started]
 
     def skip(self) -> list[Outcome]:
-        """Outcomes of the tasks that need what is neither done, under way nor waiting; they are taken out."""
+        """Take out the tasks that need one that is neither done, in flight nor waiting; their outcomes."""
         skipped: list[Outcome] = []
-        while not self._hopeful:
-            alive = self.done | self.in_flight | self._waiting.keys()
-            lost = {name: set(task.needs) - alive for name, task in self._waiting.items()}
-            news = [
+        while not self._all_possible:
+            possible = self.done | self.in_flight | self._waiting.keys()
+            unmet = {name: set(task.needs) - possible for name, task in self._waiting.items()}
+            found = [
                 Outcome(self._waiting.pop(name), Status.SKIPPED, f"needs {min(needs)}")
-                for name, needs in lost.items()
+                for name, needs in unmet.items()
                 if needs
             ]
-            self.outcomes |= {o.task.id: o for o in news}
-            skipped += news
-            self._hopeful = not news
+            self.outcomes |= {o.task.id: o for o in found}
+            skipped += found
+            self._all_possible = not found
         return skipped
 
     def end(self, outcome: Outcome) -> None:
-        """Take note of how a task ended."""
+        """Register how a task ended."""
         self.in_flight.discard(outcome.task.id)
         self.outcomes[outcome.task.id] = outcome
         if outcome.status is Status.DONE:
             self.done.add(outcome.task.id)
         else:
-            self._hopeful = False
+            self._all_possible = False
 
 
 GRACE = 5.0
-"""Seconds that stages under way have to finish."""
+"""Seconds that tasks in flight have to finish."""
 
 
 class Interrupt:
-    """Whether the user has asked to stop."""
+    """A signal handler that registers whether the user has asked to stop."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.asked, self.say = False, say
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self.asked, self.print_line = False, print_line
         self.timer = threading.Timer(GRACE, os.kill, (os.getpid(), signal.SIGINT))
         self.timer.daemon = True
 
@@ -117,14 +117,14 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say(f"stopping: what is under way has {GRACE:g} s to finish; Ctrl-C again stops now")
+        self.print_line(f"stopping: what is under way has {GRACE:g} s to finish; Ctrl-C again stops now")
         self.timer.start()
 
 
 @contextmanager
-def interruptible(say: Callable[[str], None]) -> Iterator[Interrupt]:
-    """A block that the first interrupt asks to stop, and that a second one, or the end of the grace, stops."""
-    interrupt = Interrupt(say)
+def interruptible(print_line: Callable[[str], None]) -> Iterator[Interrupt]:
+    """Context manager whose block the first interrupt asks to stop, and a second one, or `GRACE` seconds, stops."""
+    interrupt = Interrupt(print_line)
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield interrupt
         return
@@ -163,14 +163,14 @@ def execute(
     log_event(folder, "begin", tasks=len(todo), jobs=jobs)
     monitor = _monitor(run, schedule)
     with (
-        live_display(monitor) as say,
-        interruptible(say) as interrupt,
+        live_display(monitor) as print_line,
+        interruptible(print_line) as interrupt,
         workers as executor,
     ):
         while True:
             for outcome in schedule.skip():
                 monitor.end(outcome)
-                say(_outcome_line(outcome))
+                print_line(_outcome_line(outcome))
             for task in [] if interrupt.asked else schedule.ready(executor.slots):
                 executor.start(task)
             if not schedule.in_flight:
@@ -179,7 +179,7 @@ def execute(
                 schedule.end(outcome)
                 monitor.end(outcome)
                 remove_note(folder, outcome.task.id)
-                say(_outcome_line(outcome))
+                print_line(_outcome_line(outcome))
                 after(outcome)
     log_event(folder, "stop", left=len(schedule.waiting))
     if schedule.waiting:
@@ -188,11 +188,11 @@ def execute(
 
 
 def _monitor(run: Run, schedule: Schedule) -> RunMonitor:
-    """What the display shows: every cell, what is done and what failed before and is left alone."""
+    """The monitor of all cells, with the tasks that are done and those that failed before and are not repeated."""
     monitor = RunMonitor(run.job.folder, run.cells, run.controls)
     monitor.done |= schedule.done
-    alone = {t.id for t in tasks_of(run)} - schedule.done - {t.id for t in schedule.waiting}
-    monitor.bad |= dict.fromkeys(alone, (Status.FAILED, "before; --only failed tries again"))
+    failed_before = {t.id for t in tasks_of(run)} - schedule.done - {t.id for t in schedule.waiting}
+    monitor.failures |= dict.fromkeys(failed_before, (Status.FAILED, "before; --only failed tries again"))
     return monitor
 
 

@@ -1,4 +1,4 @@
-"""What an exception means, whether the same command should simply try again, and a time limit on a block of code."""
+"""Exceptions as statuses of tasks, memory and disk errors recognised, and a time limit on a block of code."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["TaskTimeout", "is_transient", "out_of_memory", "status_of", "time_li
 
 
 class TaskTimeout(BaseException):
-    """A block took longer than its limit; no `Exception`, so that code which catches those does not swallow it."""
+    """A block took longer than its limit; no `Exception`, so that code which catches those does not suppress it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """A block that `TimedOut` ends after so many seconds, again each second that it goes on.
+    """Context manager that raises `TaskTimeout` after ``seconds``, and again each second that the block continues.
 
-    An alarm interrupts Python code of the main thread; calls into native code end first. Elsewhere, and with None,
-    there is no limit.
+    An alarm interrupts Python code of the main thread; calls into native code end first. In other threads, and with
+    None, there is no limit.
     """
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def on_alarm(number: int, frame: FrameType | None) -> None:
         raise TaskTimeout(f"took longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
@@ -51,7 +51,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def status_of(error: BaseException) -> Status:
-    """The status of a cell whose stage raised: invalid, timeout, oom or failed."""
+    """The status of a task that raised: invalid, timeout, oom or failed."""
     if isinstance(error, InvalidAnswer):
         return Status.INVALID
     if isinstance(error, TaskTimeout):
@@ -60,14 +60,14 @@ def status_of(error: BaseException) -> Status:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a process or a device had no memory left."""
+    """Whether an exception says that a process or a device was out of memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether the disk is at fault, which is nothing to hold against a method: the same command tries again."""
+    """Whether an exception is due to the disk and not to the method, so that the same command tries the task again."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK:
             return True
@@ -78,7 +78,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def with_smaller_batches(batch: int, attempt: Callable[[int], T]) -> tuple[T, int]:
-    """What ``attempt(batch)`` gives, with half the batch as often as memory runs out; and the batch that was used."""
+    """Return ``attempt(batch)`` and the batch that was used, which is halved each time that memory runs out."""
     while True:
         try:
             return attempt(batch), batch

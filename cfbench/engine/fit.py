@@ -1,4 +1,4 @@
-"""A cell from fit to images: its weights, the answer parameters it chooses, and its answers."""
+"""A cell from fit to images: its weights, the answer parameters that it tunes, and its answers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["images", "train", "tune"]
 
 
 BATCH = {"cpu": 64, "cuda": 512}
-"""Images in one call of a method: what caches hold, or what keeps a GPU busy."""
+"""Images in one call of a method, as many as fit a CPU's caches or keep a GPU busy."""
 
 
 class TrainingLog:
-    """What a method logs and records while it is fitted or tuned."""
+    """The rows that a method logs and the tables that it records while it is fitted or tuned."""
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, object]] = []
         self.tables: dict[str, object] = {}
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Keep a row of the training log.
+        """Append a row to the training log.
 
         Raises:
             FloatingPointError: its ``loss`` is not finite.
@@ -51,7 +51,7 @@ class TrainingLog:
             raise FloatingPointError(f"training diverged: the loss is {loss} at {where or f'row {len(self.rows)}'}")
 
     def write(self, folder: Path) -> None:
-        """Put every table and the log into a folder."""
+        """Write every table and the log into a folder."""
         for name, table in self.tables.items():
             storage.write_json(folder / f"{name}.json", table)
         if self.rows:
@@ -59,31 +59,31 @@ class TrainingLog:
 
 
 def train(context: Context, cell: Cell) -> None:
-    """The weights of a method, with its training log and what it recorded."""
-    folder, diary = context.folder(cell, "train"), TrainingLog()
+    """Fit a method: its weights, training log and recorded tables."""
+    folder, log = context.folder(cell, "train"), TrainingLog()
     if storage.is_intact(folder):
         return
     costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
-    given = context.loaded.weights(cell.method)
-    kept = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), diary.rows)
+    weights = context.loaded.weights(cell.method)
+    checkpoints = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), log.rows)
     with context.isolated("train", cell.seed), peak_memory(context.device) as peak:
         method = context.loaded.method(cell)
-        if given:
-            costs |= _take(method, given) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
+        if weights:
+            costs |= _load_weights(method, weights) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
         elif isinstance(method, Method):
-            run = _fit(context, cell, diary)
-            run.keeper = kept
+            run = _fit(context, cell, log)
+            run.keeper = checkpoints
             method.to(context.device).train()
-            kept.start()
+            checkpoints.start()
             with context.precision(method):
                 method.fit(run)
             synchronize(context.device)
-            costs["fit_s"], costs["images_seen"] = kept.seconds, float(run.seen)
-            costs["bits_per_dim"] = _bits(diary)
-            costs["parameters"] = _size(method)
+            costs["fit_s"], costs["images_seen"] = checkpoints.seconds, float(run.seen)
+            costs["bits_per_dim"] = _bits_per_dim(log)
+            costs["parameters"] = _parameters(method)
             _check_finite(method)
         others = float(context.other_tasks())
-    about = {"weights": {"file": given.file.name, "sha256": given.digest}} if given else {}
+    about = {"weights": {"file": weights.file.name, "sha256": weights.digest}} if weights else {}
     with context.write_stage(
         folder, stage="train", key=cell.keys["train"], env=context.record_environment(), **about
     ) as draft:
@@ -91,33 +91,34 @@ def train(context: Context, cell: Cell) -> None:
             storage.write_tensors(draft / "weights.safetensors", method.state_dict())
         costs |= {"train_peak_mb": peak["peak_mb"], "fit_others": others}
         storage.write_json(draft / "costs.json", costs)
-        diary.write(draft)
-    kept.discard()
+        log.write(draft)
+    checkpoints.discard()
 
 
-def _take(method: Method | Control, given: PretrainedWeights) -> dict[str, float]:
-    """Load weights that were made elsewhere.
+def _load_weights(method: Method | Control, weights: PretrainedWeights) -> dict[str, float]:
+    """Load weights from a file into a method; return its number of parameters as a cost.
 
     Raises:
-        UserError: they are not those of this method, or not finite.
+        UserError: they do not fit the method.
+        FloatingPointError: they are not finite.
     """
     if not isinstance(method, Method):
-        raise UserError(f"{given.row} is a control and takes no weights")
+        raise UserError(f"{weights.row} is a control and takes no weights")
     try:
-        method.load_state_dict(storage.read_tensors(given.file))
+        method.load_state_dict(storage.read_tensors(weights.file))
     except RuntimeError as error:
-        raise UserError(f"{given.file.name} does not hold the weights of {given.row}: {error}") from error
+        raise UserError(f"{weights.file.name} does not hold the weights of {weights.row}: {error}") from error
     _check_finite(method)
-    return {"parameters": _size(method)}
+    return {"parameters": _parameters(method)}
 
 
-def _size(method: Method) -> float:
+def _parameters(method: Method) -> float:
     return float(sum(p.numel() for p in method.parameters()))
 
 
 def tune(context: Context, cell: Cell) -> None:
-    """The answer parameters that a method leaves open, chosen by itself on the validation split."""
-    folder, diary = context.folder(cell, "tune"), TrainingLog()
+    """Let a method choose its open answer parameters on the validation split."""
+    folder, log = context.folder(cell, "tune"), TrainingLog()
     if storage.is_intact(folder):
         return
     chosen: dict[str, Any] = {}
@@ -126,25 +127,25 @@ def tune(context: Context, cell: Cell) -> None:
         start = time.perf_counter()
         if isinstance(method, Method):
             with torch.no_grad(), context.precision(method):
-                chosen = dict(method.tune(_fit(context, cell, diary, spent=True)))
+                chosen = dict(method.tune(_fit(context, cell, log, spent=True)))
             synchronize(context.device)
         seconds = time.perf_counter() - start
     with context.write_stage(folder, stage="tune", key=cell.keys["tune"], env=context.record_environment()) as draft:
         storage.write_json(draft / "chosen.json", chosen)
         storage.write_json(draft / "costs.json", {"tune_s": seconds})
-        diary.write(draft)
+        log.write(draft)
 
 
 def images(context: Context, cell: Cell) -> None:
-    """The answers to the plan, and what they cost."""
+    """Answer the questions of the plan, and measure what that costs."""
     folder = context.folder(cell, "images")
     if storage.is_intact(folder):
         return
     job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
     plan = Plan.load(context.loaded.plan_folder(cell.dataset))
     x = ImageRows(dataset.split(job.data_root, job.split).images, plan.rows)
-    with storage.temporary_folder(folder) as made:
-        file = made / "answers.safetensors"
+    with storage.temporary_folder(folder) as temporary:
+        file = temporary / "answers.safetensors"
         with context.isolated("images", cell.seed), peak_memory(context.device) as peak:
             method = _trained(context, cell, **storage.read_json(context.folder(cell, "tune") / "chosen.json"))
             mech = image_mechanism(method, dataset, job.data_root, job.split)
@@ -170,34 +171,35 @@ def images(context: Context, cell: Cell) -> None:
 
 
 def _costs(method: Method | Control, answers: Answers) -> dict[str, float]:
-    """Time and network evaluations of an image in both steps."""
+    """Milliseconds and network evaluations per image of both steps."""
     calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
     costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
     return costs | {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
 
 
 def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]:
-    """Answers that break the contract; a control may leave a question without one."""
+    """Counts of answers that violate the contract; a control may leave a question unanswered."""
     return {what: n for what, n in wrong.items() if isinstance(method, Method) or "not finite" not in what}
 
 
-def _fit(context: Context, cell: Cell, diary: TrainingLog, *, spent: bool = False) -> Fit:
-    """What a method may use; with a ``spent`` budget it may look at data, but not train on any more."""
+def _fit(context: Context, cell: Cell, log: TrainingLog, *, spent: bool = False) -> Fit:
+    """The data, budget and callbacks of a fit; with a ``spent`` budget a method may read data, but not train."""
     job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
     budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
-    train, valid = (_own(dataset.split(job.data_root, part)) for part in ("train", "valid"))
+    train, valid = (_copy(dataset.split(job.data_root, part)) for part in ("train", "valid"))
     return Fit(
         train, valid, budget, context.device, rng,
-        diary.log, diary.tables.__setitem__, context.progress, budget if spent else 0,
+        log.log, log.tables.__setitem__, context.progress, budget if spent else 0,
     )  # fmt: skip
 
 
-def _own(split: Split) -> Split:
-    """A copy that a method may spoil without harm to the next one's data."""
+def _copy(split: Split) -> Split:
+    """A copy that a method may change without harm to the data of others."""
     return Split(split.images.clone(), split.parents.clone(), split.index.clone())
 
 
 def _trained(context: Context, cell: Cell, **chosen: Any) -> Method | Control:
+    """The method that answers in a cell, with its fitted weights, in evaluation mode."""
     method = context.loaded.method(cell, **chosen)
     if isinstance(method, Method):
         method.load_state_dict(storage.read_tensors(context.folder(cell, "train") / "weights.safetensors"))
@@ -205,9 +207,9 @@ def _trained(context: Context, cell: Cell, **chosen: Any) -> Method | Control:
     return context.loaded.answering_method(cell, method)
 
 
-def _bits(diary: TrainingLog) -> float:
-    """What a method recorded of its likelihood on validation images, in bits per dimension; NaN without one."""
-    found = diary.tables.get("likelihood")
+def _bits_per_dim(log: TrainingLog) -> float:
+    """The likelihood on validation images that a method recorded, in bits per dimension; NaN without one."""
+    found = log.tables.get("likelihood")
     return float(found["bits_per_dim"]) if isinstance(found, Mapping) and "bits_per_dim" in found else math.nan
 
 

@@ -1,4 +1,4 @@
-"""From a declared run to finished tasks, for the command line, Python and answers made elsewhere alike."""
+"""A run declared and executed, alike for the command line, Python and external answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Todo", "declare", "default_jobs", "launch", "report_unfinished"]
 
 @dataclass(frozen=True)
 class Todo:
-    """The tasks of a run that are to be done, and how many it has in all."""
+    """The tasks of a run that are to be done, and the number of all its tasks."""
 
     run: Run
     tasks: tuple[Task, ...]
@@ -45,7 +45,7 @@ def launch(
     announce: Callable[[Todo], None] = lambda todo: None,
     after: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Declare a run, find out what is to be done and do it; how each task ended.
+    """Declare a run and execute the tasks that are to be done; return how each ended.
 
     Args:
         run: with all its cells.
@@ -54,8 +54,8 @@ def launch(
         stages: those whose tasks are done.
         jobs: tasks at once; by default `default_jobs`, on a cluster as many as it has cores.
         address: of a Ray cluster.
-        dry_run: whether to announce the tasks and write nothing.
-        announce: called with the tasks before they are begun.
+        dry_run: whether to announce the tasks only, and write nothing.
+        announce: called with the tasks before any is started.
         after: called with the outcome of each.
 
     Raises:
@@ -76,23 +76,23 @@ def launch(
 
 
 def declare(run: Run, argv: Sequence[str]) -> None:
-    """Write ``run.json``: the grid, the settings that cells share, and a description of each data set.
+    """Write ``run.json``: the cells, the settings that they share, and a description of each data set.
 
-    What comes from bundles is put into the run. Cells that an earlier command declared in the same folder stay.
+    Plans and judges of bundles are copied into the run. Cells that an earlier command declared in the folder stay.
 
     Raises:
         UserError: the folder holds a run under another budget, split, plan or format, or cannot be written.
     """
     job = run.job
     check_writable(job.folder)
-    here = _manifest(run, tuple(argv))
+    new = _manifest(run, tuple(argv))
     if (job.folder / "run.json").exists():
         old = read_manifest(job.folder)
-        _refuse_settings(job.folder, old, here)
-        _refuse_bundles(job.folder, old, here)
-        here = _joined(old, here)
+        _refuse_settings(job.folder, old, new)
+        _refuse_bundles(job.folder, old, new)
+        new = _joined(old, new)
     try:
-        write_manifest(job.folder, here)
+        write_manifest(job.folder, new)
         for spec in run.datasets:
             install_bundle(Context(run.loaded), spec)
     except OSError as error:
@@ -100,7 +100,7 @@ def declare(run: Run, argv: Sequence[str]) -> None:
 
 
 def _manifest(run: Run, argv: tuple[str, ...]) -> Manifest:
-    """What ``run.json`` says of a run that stands alone."""
+    """The manifest of a run without cells of earlier commands."""
     job, git = run.job, git_state()
     return Manifest(
         __version__, job.budget, job.split, job.plan, job.action, job.precision,
@@ -109,9 +109,10 @@ def _manifest(run: Run, argv: tuple[str, ...]) -> Manifest:
     )  # fmt: skip
 
 
-def _refuse_settings(folder: Path, old: Manifest, here: Manifest) -> None:
+def _refuse_settings(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Raise unless both declare the same settings."""
     for name in SETTINGS:
-        was, now = getattr(old, name), getattr(here, name)
+        was, now = getattr(old, name), getattr(new, name)
         if was != now:
             was, now = (v.name if isinstance(v, Budget) else v for v in (was, now))
             raise UserError(
@@ -119,9 +120,10 @@ def _refuse_settings(folder: Path, old: Manifest, here: Manifest) -> None:
             )
 
 
-def _refuse_bundles(folder: Path, old: Manifest, here: Manifest) -> None:
-    for label in here.datasets.keys() & old.datasets.keys():
-        was, now = old.datasets[label].bundle, here.datasets[label].bundle
+def _refuse_bundles(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Raise unless both take each data set's questions and judges from the same bundle, or from none."""
+    for label in new.datasets.keys() & old.datasets.keys():
+        was, now = old.datasets[label].bundle, new.datasets[label].bundle
         if was != now:
             raise UserError(
                 f"{folder} holds a run of {label} with another bundle ({_bundle_name(was)}, now {_bundle_name(now)}); "
@@ -129,16 +131,16 @@ def _refuse_bundles(folder: Path, old: Manifest, here: Manifest) -> None:
             )
 
 
-def _joined(old: Manifest, here: Manifest) -> Manifest:
-    """What is declared now, with the cells, data sets and commands that were declared before."""
-    mine = {c.label for c in here.cells}
+def _joined(old: Manifest, new: Manifest) -> Manifest:
+    """The new manifest, with the cells, data sets and commands that were declared before."""
+    declared = {c.label for c in new.cells}
     return replace(
-        here,
-        datasets={**old.datasets, **here.datasets},
-        cells=(*(c for c in old.cells if c.label not in mine), *here.cells),
-        commands=(*(c for c in old.commands if c not in here.commands), *here.commands),
-        controls=tuple(sorted({*old.controls, *here.controls})),
-        plugins=tuple(sorted({*old.plugins, *here.plugins})),
+        new,
+        datasets={**old.datasets, **new.datasets},
+        cells=(*(c for c in old.cells if c.label not in declared), *new.cells),
+        commands=(*(c for c in old.commands if c not in new.commands), *new.commands),
+        controls=tuple(sorted({*old.controls, *new.controls})),
+        plugins=tuple(sorted({*old.plugins, *new.plugins})),
         merged=old.merged,
         other=old.other,
     )
@@ -151,32 +153,32 @@ def _bundle_name(bundle: Mapping[str, str] | None) -> str:
 def _entry(loaded: LoadedJob, spec: Spec) -> DatasetEntry:
     graph, bundle, action = loaded.dataset(spec).graph, loaded.bundle(spec), loaded.action(spec)
 
-    def place(folder: Path) -> str:
+    def relative(folder: Path) -> str:
         return str(folder.relative_to(loaded.job.folder))
 
     return DatasetEntry(
-        spec.folder, place(loaded.plan_folder(spec)), loaded.keys.plan(spec), place(loaded.judge_folder(spec)), action,
-        graph.variables, graph.shape, place(loaded.mechanisms_folder(spec)) if action == "learned" else None,
+        spec.folder, relative(loaded.plan_folder(spec)), loaded.keys.plan(spec), relative(loaded.judge_folder(spec)),
+        action, graph.variables, graph.shape, relative(loaded.mechanisms_folder(spec)) if action == "learned" else None,
         bundle.identity if bundle else None,
     )  # fmt: skip
 
 
 def default_jobs(run: Run) -> int:
-    """Tasks at once: one on a GPU, else a core each."""
+    """The number of tasks at once: one on a GPU, otherwise one a core."""
     if run.job.device != "cpu":
         return 1
     return max(1, available_cores() // run.job.threads)
 
 
-def report_unfinished(folder: Path, mine: Iterable[str]) -> int:
-    """Say which cells did not come to a good end."""
-    bad = [
+def report_unfinished(folder: Path, labels: Iterable[str]) -> int:
+    """Print which of the cells with the given labels are not ok; return 2 where there are any, otherwise 0."""
+    unfinished = [
         (cell, state)
         for cell, state in cell_states(folder, read_manifest(folder))
-        if cell.label in mine and state.status is not Status.OK
+        if cell.label in labels and state.status is not Status.OK
     ]
-    for cell, state in bad:
+    for cell, state in unfinished:
         print(f"cfbench: {cell.label}: {state.status}: {state.reason or 'not run'}", file=sys.stderr)
-    if bad:
-        print(f"cfbench: {len(bad)} cells unfinished; `--only failed` tries failed ones again", file=sys.stderr)
-    return 2 if bad else 0
+    if unfinished:
+        print(f"cfbench: {len(unfinished)} cells unfinished; `--only failed` tries failed ones again", file=sys.stderr)
+    return 2 if unfinished else 0

@@ -1,4 +1,4 @@
-"""What all cells of a data set share: data, plan with the truth, and judges, made here or from a bundle."""
+"""What all cells of a data set share: data, plan with true counterfactuals, and judges, computed or from a bundle."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ __all__ = ["check_bundle", "install_bundle", "judges", "prepare"]
 
 
 def check_bundle(bundle: Bundle, dataset: Dataset, job: Job) -> None:
-    """Nothing, where a bundle asks what a run is to ask, and about the data that are here.
+    """Raise unless a bundle asks the questions that a run is to ask, about the data of this machine.
 
     Raises:
-        UserError: it does not, or its plan or judges cannot be read.
+        UserError: its settings, graph or factuals differ, or its plan or judges cannot be read.
     """
     if bundle.folder is None:
         return
     about = read_bundle(bundle.folder)
-    for name, asked in (("plan", job.plan), ("split", job.split), ("action", job.action or bundle.action)):
+    for name, wanted in (("plan", job.plan), ("split", job.split), ("action", job.action or bundle.action)):
         found = about["plan"]["name" if name == "plan" else name]
-        if asked != found:
+        if wanted != found:
             raise UserError(
-                f"--bundle {bundle.folder} was made with --{name} {found}, not {asked}; give --{name} {found}"
+                f"--bundle {bundle.folder} was made with --{name} {found}, not {wanted}; give --{name} {found}"
             )
-    if _form(about["graph"]) != _form(_graph(dataset.graph)):
+    if _structure(about["graph"]) != _structure(_described(dataset.graph)):
         raise UserError(
             f"--bundle {bundle.folder} has another causal graph or image size than {bundle.dataset} has here"
         )
@@ -54,18 +54,18 @@ def check_bundle(bundle: Bundle, dataset: Dataset, job: Job) -> None:
         _check_data(bundle, plan, dataset, job)
 
 
-def _graph(graph: CausalGraph) -> dict[str, Any]:
+def _described(graph: CausalGraph) -> dict[str, Any]:
     return {"shape": list(graph.shape), "variables": [vars(v) for v in graph.variables]}
 
 
-def _form(graph: dict[str, Any]) -> list[Any]:
-    """What of a graph questions and judges depend on."""
-    parts = [[v.get("name"), v.get("kind"), v.get("size"), list(v.get("parents", ()))] for v in graph["variables"]]
-    return [graph["shape"], parts]
+def _structure(graph: dict[str, Any]) -> list[Any]:
+    """The part of a described graph that questions and judges depend on."""
+    variables = [[v.get("name"), v.get("kind"), v.get("size"), list(v.get("parents", ()))] for v in graph["variables"]]
+    return [graph["shape"], variables]
 
 
 def _check_parts(folder: Path, graph: CausalGraph, about: dict[str, Any]) -> Plan:
-    """Read everything once, as the run will."""
+    """Read all parts of a bundle as the run will, and return its plan."""
     from ..evaluation.mechanisms import ParentMechanisms
     from ..judges import Judges
 
@@ -84,7 +84,7 @@ def _check_parts(folder: Path, graph: CausalGraph, about: dict[str, Any]) -> Pla
 
 
 def _check_data(bundle: Bundle, plan: Plan, dataset: Dataset, job: Job) -> None:
-    """Compare the factuals with the rows of the local split."""
+    """Raise unless the factuals of a bundle are the rows of the local split that its plan names."""
     if not dataset.network:
         dataset.prepare(job.data_root)
     assert bundle.folder
@@ -93,10 +93,10 @@ def _check_data(bundle: Bundle, plan: Plan, dataset: Dataset, job: Job) -> None:
         raise SchemaError(f"it has {len(x)} factual images and asks about {len(plan)}")
     same = torch.zeros(len(plan), dtype=torch.bool)
     known = (plan.rows >= 0) & (plan.rows < len(split))
-    here = split[plan.rows[known]]
-    if here.images.shape[1:] == x.shape[1:] and here.images.dtype == x.dtype:
-        same[known] = (here.images == x[known]).flatten(1).all(1) & (here.index == plan.index[known])
-        same[known] &= torch.isclose(here.parents, plan.pa[known], rtol=1e-5, atol=0).all(1)
+    rows = split[plan.rows[known]]
+    if rows.images.shape[1:] == x.shape[1:] and rows.images.dtype == x.dtype:
+        same[known] = (rows.images == x[known]).flatten(1).all(1) & (rows.index == plan.index[known])
+        same[known] &= torch.isclose(rows.parents, plan.pa[known], rtol=1e-5, atol=0).all(1)
     if not same.all():
         raise UserError(
             f"these data are not those of the bundle {bundle.folder}: {int((~same).sum())} of {len(plan)} factuals of "
@@ -110,38 +110,38 @@ def _factuals(folder: Path) -> torch.Tensor:
 
 
 def install_bundle(context: Context, spec: Spec, parts: Sequence[str] = PARTS) -> bool:
-    """Put the plan, the mechanisms and the judges of a data set's bundle into the run; False where it has none.
+    """Copy plan, mechanisms and judges of a data set's bundle into the run; return False where it has no bundle.
 
     Args:
-        context: in the run.
+        context: of the run.
         spec: of the data set.
-        parts: those that are needed now.
+        parts: those to copy.
 
     Raises:
-        UserError: the bundle is spoilt; or they are missing in a run that was taken up without its bundle.
+        UserError: the bundle is damaged, or a part is missing in a run that was reopened without its bundle.
     """
     loaded = context.loaded
     bundle = loaded.bundle(spec)
     if bundle is None:
         return False
-    places = {"plan": loaded.plan_folder(spec), "judges": loaded.judge_folder(spec)}
+    folders = {"plan": loaded.plan_folder(spec), "judges": loaded.judge_folder(spec)}
     if bundle.action == "learned":
-        places["mechanisms"] = loaded.mechanisms_folder(spec)
-    missing = {part: place for part, place in places.items() if part in parts and not storage.is_intact(place)}
+        folders["mechanisms"] = loaded.mechanisms_folder(spec)
+    missing = {part: folder for part, folder in folders.items() if part in parts and not storage.is_intact(folder)}
     if missing and bundle.folder is None:
         raise UserError(f"{next(iter(missing.values()))} is missing; run the same `cfbench run --bundle` again")
-    for part, place in missing.items():
-        _install_part(context, bundle, part, place)
+    for part, folder in missing.items():
+        _install_part(context, bundle, part, folder)
     return True
 
 
-def _install_part(context: Context, bundle: Bundle, part: str, place: Path) -> None:
+def _install_part(context: Context, bundle: Bundle, part: str, folder: Path) -> None:
     assert bundle.folder
     about = read_bundle(bundle.folder)
     if about["digest"] != bundle.digest:
         raise UserError(f"the bundle {bundle.folder} changed while it was in use; run the same command again")
     with context.write_stage(
-        place, stage=part, bundle=bundle.digest, env=context.record_environment(about["environment"])
+        folder, stage=part, bundle=bundle.digest, env=context.record_environment(about["environment"])
     ) as draft:
         for name, digest in about["files"].items():
             if name.startswith(f"{part}/"):
@@ -152,11 +152,11 @@ def _install_part(context: Context, bundle: Bundle, part: str, place: Path) -> N
 
 
 ROWS = 4096
-"""True counterfactuals that are asked for at once."""
+"""True counterfactuals that are computed at once."""
 
 
 def prepare(context: Context, spec: Spec) -> None:
-    """The data, and the plan with its true counterfactuals."""
+    """Prepare the data, and write the plan with its true counterfactuals."""
     with context.dataset_progress(spec):
         _prepare(context, spec)
 
@@ -179,7 +179,7 @@ def _prepare(context: Context, spec: Spec) -> None:
 
 
 def _write_truth(path: Path, plan: Plan, oracle: Callable[[Tensor, Tensor], Tensor | None]) -> None:
-    """The true counterfactuals of the variables that have any, some at a time."""
+    """Write the true counterfactuals of the variables that have any, `ROWS` at a time."""
 
     def truth(asked: Asked, rows: Tensor) -> Tensor | None:
         return oracle(plan.index[asked.factual[rows]], asked.cf_pa[rows])
@@ -191,13 +191,13 @@ def _write_truth(path: Path, plan: Plan, oracle: Callable[[Tensor, Tensor], Tens
         for v, images in known.items():
             file.put(f"do/{v}", blocks[v][0], images)
             for rows in blocks[v][1:]:
-                more = truth(plan.asked[v], rows)
-                blank = torch.full((len(rows), *images.shape[1:]), torch.nan)
-                file.put(f"do/{v}", rows, blank if more is None else more)
+                block = truth(plan.asked[v], rows)
+                unknown = torch.full((len(rows), *images.shape[1:]), torch.nan)
+                file.put(f"do/{v}", rows, unknown if block is None else block)
 
 
 def mechanisms(context: Context, spec: Spec) -> ParentMechanisms:
-    """The parents' learned mechanisms, fitted where they are not there yet, with the card that tells their worth."""
+    """The parents' learned mechanisms, fitted where they are missing, with a card of their errors."""
     from ..evaluation.mechanisms import ParentMechanisms, mechanism_card
 
     job, dataset, folder = context.loaded.job, context.loaded.dataset(spec), context.loaded.mechanisms_folder(spec)
@@ -217,7 +217,7 @@ def mechanisms(context: Context, spec: Spec) -> ParentMechanisms:
 
 
 def judges(context: Context, spec: Spec) -> None:
-    """The judges of a data set and their card."""
+    """Train the judges of a data set, and write them with a card of their errors."""
     with context.dataset_progress(spec):
         _judges(context, spec)
 

@@ -1,4 +1,4 @@
-"""What a user asks for, and the run that it comes to, every name and value checked before anything is written."""
+"""The options of a run, and the run that they declare, every name and value checked before anything is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True)
 class Request:
-    """The options of ``cfbench run``; ``classes`` are plugins that live in this process alone, by name."""
+    """The options of ``cfbench run``; ``classes`` are plugins that exist in this process only, by name."""
 
     methods: str = METHODS
     datasets: str = DATASETS
@@ -57,42 +57,42 @@ class Request:
         """The run with all its cells.
 
         Raises:
-            UserError: a name is unknown or a value is wrong; a plugin that cannot be loaded spoils its row only.
+            UserError: a name is unknown or a value is wrong; a plugin that cannot be loaded only fails its own row.
         """
-        check_datasets(self.loaded, self.sets)
+        check_datasets(self.loaded, self.dataset_specs)
         controls = [s for s in self._controls if not issubclass(self._class(s), Derived)]
         for spec in [*self.rows, *controls]:
             self._check_row(spec)
-        check_rows(self.loaded, self.sets, [*self.rows, *controls])
-        for spec in self.sets:
+        check_rows(self.loaded, self.dataset_specs, [*self.rows, *controls])
+        for spec in self.dataset_specs:
             self._check_data(spec)
         controls += self._derived()
-        metrics, seeds = self._metrics(), self.numbers
+        metrics, seeds = self._metrics(), self.training_seeds
         check_metrics(self.loaded, metrics)
         asked = [(row, seed) for row in self.rows for seed in seeds]
         asked += [(c, seed) for c in controls for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
         cells = tuple(
             self.loaded.keys.cell(d, m, seed, metrics)
-            for d in self.sets
+            for d in self.dataset_specs
             for m, seed in asked
             if self._applies(d, m, controls)
         )
-        return Run(self.job, cells, self.loaded, tuple(c.label for c in controls), tuple(self.sets))
+        return Run(self.job, cells, self.loaded, tuple(c.label for c in controls), tuple(self.dataset_specs))
 
     @cached_property
     def job(self) -> Job:
-        """What every cell shares."""
+        """The settings that every cell shares."""
         return Job(
             self.run_root.resolve() / check_run_name(self.name or self._default_name()), self.data_root.resolve(),
-            budget_of(Budget.named(self.preset), self.given), self.split, self.plan, self.action,
+            budget_of(Budget.named(self.preset), self.assigned_bundles), self.split, self.plan, self.action,
             str(pick_device(self.device)), self.threads, self.precision, tuple(p.resolve() for p in self.plugins),
-            parse_weights(self.weights, self.rows), self.timeout, self.given,
+            parse_weights(self.weights, self.rows), self.timeout, self.assigned_bundles,
         )  # fmt: skip
 
     @cached_property
-    def given(self) -> tuple[Bundle, ...]:
-        """The bundles, each with the data set that it is for."""
-        return assign_bundles(self.bundles, self.sets)
+    def assigned_bundles(self) -> tuple[Bundle, ...]:
+        """The bundles, each assigned to its data set."""
+        return assign_bundles(self.bundles, self.dataset_specs)
 
     @cached_property
     def loaded(self) -> LoadedJob:
@@ -103,11 +103,11 @@ class Request:
         return parse_settings(self.settings, parse_specs(self.methods)) if self.methods else []
 
     @cached_property
-    def sets(self) -> list[Spec]:
+    def dataset_specs(self) -> list[Spec]:
         return parse_specs(self.datasets)
 
     @property
-    def numbers(self) -> tuple[int, ...]:
+    def training_seeds(self) -> tuple[int, ...]:
         """The training seeds."""
         if self.seeds is None:
             return self.job.budget.seeds
@@ -122,7 +122,7 @@ class Request:
     def _default_name(self) -> str:
         action = f"{self.action}-action" if self.action else ""
         others = ((self.plan, "marginal"), (self.split, "test"), (self.precision, "fp32"), (action, ""))
-        bundles = (f"{b.name}-{b.version}" for b in self.given)
+        bundles = (f"{b.name}-{b.version}" for b in self.assigned_bundles)
         return "-".join([self.preset, *(value for value, usual in others if value != usual), *bundles])
 
     def _check_data(self, spec: Spec) -> None:
@@ -132,7 +132,9 @@ class Request:
         with print_dataset_progress(dataset, f"reading {spec.label}"):
             if bundle := self.loaded.bundle(spec):
                 check_bundle(bundle, dataset, self.job)
-            if dataset.network:  # a run never downloads: what is absent or spoilt is told before anything is written
+            if (
+                dataset.network
+            ):  # a run never downloads: what is missing or damaged is reported before anything is written
                 dataset.split(self.job.data_root, "train"), dataset.split(self.job.data_root, self.split)
 
     def _check_row(self, spec: Spec) -> None:
@@ -142,14 +144,14 @@ class Request:
             print(f"cfbench: {spec.label} will fail: {error}", file=sys.stderr)
 
     def _class(self, spec: Spec) -> type[Any]:
-        """The class of a row; that of any method where it cannot be loaded."""
+        """The class of a row; `Method` where it cannot be loaded."""
         try:
             return self.loaded.registry.load("method", spec.name)
         except PluginError:
             return Method
 
     def _metrics(self) -> list[str]:
-        """The metrics that are asked for; by default all, but for those that cannot be loaded."""
+        """The metrics of the run; by default all that can be loaded."""
         if not self.metrics:
             return self.loaded.loadable("metric")
         names = [s.label for s in parse_specs(self.metrics)]
@@ -159,12 +161,12 @@ class Request:
 
     @cached_property
     def _controls(self) -> list[Spec]:
-        """The controls that run alongside the rows that are asked for; some are derived from each of these."""
-        asked_for = {row.label for row in self.rows}
-        return [Spec(c) for c in self.loaded.registry.controls if self.controls and c not in asked_for]
+        """The controls that are added to the rows of the user, the derived ones without the row they answer through."""
+        named = {row.label for row in self.rows}
+        return [Spec(c) for c in self.loaded.registry.controls if self.controls and c not in named]
 
     def _derived(self) -> list[Spec]:
-        """The controls that answer through the rows that are asked for; one of all rows that differ in answers only."""
+        """The controls that answer through rows of the user; rows that share a fit share one."""
         found: dict[tuple[str, str], Spec] = {}
         for control in self._controls:
             cls = self._class(control)
@@ -178,7 +180,7 @@ class Request:
         return [spec for spec in found.values() if spec.label not in {row.label for row in self.rows}]
 
     def _applies(self, dataset: Spec, method: Spec, controls: list[Spec]) -> bool:
-        """Whether a control that nobody asked for has anything to say about a data set."""
+        """Whether a row runs on a data set: all do, except controls that were added and do not apply to it."""
         if method not in controls or not issubclass(self._class(method), Control):
             return True
         cls, params = self.loaded.registry.resolve("method", method)

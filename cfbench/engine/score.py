@@ -1,4 +1,4 @@
-"""The scores of a cell: every metric on the evidence of its answers, a folder each."""
+"""The scores of a cell: every metric on the evidence of its answers, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class MetricError(Exception):
 
 
 def scores(context: Context, cell: Cell) -> None:
-    """All columns of every metric that is missing.
+    """Compute all columns of every metric that is missing.
 
     Raises:
-        MetricFailed: a metric raised; the others are stored all the same.
+        MetricError: a metric raised; the others are stored nevertheless.
     """
     names = [m for m in cell.scores if not storage.is_intact(context.folder(cell, f"score-{m}"))]
     broken: list[str] = []

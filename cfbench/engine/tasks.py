@@ -1,4 +1,4 @@
-"""One task of a run, done in any process, its failure written down instead of raised."""
+"""One task of a run executed in any process, its failure recorded instead of raised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUNNERS: Mapping[str, Callable[[Context, Any], None]] = {
 
 
 def run_task(job: Job, task: Task, loaded: LoadedJob | None = None) -> Outcome:
-    """Do a task; an exception that it raises ends in a folder ``failed-STAGE-N`` of its cell."""
+    """Execute a task; an exception that it raises is recorded in a folder ``failed-STAGE-N`` of its cell."""
     start = time.perf_counter()
     log_event(job.folder, "start", task=task.id)
     outcome = _attempt(job, task, loaded or LoadedJob(job))
@@ -51,10 +51,11 @@ def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
         with (
             standard(),
             ProgressReporter(job.folder, task.id) as report,
-            using_device(Context(loaded).device) as place,
+            using_device(Context(loaded).device) as use,
             time_limit(job.timeout if task.cell else None),
         ):
-            RUNNERS[task.stage](Context(loaded, _both(report, place), place.look), task.cell or task.dataset)
+            context = Context(loaded, _report_and_count(report, use), use.count_others)
+            RUNNERS[task.stage](context, task.cell or task.dataset)
     except (Exception, SystemExit, TaskTimeout) as error:
         reason = _reason(error, _file(task, loaded))
         if is_transient(error):
@@ -63,32 +64,32 @@ def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
     return Outcome(task, Status.DONE)
 
 
-def _both(report: ProgressReporter, place: DeviceUse) -> Callable[..., None]:
-    """Progress that is reported, and at which is looked who else computes."""
+def _report_and_count(report: ProgressReporter, use: DeviceUse) -> Callable[..., None]:
+    """A progress callback that also counts the other tasks on the device."""
 
     def progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
-        place.look()
+        use.count_others()
         report(stage, done, total, loss)
 
     return progress
 
 
 def _damaged_inputs(loaded: LoadedJob, task: Task) -> Iterator[str]:
-    """What a task reads that is not as it was written, whoever did that since the run began."""
+    """Describe the folders that a task reads and that do not match their manifests."""
     for folder in input_folders(loaded, task):
         if broken := storage.damaged_files(folder):
             yield f"{folder}: {', '.join(broken[:3])} is missing or does not match its manifest"
 
 
 def _file(task: Task, loaded: LoadedJob) -> Path | None:
-    """The file of a task's plugin, where it is one that was given as a file."""
+    """The file of a task's plugin; None where it comes from a distribution or the session."""
     kind, name = ("method", task.cell.method.name) if task.cell else ("dataset", task.dataset.name)
     plugin = loaded.registry.plugins.get((kind, name))
     return plugin.file if plugin else None
 
 
 def _reason(error: BaseException, file: Path | None) -> str:
-    """An exception in words, with the plugin's line where the words are not our own."""
+    """An exception in one line, with the plugin's line of code unless cfbench raised it."""
     if isinstance(error, TaskTimeout):
         return f"{error} (--timeout)"
     if isinstance(error, (UserError, InvalidAnswer, MetricError)):
@@ -101,7 +102,7 @@ def _one_line(text: str) -> str:
 
 
 def record_failure(job: Job, task: Task, status: Status, reason: str, log: str = "") -> Outcome:
-    """Write down that a task ended badly, beside the stages of its cell, and say so."""
+    """Record the failure of a task next to the stages of its cell; return its outcome."""
     reason, base = _one_line(reason), job.folder / failure_folder(task)
     about = {"stage": task.stage, "status": status, "reason": reason, "key": task.key}
     try:
