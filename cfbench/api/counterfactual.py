@@ -32,10 +32,10 @@ BATCH, SHOWN = 64, 16
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answer:
-    """What a method answers, and by which steps.
+    """A method's counterfactuals, and the steps that led to them.
 
     ``image`` [B, C, H, W] in [0, 1] under the counterfactual parents ``cf_pa`` [B, D], from the noise ``u`` that was
-    abducted from ``x`` [B, C, H, W] with parents ``pa`` [B, D]; ``do`` holds the values [B] that were set.
+    abducted from ``x`` [B, C, H, W] with parents ``pa`` [B, D]; ``do`` holds the values [B] of each intervention.
     """
 
     image: Tensor
@@ -47,7 +47,7 @@ class Answer:
     graph: CausalGraph
 
     def show(self) -> Picture:
-        """The first factuals with their counterfactuals below them."""
+        """The first factuals, each above its counterfactual."""
         return self._picture
 
     @cached_property
@@ -55,17 +55,17 @@ class Answer:
         from ..report.sheet import contact_sheet
         from .result import Picture
 
-        place = TemporaryDirectory(prefix="cfbench-")
+        folder = TemporaryDirectory(prefix="cfbench-")
         n = min(len(self.x), SHOWN)
         rows = {"factual": self.x[:n], "counterfactual": self.image[:n]}
         labels = [self._label(i) for i in range(n)]
-        title = "" if len(self.do) == 1 else "; ".join(self._spelt(0)) if n == 1 else ""
-        return Picture(contact_sheet(Path(place.name) / "answer.png", labels, rows, title=title), place)
+        title = "" if len(self.do) == 1 else "; ".join(self._interventions(0)) if n == 1 else ""
+        return Picture(contact_sheet(Path(folder.name) / "answer.png", labels, rows, title=title), folder)
 
     def _label(self, i: int) -> str:
-        return f"do({self._spelt(i)[0]})" if len(self.do) == 1 else str(i)
+        return f"do({self._interventions(i)[0]})" if len(self.do) == 1 else str(i)
 
-    def _spelt(self, i: int) -> list[str]:
+    def _interventions(self, i: int) -> list[str]:
         return [f"{v}={float(value[i]):.3g}" for v, value in self.do.items()]
 
     def __repr__(self) -> str:
@@ -88,23 +88,23 @@ def counterfactual(
     action: Act | None = None,
     index: Any = None,
 ) -> Answer:
-    """What images would have been under do(variable = value): abduction, action and prediction.
+    """Images as they would have been under do(variable = value): abduction, action and prediction.
 
-    The same seed gives the same answer, and each image has streams of its own, whatever stands beside it.
+    The same seed gives the same answer, and each image has its own random streams, independent of the other images.
 
     Args:
-        method: fitted, as `load_method` gives it.
+        method: fitted, as `load_method` returns it.
         x: factuals [B, C, H, W] or one [C, H, W], floats in [0, 1] or uint8.
         pa: their parents [B, D] or [D] in raw units, or a mapping of variables to values.
         do: a number for each variable that is set, or one an image [B].
-        dataset: says how its parents respond; a name or an instance. Without one and without an action, nothing may
-            respond: no variable that is caused by those that are set, but for those that are set themselves.
+        dataset: a name or an instance, whose SCM gives the parents' response. Without one and without an action, no
+            variable may respond: each effect of a variable that is set must be set itself.
         seed: of the noise that a method draws.
-        action: says how parents respond in place of a data set: ``action(pa, do, rng)``, as `load_action` gives it.
+        action: the parents' response in place of a data set's: ``action(pa, do, rng)``, as `load_action` returns it.
         index: numbers of the images in their data set, which seed their streams as in a run; 0, 1, ... by default.
 
     Raises:
-        UserError: something does not fit the graph, or nothing says how the parents respond.
+        UserError: an argument does not fit the graph, or the parents' response is unknown.
     """
     _check_method(method)
     graph = method.graph
@@ -122,8 +122,8 @@ def counterfactual(
 def _answer(
     method: Method, x: Tensor, pa: Tensor, cf_pa: Tensor, step: str, seed: int, index: Tensor
 ) -> tuple[Tensor, Noise]:
-    held = next((t.device for t in (*method.parameters(), *method.buffers())), torch.device("cpu"))
-    caller = Caller(MethodMechanism(method), index, tuple(x.shape[1:]), seed, held, BATCH)
+    device = next((t.device for t in (*method.parameters(), *method.buffers())), torch.device("cpu"))
+    caller = Caller(MethodMechanism(method), index, tuple(x.shape[1:]), seed, device, BATCH)
     rows, training = torch.arange(len(x)), method.training
     try:
         method.eval()
@@ -149,16 +149,16 @@ def _check_method(method: Any) -> None:
         raise UserError(f"{method!r} is no Method; give a fitted one, as cfbench.load_method(run, name) does")
 
 
-def _images(given: Any, graph: CausalGraph) -> Tensor:
+def _images(x: Any, graph: CausalGraph) -> Tensor:
     """Factuals as float32 [B, C, H, W] in [0, 1]."""
-    x = torch.as_tensor(given)
+    x = torch.as_tensor(x)
     x = x[None] if x.ndim == 3 else x
     if tuple(x.shape[1:]) != graph.shape or x.ndim != 4 or not len(x):
         raise UserError(f"x holds images [B, {', '.join(map(str, graph.shape))}], found {list(x.shape)}")
     if not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise UserError(f"x holds uint8 or floats in [0, 1], found {x.dtype}")
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    x = x.clone() if x.is_inference() else x  # of which no gradient can be taken
+    x = x.clone() if x.is_inference() else x  # gradients cannot be taken of inference tensors
     if missing := int((~x.isfinite()).sum()):
         wrong = int((~x.flatten(1).isfinite().all(1)).sum())
         raise UserError(f"x holds {missing} pixels that are not finite, in {wrong} of {len(x)} images; leave those out")
@@ -213,23 +213,25 @@ def _act(
     if action is not None and dataset is not None:
         raise UserError("both a data set and an action say how parents respond; give one of them")
     responding = {d: v for v in do for d in graph.descendants(v) if d not in do}
-    how = action or _of_dataset(dataset, graph)
-    cf_pa = how(pa, do, rng) if how and do else None
+    act = action or _act_of(dataset, graph)
+    cf_pa = act(pa, do, rng) if act and do else None
     if cf_pa is None and not responding:
         cf_pa = graph.set(pa, do)
     if cf_pa is None:
-        told = ", ".join(f"{d} to do({v})" for d, v in responding.items())
-        raise UserError(f"nothing says how parents respond ({told}); give dataset=, or action= with learned mechanisms")
+        effects = ", ".join(f"{d} to do({v})" for d, v in responding.items())
+        raise UserError(
+            f"nothing says how parents respond ({effects}); give dataset=, or action= with learned mechanisms"
+        )
     check_parents(cf_pa, len(pa), graph.names, "the action gives")
     return cf_pa.float()
 
 
-def _of_dataset(dataset: Any, graph: CausalGraph) -> Callable[..., Tensor | None] | None:
+def _act_of(dataset: Any, graph: CausalGraph) -> Callable[..., Tensor | None] | None:
     if dataset is None:
         return None
     from .run import load_dataset
 
-    made: Dataset = load_dataset(dataset) if isinstance(dataset, (str, type)) else dataset
-    if made.graph != graph:
-        raise UserError(f"the method is made for another graph than that of {type(made).__name__}")
-    return made.act
+    found: Dataset = load_dataset(dataset) if isinstance(dataset, (str, type)) else dataset
+    if found.graph != graph:
+        raise UserError(f"the method is made for another graph than that of {type(found).__name__}")
+    return found.act

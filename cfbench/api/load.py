@@ -1,4 +1,4 @@
-"""A fitted method read back from a run."""
+"""Fitted methods and mechanisms loaded from a run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["load_fitted", "load_learned_action"]
 def load_fitted(
     folder: Path, row: str, seed: int, dataset: str | None, *, data_root: Path, device: str, session: SessionPlugins
 ) -> Method:
-    """The method of a row, with its weights and what it tuned, in evaluation mode; see `cfbench.load_method`.
+    """The method of a row, with its fitted weights and tuned parameters, in evaluation mode; see `cfbench.load_method`.
 
     Raises:
-        UserError: there is no such row, or it is not fitted, or is no method.
+        UserError: there is no such row, it is not fitted, or it is no method.
     """
     manifest = read_manifest(folder)
     cell, state = _cell(folder, manifest, row, seed, dataset)
@@ -44,16 +44,16 @@ def load_fitted(
         found = f"{state.status}: {state.reason}" if state.reason else "not fitted yet"
         raise UserError(f"{cell.label} of the run {folder.name} is {found}")
     _compare(loaded, cell, manifest)
-    described = _Described(loaded.job, loaded.classes, manifest.datasets[cell.dataset.label].graph)
+    offline = _JobWithoutData(loaded.job, loaded.classes, manifest.datasets[cell.dataset.label].graph)
     with reading_run(folder):
         chosen = mapping(storage.read_json(tune / "chosen.json"), scalar)
-    method = described.method(cell, **chosen)
+    method = offline.method(cell, **chosen)
     assert isinstance(method, Method)
     try:
         method.load_state_dict(storage.read_tensors(train / "weights.safetensors"))
     except RuntimeError as error:
         raise UserError(f"{cell.label}: its class has changed, the weights do not fit any more: {error}") from error
-    answering = described.answering_method(cell, method)
+    answering = offline.answering_method(cell, method)
     assert isinstance(answering, Method)
     if loaded.job.precision == "bf16":
         compute_in_bfloat16(answering)
@@ -61,37 +61,35 @@ def load_fitted(
 
 
 def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | None) -> tuple[Cell, CellState]:
-    """The cell of a row."""
+    """The cell of a row and its state."""
     found = cell_states(folder, manifest)
     labels = list(dict.fromkeys(c.method.label for c, _ in found))
     specs = parse_specs(row)
     if len(specs) != 1 or specs[0].label not in labels:
         raise UserError(f"the run {folder.name} has no row {row!r}; {did_you_mean(row, labels)}")
-    mine = [(c, s) for c, s in found if c.method.label == specs[0].label]
-    name = one_of("data set", dataset, dict.fromkeys(c.dataset.label for c, _ in mine))
-    seeds = {c.seed: (c, s) for c, s in mine if c.dataset.label == name}
+    row_cells = [(c, s) for c, s in found if c.method.label == specs[0].label]
+    name = one_of("data set", dataset, dict.fromkeys(c.dataset.label for c, _ in row_cells))
+    seeds = {c.seed: (c, s) for c, s in row_cells if c.dataset.label == name}
     if seed not in seeds:
         raise UserError(f"{row} has no seed {seed} in the run {folder.name}; it has {', '.join(map(str, seeds))}")
     return seeds[seed]
 
 
 def _job(folder: Path, cell: Cell, data_root: Path, device: str, session: SessionPlugins) -> Job:
-    """The run's job, with the weights that the row was given."""
+    """The run's job, with the weights that the row took in place of a fit."""
     job = reopen_job(folder, data_root=data_root, device=device, plugins=session.files)
     manifest = folder / cell.stage("train") / storage.MANIFEST
     if cell.external or not manifest.exists():
         return job
     with reading_run(folder):
-        given = mapping(storage.read_json(manifest)).get("weights")
-        return (
-            replace(job, weights=(PretrainedWeights(cell.fit.label, Path(given["file"]), given["sha256"]),))
-            if given
-            else job
-        )
+        weights = mapping(storage.read_json(manifest)).get("weights")
+        if not weights:
+            return job
+        return replace(job, weights=(PretrainedWeights(cell.fit.label, Path(weights["file"]), weights["sha256"]),))
 
 
 def _check_method(loaded: LoadedJob, cell: Cell) -> None:
-    """Nothing, where a row is a method whose class is at hand."""
+    """Raise unless a row is a method whose class is installed or given."""
     name = cell.method.name
     if cell.external:
         raise UserError(f"the answers of {name} were made elsewhere: there is no method to load")
@@ -102,14 +100,14 @@ def _check_method(loaded: LoadedJob, cell: Cell) -> None:
 
 
 def _compare(loaded: LoadedJob, cell: Cell, manifest: Manifest) -> None:
-    """Warn where a fit today would be another one."""
+    """Warn if the row would be fitted differently now."""
     try:
-        today = loaded.keys.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
+        now = loaded.keys.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
         data = loaded.keys.data(cell.dataset)
     except (UserError, OSError) as error:
         warnings.warn(f"{cell.label}: whether its fit is up to date cannot be told: {error}", stacklevel=4)
         return
-    if today != cell.keys["train"]:
+    if now != cell.keys["train"]:
         plan = loaded.job.folder / manifest.datasets[cell.dataset.label].plan / storage.MANIFEST
         same = plan.exists() and storage.read_json(plan).get("data") == data
         what = "source or settings are" if same else "source or data are"
@@ -138,8 +136,8 @@ def load_learned_action(folder: Path, dataset: str | None) -> Act:
 
 
 @dataclass(frozen=True)
-class _Described(LoadedJob):
-    """A job that knows the graph of a data set from its run, so that no data need to be there."""
+class _JobWithoutData(LoadedJob):
+    """A job that takes a data set's graph from the run, so that its data are not needed."""
 
     graph: CausalGraph | None = None
 

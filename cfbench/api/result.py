@@ -1,4 +1,4 @@
-"""A run as a notebook shows it: its scores as data frames, and tables and pictures that display themselves."""
+"""A run in a notebook: its scores as data frames, and tables and pictures that display themselves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Picture", "Result", "Table", "drawing"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG that a notebook displays; ``path`` is there as long as this object is."""
+    """A PNG that a notebook displays; the file exists at least as long as this object."""
 
     path: Path
     keep: Any = field(default=None, repr=False, compare=False)
@@ -43,10 +43,10 @@ class Picture:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """A block that draws, after which matplotlib's backend and settings are the notebook's own again."""
+    """Context manager that restores matplotlib's backend and settings afterwards."""
     import matplotlib
 
-    before = dict.__getitem__(matplotlib.rcParams, "backend")  # asking in the usual way would choose one
+    before = dict.__getitem__(matplotlib.rcParams, "backend")  # the usual access would choose a backend
     try:
         with matplotlib.rc_context():
             yield
@@ -91,15 +91,15 @@ def _no_plan(dataset: str) -> str:
 
 
 class Result:
-    """A run, read from its folder; what is derived from its cells is derived once, when it is first asked for.
+    """A run, read from its folder; results are computed from its cells once, when they are first needed.
 
-    It shows the cells that the run declared when it was read, whatever another run does in the folder afterwards.
+    It shows the cells that the run had declared when it was read, not those that are declared afterwards.
 
     Args:
         folder: of the run.
-        classes: plugins at hand that the run was asked for with, by name.
-        files: plugin files that it was asked for with.
-        data_root: where its data lie.
+        classes: classes and instances of plugins that the run was given, by name.
+        files: plugin files that it was given.
+        data_root: folder with its data sets.
 
     Raises:
         UserError: there is no run in the folder.
@@ -210,12 +210,12 @@ class Result:
         return {}
 
     @cached_property
-    def _place(self) -> TemporaryDirectory[str]:
+    def _temporary(self) -> TemporaryDirectory[str]:
         return TemporaryDirectory(prefix="cfbench-")
 
     @property
     def _folder(self) -> Path:
-        return Path(self._place.name)
+        return Path(self._temporary.name)
 
     def plot(self, metric: str | None = None, dataset: str | None = None) -> Picture:
         """A chart: of a metric's scores, ``quality-cost`` (by default), or of what methods recorded (see `plots`).
@@ -230,9 +230,9 @@ class Result:
         name = "quality-cost" if metric is None and "quality-cost" in known else metric
         if name not in known:
             curves = self._curves(board)
-            return Picture(curves[one_of("chart", name, [*known, *curves])], self._place)
+            return Picture(curves[one_of("chart", name, [*known, *curves])], self._temporary)
         with drawing():
-            return Picture(write_plot(board, name, self._folder), self._place)
+            return Picture(write_plot(board, name, self._folder), self._temporary)
 
     def gallery(self, dataset: str | None = None, columns: int = 16) -> Picture:
         """The contact sheet: the same questions answered by every row, about ``columns`` of them.
@@ -242,7 +242,8 @@ class Result:
         """
         folder = self._folder / f"gallery-{columns}"
         return Picture(
-            write_sheet(self.folder, self._one(dataset).results.dataset, folder, columns, self.manifest), self._place
+            write_sheet(self.folder, self._one(dataset).results.dataset, folder, columns, self.manifest),
+            self._temporary,
         )
 
     def write(self, out: str | Path | None = None, *, pictures: bool = True) -> list[Path]:
@@ -257,10 +258,9 @@ class Result:
 
     def __repr__(self) -> str:
         total, bad = len(self._states), len(self.failures)
-        said = f"{bad} of {total} cells unfinished, see .failures" if bad else f"{total} of {total} cells finished"
-        return (
-            f"Result({self.folder.name}: {', '.join(self.methods) or 'controls'} on {', '.join(self.datasets)}; {said})"
-        )
+        summary = f"{bad} of {total} cells unfinished, see .failures" if bad else f"{total} of {total} cells finished"
+        rows, datasets = ", ".join(self.methods) or "controls", ", ".join(self.datasets)
+        return f"Result({self.folder.name}: {rows} on {datasets}; {summary})"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>\n{self.table()._repr_html_()}"

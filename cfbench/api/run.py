@@ -1,4 +1,4 @@
-"""The suite from Python: run it, read a run back, load data sets, and fitted methods by the name of their row."""
+"""The suite from Python: run it, read runs, and load data sets, fitted methods and learned actions."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def run(
         settings: ``{"diffscm.steps": 50}``, or a list of ``"diffscm.steps=50"``.
         weights: ``{"diffscm": "file.safetensors"}``, or a list of ``"diffscm=file.safetensors"``.
         metrics: likewise as methods; all where left out.
-        jobs: tasks at once, by default one a core; classes and instances at hand are run in this process, one by one.
+        jobs: tasks at once, by default one a core; with classes or instances, one at a time in this process.
         bundles: folders that `cfbench bundle` wrote, to take questions and judges of a data set from.
         tensorboard: whether to write training logs for TensorBoard, to ``tensorboard/`` in the run.
         data_root: folder with data sets; by default the environment's ``CFBENCH_DATA_ROOT``, or ``data``.
         plugins: files that define plugins, and classes or instances to be found by name; or a mapping of names.
         only: which unfinished tasks to do: those never tried, those that failed before, or both.
-        progress: whether to say on standard error what is being done.
+        progress: whether to print progress on standard error.
 
     Raises:
         UserError: a name is unknown, a name is taken, or a value is wrong; TensorBoard is not installed.
@@ -109,11 +109,11 @@ def _announce(todo: Todo) -> None:
 
 
 def _described(request: Request) -> list[str]:
-    """What was asked for and is not the default, as ``run.json`` lists commands."""
+    """The options that are not the default, as ``run.json`` lists commands."""
     usual = Request()
-    asked = {n: v for n, v in vars(request).items() if n in Request.__dataclass_fields__ and v != getattr(usual, n)}
-    asked.pop("classes", None)
-    return ["cfbench.run", *(f"{name}={value}" for name, value in asked.items())]
+    options = {n: v for n, v in vars(request).items() if n in Request.__dataclass_fields__ and v != getattr(usual, n)}
+    options.pop("classes", None)
+    return ["cfbench.run", *(f"{name}={value}" for name, value in options.items())]
 
 
 def _check_graphs(request: Request) -> None:
@@ -158,10 +158,10 @@ def _data_root(given: str | Path | None) -> Path:
 
 
 def load(run: str | Path, run_root: str | Path = "runs") -> Result:
-    """A run by its name or folder, read from its cells; no plugin is imported.
+    """A run by its name or folder, read from its cells without importing plugins.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     return Result(find_run(str(run), Path(run_root)))
 
@@ -195,19 +195,19 @@ def load_method(
     device: str = "cpu",
     plugins: Any = (),
 ) -> Method:
-    """A fitted method of a run, with its weights and what it tuned, in evaluation mode and the run's precision.
+    """A fitted method of a run, with its tuned parameters, in evaluation mode and the run's precision.
 
-    Warns where its source, settings or data are not those that it was fitted with.
+    Warns if its source, settings or data have changed since it was fitted.
 
     Args:
-        run: its name or folder, or the `Result` of `run`, which knows the classes at hand.
+        run: its name or folder, or the `Result` of `run`, which knows the classes and files that the run was given.
         method: the row as the table names it: ``"diffscm"``, ``"diffscm[steps=50]"``.
         dataset: may be left out where the row has been fitted to one.
-        plugins: files, classes or instances, or a mapping of names to those, beside those of the `Result`; files
-            that ``run.json`` names are not executed.
+        plugins: files, classes or instances, or a mapping of names to those, in addition to those of the `Result`;
+            files that ``run.json`` names are not executed.
 
     Raises:
-        UserError: there is no such row, or it is not fitted, or is no method that could be loaded.
+        UserError: there is no such row, it is not fitted, it is no method, or a plugin's name is taken.
     """
     from .load import load_fitted
 
@@ -218,10 +218,10 @@ def load_method(
 
 
 def load_action(run: str | Path | Result, dataset: str | None = None, *, run_root: str | Path = "runs") -> Act:
-    """How a data set's parents respond by the mechanisms that a run fitted to them: ``action(pa, do, rng)``.
+    """The response of a data set's parents by the mechanisms that a run fitted: ``action(pa, do, rng)``.
 
     Raises:
-        UserError: there is no such run or data set, its response is known, or the mechanisms are not fitted.
+        UserError: there is no such run or data set, its exact response is known, or the mechanisms are not fitted.
     """
     from .load import load_learned_action
 

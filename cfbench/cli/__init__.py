@@ -1,3 +1,3 @@
-"""The command line: click only, importing what a command does when it is called."""
+"""The command line: click only; what a command does is imported when it is called."""
 
 from __future__ import annotations

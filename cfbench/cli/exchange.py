@@ -1,4 +1,4 @@
-"""Commands that cross machines and laboratories: questions out, answers in, bundles."""
+"""Commands that exchange files with other programs and laboratories: plan export, score and bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ANSWER_COMMANDS", "BUNDLE_COMMANDS"]
 
 @click.group()
 def plan() -> None:
-    """Hand out the questions of a data set."""
+    """Export the questions of a data set."""
 
 
 @plan.command(epilog=examples("cfbench plan export questions.npz", "cfbench plan export q.npz --datasets mnist"))
@@ -46,7 +46,13 @@ def export(file: Path, **options: Any) -> int:
 @click.command(epilog=examples("cfbench score answers.npz --name mine", "cfbench score a.npz --name mine --run mnist"))
 @click.argument("file", metavar="ANSWERS.npz", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--name", required=True, help="Name of the row.")
-@click.option("--run", "run_name", default="quick", show_default=True, help="The run that asked, by name or folder.")
+@click.option(
+    "--run",
+    "run_name",
+    default="quick",
+    show_default=True,
+    help="The run whose questions they answer, by name or folder.",
+)
 @click.option("--datasets", help="Data set, where the run has several.")
 @click.option("--metrics", help="Metrics, by name.  [default: those of the run's other rows, or all]")
 @click.option("--device", default="auto", show_default=True, help="Where judges read the answers.")
@@ -55,7 +61,7 @@ def export(file: Path, **options: Any) -> int:
 @run_root
 @plugin
 def score(file: Path, **options: Any) -> int:
-    """Score answers that were made elsewhere, as a row of the run that asked.
+    """Score answers that another program computed, as a row of the run whose questions they answer.
 
     ANSWERS.npz holds `plan` as it stood in the questions and images, uint8 or floats in [0, 1]: null [N, C, H, W]
     (no intervention) and do/V [Q, C, H, W] for each variable; cycle and reverse/V, if they are to be scored too.

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: its options, commands, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def _main(argv: list[str]) -> int:
     try:
         return cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
     except click.ClickException as error:
-        return _say(error.format_message())
+        return _print_error(error.format_message())
     except UserError as error:
         if "--debug" in argv:
             raise
-        return _say(str(error))
+        return _print_error(str(error))
     except (click.Abort, KeyboardInterrupt):
         print("cfbench: interrupted; the same command continues", file=sys.stderr)
         return 130
@@ -131,6 +131,6 @@ def _main(argv: list[str]) -> int:
         return 1
 
 
-def _say(text: str) -> int:
+def _print_error(text: str) -> int:
     print(f"cfbench: error: {' '.join(text.split())}", file=sys.stderr)
     return 1

@@ -12,7 +12,7 @@ __all__ = ["data_root", "examples", "plugin", "run_root"]
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: lines to copy."""
+    """The examples at the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 

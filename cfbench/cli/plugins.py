@@ -20,7 +20,7 @@ PAGES = ("methods", "datasets", "metrics", "presets")
     epilog=examples("cfbench list", "cfbench list methods", "cfbench list -v metrics", "cfbench list --plugin mine.py"),
 )
 @click.argument("kind", required=False, type=click.Choice(PAGES))
-@click.option("-v", "--verbose", is_flag=True, help="Import each, and say what it is, can do, and comes from.")
+@click.option("-v", "--verbose", is_flag=True, help="Import each, and print what it is, can do, and comes from.")
 @plugin
 def list_(kind: str | None, verbose: bool, plugins: tuple[Path, ...]) -> int:
     """Show methods, data sets, metrics and presets, importing none of them."""
@@ -61,7 +61,7 @@ def show(name: str, kind: Any, plugins: tuple[Path, ...]) -> int:
 @click.option("--package", is_flag=True, help="Write a distribution with an entry point and a test.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder to write to.  [default: this one]")
 def new(kind: str, name: str, package: bool, out: Path) -> int:
-    """Write a method, data set or metric that works, as a start for one's own."""
+    """Write a working method, data set or metric as a start for your own."""
     from ..plugins.scaffold import new_command
 
     return new_command(kind, name, package=package, out=out)
@@ -80,7 +80,7 @@ def new(kind: str, name: str, package: bool, out: Path) -> int:
 @data_root
 @plugin
 def check(target: str, timeout: float, data_root: Path, plugins: tuple[Path, ...]) -> int:
-    """Check that a plugin does what the contract asks, on tiny data; 1 where it does not."""
+    """Check on tiny data that a plugin fulfils the contract; 1 where it does not."""
     from ..conformance.command import check_command
 
     return check_command(target, data_root=data_root, plugins=plugins, timeout=timeout)

@@ -1,4 +1,4 @@
-"""What the commands do, apart from reading their options."""
+"""What ``run``, ``prepare`` and ``leaderboard`` do, apart from reading their options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_command(
     *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, tensorboard: bool, dry_run: bool,
     **options: Any,
 ) -> int:  # fmt: skip
-    """Run what is missing, write the tables, and print them; 2 where a cell has not come to a good end."""
+    """Run what is missing, write the tables, and print them; 2 where a cell is not ok."""
     if tensorboard:
         check_installed()
     run = Request(**options).run()
@@ -36,7 +36,7 @@ def run_command(
 
 
 def _announce(todo: Todo) -> None:
-    """Print what will be done and what is there."""
+    """Print the cells, and which of them are done."""
     run, budget = todo.run, todo.run.job.budget
     print(f"run {run.job.folder}")
     print(

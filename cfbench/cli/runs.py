@@ -1,4 +1,4 @@
-"""Commands for runs that are there: their tables, where they stand, their union, and whether they can be repeated."""
+"""Commands on existing runs: leaderboard, status, merge and verify."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
 
 @click.command(epilog=examples("cfbench status quick", "cfbench status quick --follow"))
 @_run_name
-@click.option("--follow", is_flag=True, help="Show what is under way until the run stops; Ctrl-C leaves.")
+@click.option("--follow", is_flag=True, help="Show what is in progress until the run stops; Ctrl-C leaves.")
 @run_root
 def status(run_name: str, follow: bool, run_root: Path) -> int:
-    """Show where every cell of a run stands, what is under way and how long it will take."""
+    """Show the status of every cell of a run, what is in progress and how long it will take."""
     from .follow import status_command
 
     return status_command(run_name, run_root, follow)
@@ -65,8 +65,8 @@ def status(run_name: str, follow: bool, run_root: Path) -> int:
 def merge(runs: tuple[str, ...], name: str, strict: bool, run_root: Path) -> int:
     """Put the cells of runs from several machines into one run.
 
-    What is there stays: of stages under equal keys whose numbers differ, those of the run named first are kept and
-    the differences are told. Runs with other settings, questions or judges are refused. Exits with 2 where cells or
+    Nothing is overwritten: of stages under equal keys whose numbers differ, those of the run named first are kept and
+    the differences are printed. Runs with other settings, questions or judges are refused. Exits with 2 where cells or
     stages had to be left out. A merge that was killed continues with the same command.
     """
     from ..exchange.merge import merge_command
