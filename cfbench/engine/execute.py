@@ -144,9 +144,15 @@ def execute(
     address: str | None = None,
     after: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Do the tasks, each as soon as what it needs is done (some is already); those needing a failed one are skipped.
+    """Execute tasks, each as soon as those that it needs are done; those that need a failed one are skipped.
 
-    With several ``jobs``, or an ``address``, Ray does them. ``after`` is told how each ended.
+    Args:
+        run: of the tasks.
+        todo: the tasks to execute.
+        done: the ids of tasks that are done already.
+        jobs: tasks at once; Ray executes them where there are several.
+        address: of a Ray cluster that executes them.
+        after: called with the outcome of each.
 
     Raises:
         KeyboardInterrupt: the user asked to stop, and tasks are left.

@@ -1,3 +1,3 @@
-"""What a run is and where it lies: job, keys, stage chain, manifest, reader, progress."""
+"""What a run is and how its folder is laid out: job, keys, stage chain, manifest, reader, progress."""
 
 from __future__ import annotations

@@ -77,14 +77,14 @@ class Stage:
         owner: what the folder belongs to: the data set, the cell that is fitted, the one that is tuned, or each cell.
         reads: stages whose folders it reads.
         waits: stages that must be done before it, though it does not read their folders.
-        external: whether this stage of a cell with external answers is computed (``made``), ``given``, or ``absent``.
+        external: whether this stage of a cell with external answers is ``computed``, ``given`` or ``absent``.
     """
 
     name: str
     owner: Literal["dataset", "fit", "tune", "cell"]
     reads: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
-    external: Literal["made", "given", "absent"] = "made"
+    external: Literal["computed", "given", "absent"] = "computed"
 
     @property
     def key(self) -> str:
@@ -158,13 +158,13 @@ def dataset_tasks(dataset: Spec, keys: Mapping[str, str]) -> list[Task]:
 
 def cell_tasks(cell: Cell) -> list[Task]:
     """The tasks of a cell in order; those of its fit and tuning may be shared with other cells."""
-    return [_task(stage, cell) for stage in CELL_STAGES if not cell.external or stage.external == "made"]
+    return [_task(stage, cell) for stage in CELL_STAGES if not cell.external or stage.external == "computed"]
 
 
 def _task(stage: Stage, cell: Cell) -> Task:
     owner = cell.owner(stage)
     needed = [STAGES[name] for name in (*stage.waits, *stage.reads)]
-    computed = [s for s in needed if not cell.external or s.external == "made"]
+    computed = [s for s in needed if not cell.external or s.external == "computed"]
     needs = (Task(s.name, cell.dataset, None if s.owner == "dataset" else cell.owner(s)).id for s in computed)
     key = " ".join(cell.scores.values()) if stage.name == "scores" else owner.keys.get(stage.key, "")
     return Task(stage.name, cell.dataset, owner, key, tuple(needs))
