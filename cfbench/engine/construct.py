@@ -21,7 +21,7 @@ __all__ = ["check_datasets", "check_metrics", "check_rows"]
 
 
 class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves weights as they were allocated, so that the pages of a large network are never touched."""
+    """Leaves weights as they were allocated, so that the memory of a large network is never written."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -50,8 +50,8 @@ def check_datasets(loaded: LoadedJob, datasets: Iterable[Spec]) -> None:
 def check_rows(loaded: LoadedJob, datasets: Iterable[Spec], rows: Iterable[Spec]) -> None:
     """Raise unless the constructors of all rows take the settings that they are given.
 
-    A plugin that cannot be constructed with its defaults either is no mistake of the user's: it is said that its row
-    will fail, and the others go on.
+    A plugin that cannot be constructed with its defaults either is no mistake of the user: a line is printed that its
+    row will fail, and the others are run.
 
     Raises:
         UserError: a constructor refuses a setting.
@@ -67,7 +67,7 @@ def check_rows(loaded: LoadedJob, datasets: Iterable[Spec], rows: Iterable[Spec]
 
 
 def check_metrics(loaded: LoadedJob, names: Iterable[str]) -> None:
-    """Say which metrics cannot be constructed, and will fail."""
+    """Print which metrics cannot be constructed, and will fail."""
     for name in names:
         try:
             with isolated(0, loaded.job.threads):
@@ -78,7 +78,7 @@ def check_metrics(loaded: LoadedJob, names: Iterable[str]) -> None:
 
 
 def _error(loaded: LoadedJob, dataset: Spec, spec: Spec) -> BaseException | None:
-    """What the constructor of a row raises; None where it raises nothing, or cannot be loaded at all."""
+    """The exception that a row's constructor raises; None where it raises none, or the plugin cannot be loaded."""
     for mode in (_WithoutInitialisation(), nullcontext()):  # some constructors compute with their weights
         try:
             with isolated(0, loaded.job.threads), mode:
@@ -92,7 +92,7 @@ def _error(loaded: LoadedJob, dataset: Spec, spec: Spec) -> BaseException | None
 
 
 def _construct(loaded: LoadedJob, dataset: Spec, spec: Spec) -> None:
-    """What a row fits and what answers in it, as its tasks will construct them."""
+    """Construct the method that a row fits and the one that answers in it, as its tasks will."""
     of = loaded.derived_from(spec)
     base = of or spec
     if is_instance(loaded.registry.find("method", base.name).cls):
@@ -104,7 +104,7 @@ def _construct(loaded: LoadedJob, dataset: Spec, spec: Spec) -> None:
 
 
 def _is_refused(loaded: LoadedJob, dataset: Spec, spec: Spec, error: BaseException) -> bool:
-    """Whether it is for its settings that a row cannot be constructed: with defaults it can, or fails otherwise."""
+    """Whether the settings of a row are the reason: with defaults it can be constructed, or raises something else."""
     plain, refusal = _with_defaults(loaded, spec), isinstance(error, (TypeError, ValueError, UserError))
     if plain == spec:  # there are no defaults for what is set, if anything is
         return refusal and bool((loaded.derived_from(spec) or spec).params)
@@ -113,7 +113,7 @@ def _is_refused(loaded: LoadedJob, dataset: Spec, spec: Spec, error: BaseExcepti
 
 
 def _with_defaults(loaded: LoadedJob, spec: Spec) -> Spec:
-    """A row with those settings alone that have no default."""
+    """A row with only those settings that have no default."""
     of = loaded.derived_from(spec)
     needed = {k: v for k, v in spec.params.items() if k in required(loaded.registry.load("method", spec.name))}
     return Spec(spec.name, params=needed | ({"of": _with_defaults(loaded, of).label} if of else {}))

@@ -40,6 +40,7 @@ class Registry:
         self.rivals: dict[tuple[str, str], tuple[Plugin, ...]] = {}
         self.broken: list[BrokenPlugin] = []
         self._loaded: dict[tuple[str, str], type[Any] | PluginError] = {}
+        self._resolved: dict[tuple[str, str], tuple[type[Any], dict[str, Any]]] = {}
         found = [installed_plugins(), *(plugins_in_file(Path(file)) for file in files)]
         for thing in itertools.chain(*found, (session_plugin(n, c) for n, c in (classes or {}).items())):
             if not isinstance(thing, BrokenPlugin):
@@ -122,7 +123,7 @@ class Registry:
             ) from error
 
     def resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
-        """The class and the keywords of a spec, checked against the constructor's signature.
+        """The class and the keywords of a spec, checked once against the constructor's signature.
 
         The keyword ``of`` of derived rows is left out.
 
@@ -130,6 +131,13 @@ class Registry:
             PluginError: see `load`.
             UserError: the preset or a keyword is unknown or missing, or a value has the wrong type.
         """
+        at = kind, repr(spec)
+        if at not in self._resolved:
+            self._resolved[at] = self._resolve(kind, spec)
+        cls, params = self._resolved[at]
+        return cls, dict(params)
+
+    def _resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
         cls = self.load(kind, spec.name)
         if is_instance(self.plugins[kind, spec.name].cls) and (spec.preset or spec.params):
             raise UserError(
