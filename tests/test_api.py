@@ -50,9 +50,9 @@ class L2(cfbench.Metric):
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory):
+def command_run(tmp_path_factory):
     """The folder of a run of the command line."""
-    root = tmp_path_factory.mktemp("typed")
+    root = tmp_path_factory.mktemp("command_run")
     rows = "learns,knows[dim=0.5],tunes,raises"
     args = ["run", "--plugin", TOYS, "--datasets", "bars", "--methods", rows, "--preset", "tiny", "--jobs", "1"]
     args += ["--no-plots", "--no-controls", "--metrics", METRICS, "--run-root", str(root)]
@@ -61,7 +61,7 @@ def typed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def handed(tmp_path_factory):
+def session_run(tmp_path_factory):
     """A run of classes and instances."""
     rows = [toys.Learns, {"half": toys.Knows(toys.Bars.graph, dim=0.5)}, "tunes", Raises, "identity", toys.Draws]
     weights = tmp_path_factory.mktemp("weights") / "grey.safetensors"
@@ -69,7 +69,7 @@ def handed(tmp_path_factory):
     return cfbench.run(
         rows, toys.Bars(), metrics=[*METRICS.split(","), L2], plugins=[toys.Tunes], preset="tiny", controls=False,
         weights={"draws": weights},
-        run_root=tmp_path_factory.mktemp("handed"), data_root="nowhere", progress=False,
+        run_root=tmp_path_factory.mktemp("session"), data_root="nowhere", progress=False,
     )  # fmt: skip
 
 
@@ -95,12 +95,12 @@ def asked_about(folder, row, do):
     )  # fmt: skip
 
 
-def test_names_give_the_numbers_of_the_command_line_to_the_letter(typed, tmp_path):
+def test_names_give_the_numbers_of_the_command_line_to_the_letter(command_run, tmp_path):
     ours = cfbench.run(
         "learns,knows[dim=0.5],tunes,raises", "bars", run_root=tmp_path, data_root=tmp_path, plugins=[TOYS],
         progress=False, jobs=1, **ASKED,
     )  # fmt: skip
-    theirs = pd.read_csv(typed / "leaderboard" / "bars.csv", keep_default_na=True)
+    theirs = pd.read_csv(command_run / "leaderboard" / "bars.csv", keep_default_na=True)
     ours.write(tmp_path / "out", pictures=False)
     again = pd.read_csv(tmp_path / "out" / "bars.csv")
     pd.testing.assert_frame_equal(timeless(again), timeless(theirs), check_exact=True)
@@ -108,26 +108,26 @@ def test_names_give_the_numbers_of_the_command_line_to_the_letter(typed, tmp_pat
     assert [c[0] for c in ours.manifest.commands] == ["cfbench.run"]
 
 
-def test_classes_and_instances_give_the_same_scores(typed, handed):
-    ours, theirs = handed.scores, cfbench.load(typed).scores
+def test_classes_and_instances_give_the_same_scores(command_run, session_run):
+    ours, theirs = session_run.scores, cfbench.load(command_run).scores
     for mine, other in (("learns", "learns"), ("half", "knows[dim=0.5]"), ("tunes", "tunes")):
         names = ["metric", "variable", "do", "questions", "value", "n", "status"]
         one = timeless(ours[(ours.method == mine) & (ours.metric != "l2.l2")], *names)
         two = timeless(theirs[theirs.method == other], *names)
         pd.testing.assert_frame_equal(one, two, check_exact=True)
-    assert handed.methods == ("learns", "half", "tunes", "raises", "identity", "draws")
-    assert set(ours[ours.metric == "l2.l2"].method) == set(handed.methods)
+    assert session_run.methods == ("learns", "half", "tunes", "raises", "identity", "draws")
+    assert set(ours[ours.metric == "l2.l2"].method) == set(session_run.methods)
 
 
 def test_a_registered_class_keeps_its_name():
     from cfbench.plugins.registry import Registry, SessionPlugins
 
-    handed = SessionPlugins()
+    session_run = SessionPlugins()
     for name in ("diffscm-cfg", "identity"):
-        assert handed.specs("method", Registry().load("method", name)) == name
-    assert handed.specs("method", {"mine[dim=2]": toys.Knows, "mine": toys.Knows}) == "mine[dim=2],mine"
-    assert handed.specs("dataset", ["digits", toys.Bars]) == "digits,bars"
-    assert set(handed.classes) == {"mine", "bars"}
+        assert session_run.specs("method", Registry().load("method", name)) == name
+    assert session_run.specs("method", {"mine[dim=2]": toys.Knows, "mine": toys.Knows}) == "mine[dim=2],mine"
+    assert session_run.specs("dataset", ["digits", toys.Bars]) == "digits,bars"
+    assert set(session_run.classes) == {"mine", "bars"}
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_a_redefined_class_is_run_again_and_the_same_one_is_not(tmp_path, capsys
     asked = {"datasets": toys.Bars, "run_root": tmp_path, "jobs": 2, **ASKED}
     results = [cfbench.run(dimmed(by), **asked) for by in (0.9, 0.5, 0.5)]
     values = [timeless(r.scores, "metric", "do", "questions", "value") for r in results]
-    said = [line for line in capsys.readouterr().err.splitlines() if "tasks to do" in line]
-    assert [int(line.split(": ")[1].split(" ")[0]) for line in said] == [6, 4, 0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "tasks to do" in line]
+    assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == [6, 4, 0]
     assert not values[0].equals(values[1])
     assert values[1].equals(values[2])
 
 
-def test_questions_and_judges_come_from_a_bundle_as_on_the_command_line(typed, tmp_path):
-    assert _main(["bundle", str(typed), "--out", str(tmp_path / "bars-v1"), "--version", "1.0"]) == 0
+def test_questions_and_judges_come_from_a_bundle_as_on_the_command_line(command_run, tmp_path):
+    assert _main(["bundle", str(command_run), "--out", str(tmp_path / "bars-v1"), "--version", "1.0"]) == 0
     common = {"metrics": "truth", "run_root": tmp_path, "data_root": tmp_path, "progress": False}
     one, two = (
         cfbench.run("knows", "bars", **(ASKED | common | {"bundles": given, "name": name}), plugins=[TOYS], jobs=1)
@@ -189,10 +189,10 @@ def test_questions_and_judges_come_from_a_bundle_as_on_the_command_line(typed, t
     for result in (one, two):
         assert result.manifest.datasets["bars"].bundle["name"] == "bars-v1"
         assert any(word.startswith("bundles=") for word in result.manifest.commands[0])
-    first = cfbench.load(typed).manifest.datasets["bars"]
+    first = cfbench.load(command_run).manifest.datasets["bars"]
     assert Path(one.manifest.datasets["bars"].plan).name != Path(first.plan).name, "the bundle's key"
     asked = [storage.read_tensors(f / a.plan / "factuals.safetensors")["x"] for f, a in (
-        (typed, first), (one.folder, one.manifest.datasets["bars"])
+        (command_run, first), (one.folder, one.manifest.datasets["bars"])
     )]  # fmt: skip
     assert torch.equal(*asked)
     with pytest.raises(cfbench.UserError, match="no-such-bundle"):
@@ -229,7 +229,7 @@ def test_training_logs_are_written_for_tensorboard_as_each_fit_ends(tmp_path, mo
         cfbench.run("learns", "bars", **asked, plugins=[TOYS], tensorboard=True)
 
 
-def test_a_class_at_hand_is_not_sent_to_workers_and_this_is_said(tmp_path, capsys):
+def test_a_class_given_is_not_sent_to_workers_and_this_is_reported(tmp_path, capsys):
     cfbench.run(toys.Learns, toys.Bars, jobs=2, run_root=tmp_path, preset="tiny", controls=False, metrics="runtime")
     assert capsys.readouterr().err.count("only this process knows the classes at hand") == 1
 
@@ -267,35 +267,37 @@ def test_an_edited_helper_counts_though_its_class_is_the_same():
     assert source_digest(scope["Mine"]) != before
 
 
-def test_a_run_loads_from_its_name_or_folder_without_its_plugins(handed, monkeypatch):
+def test_a_run_loads_from_its_name_or_folder_without_its_plugins(session_run, monkeypatch):
     def refuse(self):
         raise AssertionError(f"{self.name} is imported")
 
     monkeypatch.setattr(EntryPoint, "load", refuse)
-    for loaded in (cfbench.load("tiny", handed.folder.parent), cfbench.load(handed.folder)):
-        pd.testing.assert_frame_equal(loaded.scores, handed.scores)
-        pd.testing.assert_frame_equal(loaded.wide, handed.wide)
-        pd.testing.assert_frame_equal(loaded.pairs, handed.pairs)
-        assert repr(loaded) == repr(handed)
+    for loaded in (cfbench.load("tiny", session_run.folder.parent), cfbench.load(session_run.folder)):
+        pd.testing.assert_frame_equal(loaded.scores, session_run.scores)
+        pd.testing.assert_frame_equal(loaded.wide, session_run.wide)
+        pd.testing.assert_frame_equal(loaded.pairs, session_run.pairs)
+        assert repr(loaded) == repr(session_run)
     with pytest.raises(cfbench.UserError, match="did you mean 'tiny'"):
-        cfbench.load("tin", handed.folder.parent)
+        cfbench.load("tin", session_run.folder.parent)
 
 
-def test_cells_that_fail_are_told(handed):
-    (row,) = handed.failures.to_dict("records")
+def test_cells_that_fail_are_reported(session_run):
+    (row,) = session_run.failures.to_dict("records")
     assert (row["dataset"], row["method"], row["seed"], row["status"]) == ("bars", "raises", 0, "failed")
     assert SCRIPT in row["reason"]
-    assert "1 of 6 cells unfinished" in repr(handed)
+    assert "1 of 6 cells unfinished" in repr(session_run)
 
 
-def test_html_holds_the_numbers_and_no_markup_of_others(handed):
-    page, text = handed._repr_html_(), str(handed.table())
+def test_html_holds_the_numbers_and_no_markup_of_others(session_run):
+    page, text = session_run._repr_html_(), str(session_run.table())
     for markup in (SCRIPT, "<script", "<i>px"):
         assert markup not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;i&gt;px" in page
-    assert f"<p>{handed!r}</p>" in page
-    value = handed.scores[(handed.scores.method == "half") & (handed.scores.metric == "l2.l2")].value.iloc[0]
+    assert f"<p>{session_run!r}</p>" in page
+    value = session_run.scores[
+        (session_run.scores.method == "half") & (session_run.scores.metric == "l2.l2")
+    ].value.iloc[0]
     for shown in (page, text):
         assert f"{value:.2f}"[:4] in shown
         assert "95 % percentile bootstrap" in shown
@@ -306,32 +308,37 @@ def test_html_holds_the_numbers_and_no_markup_of_others(handed):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_tables_of_other_data_sets_are_refused(handed):
+def test_tables_of_other_data_sets_are_refused(session_run):
     with pytest.raises(cfbench.UserError, match="no data set 'bar'; did you mean 'bars'"):
-        handed.table("bar")
+        session_run.table("bar")
 
 
-def test_pictures_are_png_and_leave_the_notebook_as_it_was(handed, tmp_path):
+def test_pictures_are_png_and_leave_the_notebook_as_it_was(session_run, tmp_path):
     before = dict.__getitem__(matplotlib.rcParams, "backend"), matplotlib.rcParams["axes.grid"]
-    assert {"composition", "truth", "l2", "quality-cost"} <= set(handed.plots)
-    pictures = [handed.plot(), handed.plot("truth"), handed.plot("l2", "bars"), handed.gallery(columns=6)]
+    assert {"composition", "truth", "l2", "quality-cost"} <= set(session_run.plots)
+    pictures = [
+        session_run.plot(),
+        session_run.plot("truth"),
+        session_run.plot("l2", "bars"),
+        session_run.gallery(columns=6),
+    ]
     assert all(p._repr_png_().startswith(b"\x89PNG\r\n") for p in pictures)
     assert len({p._repr_png_() for p in pictures}) == 4
     assert pictures[0].save(tmp_path / "cost.png").read_bytes() == pictures[0].path.read_bytes()
     assert (dict.__getitem__(matplotlib.rcParams, "backend"), matplotlib.rcParams["axes.grid"]) == before
     with pytest.raises(cfbench.UserError, match="no chart 'truths'; did you mean 'truth'"):
-        handed.plot("truths")
+        session_run.plot("truths")
 
 
-def test_a_picture_outlives_its_result(handed):
-    picture = cfbench.load(handed.folder).plot("truth")
+def test_a_picture_outlives_its_result(session_run):
+    picture = cfbench.load(session_run.folder).plot("truth")
     assert picture.path.is_file()
     assert picture._repr_png_()
 
 
-def test_a_run_without_a_plan_has_no_tables(handed, tmp_path):
+def test_a_run_without_a_plan_has_no_tables(session_run, tmp_path):
     folder = tmp_path / "bare"
-    write_manifest(folder, handed.manifest)
+    write_manifest(folder, session_run.manifest)
     bare = cfbench.load(folder)
     assert len(bare.scores) == len(bare.plots) == 0
     assert "bars has no plan yet" in str(bare.table())
@@ -343,9 +350,9 @@ def test_a_run_without_a_plan_has_no_tables(handed, tmp_path):
 
 @pytest.mark.parametrize("row", ["learns", "knows[dim=0.5]", "tunes"])
 @pytest.mark.parametrize("do", ["kind", "level"])
-def test_a_method_that_is_loaded_answers_what_the_run_stored(typed, row, do, recwarn):
-    method = cfbench.load_method(typed, row, data_root="nowhere", plugins=[TOYS])
-    asked = asked_about(typed, row, do)
+def test_a_method_that_is_loaded_answers_what_the_run_stored(command_run, row, do, recwarn):
+    method = cfbench.load_method(command_run, row, data_root="nowhere", plugins=[TOYS])
+    asked = asked_about(command_run, row, do)
     answer = cfbench.counterfactual(
         method, asked.x, asked.pa, {do: asked.value}, dataset=toys.Bars(), index=asked.index
     )
@@ -400,23 +407,23 @@ def test_a_method_of_a_run_in_bfloat16_answers_as_it_did_there(lowered, row):
         assert 0 < away < 0.01
 
 
-def test_rows_of_this_session_are_loaded_through_its_result(handed):
-    asked = asked_about(handed.folder, "half", "kind")
-    method = cfbench.load_method(handed, "half")
+def test_rows_of_this_session_are_loaded_through_its_result(session_run):
+    asked = asked_about(session_run.folder, "half", "kind")
+    method = cfbench.load_method(session_run, "half")
     assert method.dim == 0.5
-    again = cfbench.load_method(handed.folder, "half", plugins={"half": method, "bars": toys.Bars()})
+    again = cfbench.load_method(session_run.folder, "half", plugins={"half": method, "bars": toys.Bars()})
     for each in (method, again):
         answer = cfbench.counterfactual(each, asked.x, asked.pa, {"kind": asked.value}, dataset=toys.Bars)
         assert torch.equal(answer.image, asked.image)
 
 
-def test_weights_that_were_given_are_loaded_and_no_change_is_told(handed, recwarn):
-    method = cfbench.load_method(handed, "draws")
+def test_weights_that_were_given_are_loaded_and_no_change_is_reported(session_run, recwarn):
+    method = cfbench.load_method(session_run, "draws")
     assert torch.equal(method.mean, torch.full((1, 8, 8), 0.25))
     assert not [w for w in recwarn if "fitted with" in str(w.message)]
 
 
-def test_a_class_that_has_changed_since_is_told(tmp_path):
+def test_a_class_that_has_changed_since_is_reported(tmp_path):
     run = cfbench.run(
         dimmed(0.9), toys.Bars, run_root=tmp_path, preset="tiny", controls=False, metrics="runtime", progress=False
     )
@@ -438,14 +445,14 @@ def test_a_class_that_has_changed_since_is_told(tmp_path):
         ("learns", {"dataset": "bar"}, "no data set 'bar'; did you mean 'bars'?"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(handed, row, options, says):
+def test_what_cannot_be_loaded_is_reported(session_run, row, options, says):
     with pytest.raises(cfbench.UserError) as error:
-        cfbench.load_method(handed, row, **options)
+        cfbench.load_method(session_run, row, **options)
     assert says in str(error.value)
 
 
-def test_a_name_that_a_file_of_the_run_has_is_refused(handed):
-    run = Result(handed.folder, files=(Path(TOYS),))
+def test_a_name_that_a_file_of_the_run_has_is_refused(session_run):
+    run = Result(session_run.folder, files=(Path(TOYS),))
     with pytest.raises(cfbench.UserError, match=r"method 'learns' is Learns of toys\.py; give Knows another name"):
         cfbench.load_method(run, "learns", plugins={"learns": toys.Knows})
 
@@ -467,9 +474,9 @@ def test_a_data_set_is_loaded_by_name_class_or_instance(tmp_path):
         cfbench.load_dataset("bars,bars[a=1]", plugins=[TOYS])
 
 
-def test_a_row_whose_class_is_not_at_hand_is_told(handed):
+def test_a_row_whose_class_is_not_given_is_reported(session_run):
     with pytest.raises(cfbench.UserError, match="half is not installed"):
-        cfbench.load_method(handed.folder, "half")
+        cfbench.load_method(session_run.folder, "half")
 
 
 def test_learned_mechanisms_are_loaded_and_answer_as_the_plan_did(tmp_path, monkeypatch):
@@ -486,9 +493,9 @@ def test_learned_mechanisms_are_loaded_and_answer_as_the_plan_did(tmp_path, monk
     assert (moved[:, 1] - asked.pa[:, 1] - 0.2 * (1 - 2 * asked.pa[:, 0])).abs().mean() < 0.1
 
 
-def test_known_responses_are_not_loaded_as_learned_ones(handed):
+def test_known_responses_are_not_loaded_as_learned_ones(session_run):
     with pytest.raises(cfbench.UserError, match="respond as it says itself; give dataset='bars'"):
-        cfbench.load_action(handed)
+        cfbench.load_action(session_run)
 
 
 @pytest.fixture
@@ -571,7 +578,7 @@ def test_a_question_that_does_not_fit_is_one_line(question, change, says):
     assert says in str(error.value)
 
 
-def test_answers_that_break_the_contract_are_nan_and_told(question):
+def test_answers_that_break_the_contract_are_nan_and_reported(question):
     with pytest.warns(UserWarning, match=r"Loud: 6 of 6 answers do: out of \[0, 1\]"):
         answer = cfbench.counterfactual(
             toys.Loud(toys.Bars.graph), question.x, question.pa, {"kind": 1}, dataset=toys.Bars()

@@ -1,4 +1,4 @@
-"""Questions and judges that a run hands out, and runs that ask and judge by them; bundles of strangers are refused."""
+"""Questions and judges bundled from a run, and runs that use them; damaged and invented bundles are refused."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def copied(labs, tmp_path):
 
 def seal(folder):
     """Make the digests of a changed bundle right."""
-    said = json.loads((folder / "bundle.json").read_text())
-    said["files"] = {n: sha256(folder / n) if (folder / n).is_file() else "0" * 64 for n in said["files"]}
-    (folder / "bundle.json").write_text(json.dumps(said | {"digest": digest_of(said)}))
+    record = json.loads((folder / "bundle.json").read_text())
+    record["files"] = {n: sha256(folder / n) if (folder / n).is_file() else "0" * 64 for n in record["files"]}
+    (folder / "bundle.json").write_text(json.dumps(record | {"digest": digest_of(record)}))
 
 
 def say(folder, **changed):
-    said = json.loads((folder / "bundle.json").read_text()) | changed
-    (folder / "bundle.json").write_text(json.dumps(said | {"digest": digest_of(said)}))
+    record = json.loads((folder / "bundle.json").read_text()) | changed
+    (folder / "bundle.json").write_text(json.dumps(record | {"digest": digest_of(record)}))
 
 
 def test_questions_truths_and_judges_are_those_of_the_bundle(labs):
@@ -127,7 +127,7 @@ def test_the_same_run_gives_the_same_bundle(labs, tmp_path):
     assert read_bundle(tmp_path / "third")["files"] == read_bundle(labs / "bars-v1")["files"]
 
 
-def test_a_stage_of_the_bundle_that_was_spoilt_in_the_run_is_taken_from_it_again(labs, tmp_path, capfd):
+def test_a_stage_of_the_bundle_that_was_damaged_in_the_run_is_taken_from_it_again(labs, tmp_path, capfd):
     shutil.copytree(labs / "runs/used", tmp_path / "runs/used")
     plan = tmp_path / "runs/used" / about(labs, "used")["datasets"]["bars"]["plan"] / "plan.safetensors"
     whole = plan.read_bytes()
@@ -206,7 +206,7 @@ def test_two_bundles_of_one_data_set_are_refused(labs, tmp_path, capfd):
     refused(tmp_path, capfd, *given, *given, says="bars has the bundle .* already")
 
 
-def test_other_data_are_told_with_the_rows_that_differ(labs, tmp_path, capfd):
+def test_other_data_are_reported_with_the_rows_that_differ(labs, tmp_path, capfd):
     plan = load_file(labs / "bars-v1/plan/plan.safetensors")
     (tmp_path / "other.py").write_text(OTHER.replace("ROW", str(int(plan["index"][3]))))
     says = f"not those of the bundle .*: 1 of 12 factuals of bars differ, row {int(plan['rows'][3])} of the test split"
@@ -229,7 +229,7 @@ def test_a_bundle_is_not_written_over(labs, tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_judges_or_with_spoilt_ones_is_not_bundled(labs, tmp_path, capfd):
+def test_a_run_without_judges_or_with_damaged_ones_is_not_bundled(labs, tmp_path, capfd):
     shutil.copytree(labs / "runs/tiny", tmp_path / "runs/tiny")
     judges = next((tmp_path / "runs/tiny/judges").iterdir())
     (judges / "judges.json").write_text("{}")
@@ -327,7 +327,7 @@ def other_graph(folder):
     ],
     ids=lambda x: getattr(x, "__name__", None),
 )
-def test_spoilt_and_foreign_bundles_end_in_a_line(copied, tmp_path, capfd, monkeypatch, spoil, says):
+def test_damaged_and_foreign_bundles_end_in_a_line(copied, tmp_path, capfd, monkeypatch, spoil, says):
     spoil(copied)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lab").mkdir()
@@ -336,6 +336,6 @@ def test_spoilt_and_foreign_bundles_end_in_a_line(copied, tmp_path, capfd, monke
 
 
 def test_a_changed_name_changes_no_digest_unseen(copied, tmp_path, capfd):
-    said = json.loads((copied / "bundle.json").read_text())
-    (copied / "bundle.json").write_text(json.dumps(said | {"version": "9"}))
+    record = json.loads((copied / "bundle.json").read_text())
+    (copied / "bundle.json").write_text(json.dumps(record | {"version": "9"}))
     refused(tmp_path / "lab", capfd, "--bundle", str(copied), says="its digest is not that of what it says")

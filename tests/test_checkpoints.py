@@ -1,4 +1,4 @@
-"""A fit that is killed goes on where it was, and ends with the weights of one that nobody disturbed."""
+"""A fit that is killed continues from its checkpoint, and ends with the weights of one that was not interrupted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_fit_that_is_killed_twice_ends_with_the_same_weights_and_log(tmp_path,
     assert next(n for n in begun if n) >= 800 - 256, "the fit did not go on where it was"
 
 
-def test_a_spoilt_checkpoint_is_not_used(tmp_path):
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
     weights, _, _ = fit("deepscm")
     with pytest.raises(Killed):
         fit("deepscm", tmp_path, 800)

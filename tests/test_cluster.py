@@ -97,7 +97,7 @@ def test_what_a_plugin_file_imports_from_its_folder_travels(tmp_path, cluster):
     assert {p.name for p in where.parent.iterdir()} == {"mine.py", "helpers.py", "kit", "toys.py"}
 
 
-def test_nobody_at_the_address_is_told_in_a_line(tmp_path, capsys):
+def test_a_missing_cluster_is_reported_in_a_line(tmp_path, capsys):
     assert cfbench(command(tmp_path, "--address", "127.0.0.1:1")) == 1
     assert "--address 127.0.0.1:1: no Ray there" in capsys.readouterr().err
 
@@ -105,13 +105,13 @@ def test_nobody_at_the_address_is_told_in_a_line(tmp_path, capsys):
 DONE = Task("prepare", Spec("t"))
 
 
-def test_stages_that_leave_the_folder_or_are_spoilt_are_refused(tmp_path):
+def test_stages_that_leave_the_folder_or_are_damaged_are_refused(tmp_path):
     for place, files in (("../out", {}), ("/out", {}), ("a", {"../../x": b""})):
         with pytest.raises(UserError, match="leaves the run's folder"):
             RemoteResult(Outcome(DONE, Status.DONE), {place: files}).unpack(tmp_path)
-    spoilt = {"stage.json": b'{"files": {"x": "0"}}', "x": b"1"}
+    damaged = {"stage.json": b'{"files": {"x": "0"}}', "x": b"1"}
     with pytest.raises(UserError, match="damaged"):
-        RemoteResult(Outcome(DONE, Status.DONE), {"a": spoilt}).unpack(tmp_path)
+        RemoteResult(Outcome(DONE, Status.DONE), {"a": damaged}).unpack(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -144,9 +144,9 @@ def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
 
 def test_baggage_is_an_installation(tmp_path):
     folder = transfer.pack_code(tmp_path / "bag", [Path(TOYS)])
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],
         cwd=folder, env={"PYTHONPATH": str(folder), "PATH": ""}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert "diffscm" in said
-    assert "knows" in said
+    assert "diffscm" in output
+    assert "knows" in output

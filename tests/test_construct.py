@@ -40,11 +40,11 @@ class Picky(Draws):
 
 class Broken(Learns):
     def __init__(self, graph, size: int = 1):
-        raise ValueError("nobody can make this")
+        raise ValueError("this cannot be constructed")
 
 class Bent(Learns):
     def __init__(self, graph, size: int = 1):
-        raise ValueError(f"nobody can make this with size {size}")
+        raise ValueError(f"this cannot be constructed with size {size}")
 
 class Needs(Learns):
     def __init__(self, graph, size: int):
@@ -138,7 +138,10 @@ REFUSED = {
     "derived": (["--methods", "resample[of=picky[size=9]]"], "resample[of=picky[size=9]] cannot be made for bars"),
     "needed": (["--methods", "needs[size=9]"], "needs[size=9] cannot be made for bars: ValueError: size is 9"),
     "control": (["--methods", "watches[size=9]"], "watches[size=9] cannot be made for bars: TypeError: no such size"),
-    "bent": (["--methods", "bent[size=2]"], "bent[size=2] cannot be made for bars: ValueError: nobody can make this"),
+    "bent": (
+        ["--methods", "bent[size=2]"],
+        "bent[size=2] cannot be made for bars: ValueError: this cannot be constructed",
+    ),
     "second data": (["--datasets", "bars,rows", "--methods", "picky[size=9]"], "picky[size=9] cannot be made for bars"),
     "built-in": (["--methods", "diffscm", "--set", "diffscm.scale=red"], "diffscm: scale is 'red'; give one number"),
     "sequence": (["--methods", "diffscm[mult=2]"], "diffscm.mult takes Sequence[int], found 2"),
@@ -181,17 +184,17 @@ def test_prepare_and_python_refuse_alike(plugin, capfd, tmp_path):
 
 
 @pytest.mark.parametrize("row", ["broken", "broken[size=2]", "bent"])
-def test_what_cannot_be_made_with_its_defaults_either_is_a_row_that_fails(plugin, capfd, row):
+def test_what_cannot_be_constructed_with_its_defaults_either_is_a_row_that_fails(plugin, capfd, row):
     assert run(plugin, "--methods", f"{row},learns", "--no-controls") == 2
-    told = capfd.readouterr().err
-    assert f"cfbench: {row} will fail: {row} cannot be made for bars: ValueError: nobody can make this" in told
+    errors = capfd.readouterr().err
+    assert f"cfbench: {row} will fail: {row} cannot be made for bars: ValueError: this cannot be constructed" in errors
     table = pd.read_csv(plugin.parents[1] / "work/runs/tiny/leaderboard/bars.csv")
     status = {method: set(rows.status) for method, rows in table.groupby("method")}
     assert status["learns"] == {"ok"}
-    assert all("failed: train: ValueError: nobody can make this" in text for text in status[row])
+    assert all("failed: train: ValueError: this cannot be constructed" in text for text in status[row])
 
 
-def test_a_metric_that_cannot_be_made_costs_no_other_its_scores(plugin, capfd):
+def test_a_metric_that_cannot_be_constructed_costs_no_other_its_scores(plugin, capfd):
     assert run(plugin, "--methods", "learns", "--no-controls", metrics="truth,unmade") == 2
     assert "the metric unmade will fail: unmade cannot be made: ValueError: no such metric" in capfd.readouterr().err
     table = pd.read_csv(plugin.parents[1] / "work/runs/tiny/leaderboard/bars.csv")

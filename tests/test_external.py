@@ -1,4 +1,4 @@
-"""Questions handed out, answered without torch, and scored as a row like any other."""
+"""Questions exported, answered without torch, and scored as a row like any other."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_plugin_files_that_a_run_names_are_not_executed(where, capsys):
     assert "the run was declared with --plugin" in capsys.readouterr().err
 
 
-def test_identity_made_without_torch_gives_exactly_the_identity_row(where):
+def test_identity_computed_without_torch_gives_exactly_the_identity_row(where):
     assert score(where, where / "a.npz") == 0
     table = pd.read_csv(where / "tiny" / "leaderboard" / "bars.csv")
     numbers = table[~table.metric.str.startswith("runtime")]
@@ -81,7 +81,7 @@ def test_questions_are_those_of_the_plan(where):
 
 def spoil(where, tmp_path, **changes):
     arrays = {k: v for k, v in np.load(where / "a.npz").items() if k not in changes or changes[k] is not None}
-    path = tmp_path / "spoilt.npz"
+    path = tmp_path / "damaged.npz"
     np.savez(path, **{**arrays, **{k: v for k, v in changes.items() if v is not None}})
     return path
 

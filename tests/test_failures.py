@@ -50,7 +50,7 @@ def test_memory_that_runs_out_in_a_fit_has_a_status_of_its_own(tmp_path, capsys)
     assert (rows.loc["knows"].status == "ok").all()
 
 
-def test_a_full_disk_is_held_against_nobody(tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_no_failure_of_a_method(tmp_path, capsys, monkeypatch):
     def full(path, tensors):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -111,9 +111,9 @@ def test_the_first_interrupt_lets_short_stages_finish_and_the_second_does_not(tm
     if twice:
         time.sleep(0.1)
         os.kill(process.pid, signal.SIGINT)
-    said = process.communicate()[1]
-    assert process.returncode == 130, said
-    assert "Ctrl-C again" in said
+    output = process.communicate()[1]
+    assert process.returncode == 130, output
+    assert "Ctrl-C again" in output
     done = {e["task"] for e in events(tmp_path, "end")}
     assert ("train bars slow seed 0" in done) != twice
     assert "train bars knows seed 0" not in done

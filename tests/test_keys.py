@@ -143,7 +143,7 @@ METRICS = ["truth", "cld", "effectiveness"]
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """An installation that may be edited, with another laboratory's distribution and a plugin file beside it."""
+    """An installation that may be edited, with another laboratory's distribution and a plugin file next to it."""
     folder = tmp_path_factory.mktemp("copy")
     pack_code(folder, [])
     for name, text in THEIRS.items():
@@ -235,7 +235,7 @@ EDITS = {
     "an encoder of several methods": (
         "cfbench_methods/nn/parents.py", appended, of("train", "diffscm", "deepscm")
     ),
-    "a method that nobody asked for": ("cfbench_methods/hvae.py", appended, []),
+    "a method that is not in the run": ("cfbench_methods/hvae.py", appended, []),
     "a control that another distribution extends": (
         "cfbench_methods/identity.py", appended, of("train", "identity", "theirs")
     ),
@@ -305,18 +305,18 @@ EDITS = {
     ),
     "a plugin file": ("files/mine.py", appended, BESIDE),
     "a plugin file's comments": ("files/mine.py", commented, []),
-    "a module beside a plugin file": ("files/beside.py", appended, BESIDE),
+    "a module next to a plugin file": ("files/beside.py", appended, BESIDE),
     "its comments": ("files/beside.py", commented, []),
-    "a module that it imports from a package beside it": ("files/kit/small.py", appended, BESIDE),
+    "a module that it imports from a package next to it": ("files/kit/small.py", appended, BESIDE),
     "the package itself": ("files/kit/__init__.py", appended, BESIDE),
     "a module that the package takes from itself": ("files/kit/first.py", appended, BESIDE),
     "a package in the package, on the way to a module": ("files/kit/deep/__init__.py", appended, BESIDE),
     "a module in that package": ("files/kit/deep/last.py", appended, BESIDE),
     "what that imports from the package above": ("files/kit/more.py", appended, BESIDE),
-    "a module beside it that a function imports": ("files/lazily.py", appended, BESIDE),
+    "a module next to it that a function imports": ("files/lazily.py", appended, BESIDE),
     "what that imports from a folder without a package": ("files/names/spaced.py", appended, BESIDE),
-    "a module beside it that it does without": ("files/unused.py", appended, []),
-    "a module of the package beside it that it does without": ("files/kit/unused.py", appended, []),
+    "a module next to it that it does without": ("files/unused.py", appended, []),
+    "a module of the package next to it that it does without": ("files/kit/unused.py", appended, []),
 }  # fmt: skip
 
 
@@ -331,13 +331,13 @@ def answers(copy):
     for name, (file, edit, _) in EDITS.items():
         questions[name] = {"files": {file: edit((copy / file).read_text())}, "options": options}
     compileall.compile_dir(copy, quiet=1)
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", PROBE], input=json.dumps(questions), capture_output=True, text=True, cwd=copy,
         env=os.environ | {"PYTHONPATH": str(copy)},
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
-    assert all(found.values()), said.stderr
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert all(found.values()), done.stderr
     return found
 
 
@@ -415,7 +415,7 @@ def test_a_row_that_is_given_weights_depends_on_them(usual, tmp_path):
     assert {key for key in one if one[key] != two[key]} == expected
 
 
-def test_a_metric_that_was_made_depends_on_its_settings():
+def test_a_metric_instance_depends_on_its_settings():
     class Scaled(Metric):
         columns = {"scaled": Column("scaled", "lower", "1")}
 
@@ -430,7 +430,7 @@ def test_a_metric_that_was_made_depends_on_its_settings():
     assert {key for key in one if one[key] != two[key]} == {f"scaled bars {row}" for row in TOY_ROWS}
 
 
-def test_keys_of_a_data_set_that_was_handed_over_are_made_once(monkeypatch):
+def test_keys_of_a_data_set_that_was_given_as_an_object_are_computed_once(monkeypatch):
     class Large(Bars):
         def __init__(self):
             self.held = torch.zeros(1000)

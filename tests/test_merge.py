@@ -134,10 +134,10 @@ def other_machine(root):
 def test_equal_keys_with_other_numbers_keep_the_first_and_tell_the_largest_difference(root, capsys):
     other_machine(root)
     assert merge(root, "a", "c") == 0
-    told = capsys.readouterr().out.splitlines()
-    (images,) = [line for line in told if "learns seed 0 images" in line and "do/kind" in line]
+    lines = capsys.readouterr().out.splitlines()
+    (images,) = [line for line in lines if "learns seed 0 images" in line and "do/kind" in line]
     assert "a (kept) and c differ in do/kind by up to 0.01" in images
-    (error,) = [line for line in told if "learns seed 0 score-truth" in line and " abs_error" in line]
+    (error,) = [line for line in lines if "learns seed 0 score-truth" in line and " abs_error" in line]
     assert "by up to 0.25" in error
     for path in (root / "ab" / LEARNS).iterdir():
         assert tree(path) == tree(root / "a" / LEARNS / path.name)
@@ -163,7 +163,7 @@ def test_seconds_and_memory_are_no_difference(root):
     assert merge(root, "a", "c", "--strict") == 0
 
 
-def test_images_are_not_mixed_with_weights_that_they_were_not_made_from(root, capsys):
+def test_images_are_not_mixed_with_weights_that_they_were_not_computed_from(root, capsys):
     shutil.copytree(root / "a", root / "c")
     shift(stage(root / "c", f"{LEARNS}/train-*"), "weights.safetensors", 0.1)
     for kind in ("tune", "images", "score-*"):
@@ -206,7 +206,7 @@ def test_a_damaged_stage_is_left_out_or_taken_from_another_run(root, capsys):
     assert tree(root / "ab" / LEARNS) == tree(root / "ac" / LEARNS)
 
 
-def test_rows_of_another_source_are_left_out_and_told(root, capsys):
+def test_rows_of_another_source_are_left_out_and_reported(root, capsys):
     shutil.copytree(root / "a", root / "c")
     doctor(root / "c", lambda about: about["cells"][0]["keys"].update(train="0" * 12))
     assert merge(root, "a", "c") == 2

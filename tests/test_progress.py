@@ -46,7 +46,7 @@ KEYS = {"train": "a" * 12, "tune": "b" * 12, "images": "c" * 12}
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A time that advances only when the test says so."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -71,10 +71,10 @@ def ended(folder, task, seconds, status="done"):
 
 
 def doing(folder, task, clock, *, stage="fit", done=0, total=100, first=0, spent=10.0):
-    said = TaskProgress(task, stage, done, total, None, clock.now - spent, clock.now - spent, first, clock.now)
+    note = TaskProgress(task, stage, done, total, None, clock.now - spent, clock.now - spent, first, clock.now)
     path = folder / ".progress" / f"{len(list(folder.glob('.progress/*.json')))}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(asdict(said)))
+    path.write_text(json.dumps(asdict(note)))
 
 
 def outlook(folder, *cells, controls=()):
@@ -134,7 +134,7 @@ def test_a_full_disk_ends_no_work(tmp_path, monkeypatch):
     assert tasks_in_progress(tmp_path) == []
 
 
-def test_notes_of_strangers_are_read_with_care(tmp_path, clock):
+def test_untrusted_notes_are_checked(tmp_path, clock):
     doing(tmp_path, "train \x1b[2J", clock, stage="\x07" * 500)
     notes = tmp_path / ".progress"
     (tmp_path / "elsewhere.json").write_text((notes / "0.json").read_text())
@@ -211,7 +211,7 @@ def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
     assert found.rows()[1].left == pytest.approx(5 + 1 + 20 + 9), "it went on from a checkpoint"
 
 
-def test_a_time_that_is_not_known_in_full_is_not_told_as_if_it_were(tmp_path, clock):
+def test_a_time_that_is_not_known_in_full_is_marked_as_a_lower_bound(tmp_path, clock):
     doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
     found = outlook(tmp_path, cell("mine"), cell("mine", 1))
     running_, pending = found.rows()
@@ -265,7 +265,7 @@ def test_every_cell_has_a_row_and_of_many_those_that_matter(tmp_path, clock):
     assert max(map(len, printed(draw_table(found, "head", 14), 60).splitlines())) <= 60
 
 
-def test_without_a_terminal_a_task_is_told_of_now_and_then(tmp_path, clock, monkeypatch, capsys):
+def test_without_a_terminal_a_task_is_reported_at_intervals(tmp_path, clock, monkeypatch, capsys):
     doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
     found = outlook(tmp_path, cell("mine"))
     assert progress_lines(found)[0] == "  train bars mine seed 0: fit 50/100, 5.0/s, 0:10 left"
@@ -273,10 +273,10 @@ def test_without_a_terminal_a_task_is_told_of_now_and_then(tmp_path, clock, monk
     monkeypatch.setattr(progress, "EVERY", 0.02)
     with display.live_display(found) as say:
         doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
-        said = ""
-        while "5.0/s" not in said:
+        output = ""
+        while "5.0/s" not in output:
             time.sleep(0.02)
-            said += capsys.readouterr().err
+            output += capsys.readouterr().err
         say("train [bold]")
     assert "train [bold]\n" in capsys.readouterr().err
 
@@ -338,13 +338,13 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
         leaver.stdout.close()
         driver.send_signal(signal.SIGCONT)
         assert driver.wait() == 0
-        said = stayer.communicate()[0].splitlines()
+        output = stayer.communicate()[0].splitlines()
         assert stayer.returncode == 0
     finally:
         driver.kill()
         driver.wait()
-    assert any("train bars patient seed 0: fit" in line for line in said)
-    assert [line.split()[:3] for line in said[-2:]] == [["ok", "bars", "patient"], ["ok", "bars", "knows"]]
+    assert any("train bars patient seed 0: fit" in line for line in output)
+    assert [line.split()[:3] for line in output[-2:]] == [["ok", "bars", "patient"], ["ok", "bars", "knows"]]
 
 
 def test_lines_are_as_wide_as_their_cells():
@@ -355,9 +355,9 @@ def test_lines_are_as_wide_as_their_cells():
     assert text[2] == "running  longer           fit; 1:01+ left"
 
 
-def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
+def test_data_sets_report_while_they_are_prepared_and_only_then(tmp_path):
     places = {"run_root": tmp_path / "runs", "data_root": tmp_path, "plugins": (Path(TOYS),)}
-    loaded, said = Request(methods="", controls=False, datasets="bars", preset="tiny", **places).loaded, []
+    loaded, output = Request(methods="", controls=False, datasets="bars", preset="tiny", **places).loaded, []
     dataset = loaded.dataset(Spec("bars"))
     usual = type(dataset).oracle
 
@@ -366,13 +366,13 @@ def test_data_sets_report_while_they_are_made_and_only_then(tmp_path):
         return usual(dataset, root, split, index, cf_pa)
 
     dataset.oracle = oracle
-    prepare(Context(loaded, lambda *report, **_: said.append(report)), Spec("bars"))
-    assert ("drawing", 0, 12) in said
+    prepare(Context(loaded, lambda *report, **_: output.append(report)), Spec("bars"))
+    assert ("drawing", 0, 12) in output
     assert dataset.progress is Dataset.progress
     assert dataset.progress("drawing", 0, 1) is None
 
 
-def test_a_data_set_that_lets_nobody_set_an_attribute_stays_silent():
+def test_a_data_set_whose_attributes_cannot_be_set_stays_silent():
     @dataclass(frozen=True)
     class Frozen(Dataset):
         size: int = 3
@@ -388,25 +388,25 @@ def test_morphomnist_reports_while_it_draws(data_root, monkeypatch):
     if not published.has_sources(data_root):
         pytest.skip("no raw MNIST under the data root")
     monkeypatch.setattr(renderer, "CHUNK", 3)
-    said, made = [], renderer.Renderer(data_root, False)
+    output, made = [], renderer.Renderer(data_root, False)
     parents = torch.tensor([[0.0, 3.0, 200.0]]).repeat(7, 1)
-    images = made.render(torch.arange(7), parents, lambda done, total: said.append((done, total)))
-    assert said == [(0, 7), (3, 7), (6, 7), (7, 7)]
+    images = made.render(torch.arange(7), parents, lambda done, total: output.append((done, total)))
+    assert output == [(0, 7), (3, 7), (6, 7), (7, 7)]
     monkeypatch.setattr(renderer, "CHUNK", 100)
     assert torch.equal(images, made.render(torch.arange(7), parents))
 
 
-def test_long_work_is_told_and_short_work_is_not(capsys):
+def test_long_work_is_reported_and_short_work_is_not(capsys):
     with print_progress("preparing a", delay=30):
         pass
     assert capsys.readouterr().err == ""
-    said = ""
+    output = ""
     with print_progress("preparing [a]", delay=0.01, every=0.01) as report:
         report("drawing", 1000, 70_000)
-        while "drawing 1,000/70,000" not in said:
+        while "drawing 1,000/70,000" not in output:
             time.sleep(0.01)
-            said += capsys.readouterr().err
-    assert said.startswith("preparing [a]")
+            output += capsys.readouterr().err
+    assert output.startswith("preparing [a]")
 
 
 def test_numbers_of_a_log_become_scalars():

@@ -109,7 +109,7 @@ def test_what_runs_out_of_memory_or_dies_has_the_gpu_alone_before_that_is_its_en
     mine.start(task("m", 1))
     assert mine.wait() == []
     mine.start(task("m", 2))
-    assert len(ray.asked) == 2, "a task was started beside one that must be alone"
+    assert len(ray.asked) == 2, "a task was started next to one that must be alone"
     assert [o.task.id for o in mine.wait()] == ["train bars m seed 1"]
     assert ray.asked[2]["num_gpus"] == 1.0
     assert [o.task.id for o in mine.wait()] == ["train bars m seed 0"]
@@ -137,8 +137,8 @@ def under_way(folder, method, begun):
     path = folder / progress.FOLDER / f"{method}.json"
     path.parent.mkdir(exist_ok=True)
     times = dict.fromkeys(("done", "total", "stage_begun", "first", "now"), 0.0)
-    said = {"task": task(method).id, "stage": "fit", "loss": None, "begun": begun, **times}
-    path.write_text(json.dumps(said))
+    note = {"task": task(method).id, "stage": "fit", "loss": None, "begun": begun, **times}
+    path.write_text(json.dumps(note))
 
 
 def limited(tmp_path, ray):
@@ -174,7 +174,7 @@ def test_the_note_of_an_earlier_attempt_does_not_count(tmp_path, clock):
     assert mine.wait() == []
 
 
-def test_where_nobody_tells_what_began_one_task_after_the_other_is_over_its_time(tmp_path, clock):
+def test_where_no_note_says_what_began_one_task_after_the_other_is_over_its_time(tmp_path, clock):
     mine = limited(tmp_path, Ray())
     clock[0] += 120
     assert [o.task.id for o in mine.wait()] == ["train bars a seed 0"]

@@ -105,7 +105,7 @@ def test_a_dry_run_of_what_does_not_exist_is_a_mistake_as_in_a_run(tmp_path, cap
     assert everything(tmp_path) == {}
 
 
-def test_whether_a_stage_is_whole_is_told_without_a_change(root):
+def test_whether_a_stage_is_intact_is_found_out_without_a_change(root):
     (folder,) = (root / "one").glob("judges/*")
     assert storage.is_intact(folder)
     damage(root / "one", "judges/*/card.json")
@@ -131,7 +131,7 @@ STRAYS = [
     *(f"one/{CELL}/{name}" for name in ("failed-train-5", "failed-train-y", "seed-1")),
     *("one/cells/bars/raises/seed-x/note", "one/note", "note", "x/note", "y/run.json/note"),
 ]
-"""Files that nobody asked for, each in the folders that its path names."""
+"""Foreign files, each in the folders that its path names."""
 
 
 def stray(root: Path) -> None:
@@ -141,11 +141,11 @@ def stray(root: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "check", "verify", "list", "missing"])
-def test_strays_change_nothing_that_is_told(root, command, capsys):
-    code, told = _main(asked(root, command)), capsys.readouterr()
+def test_foreign_files_change_no_output(root, command, capsys):
+    code, output = _main(asked(root, command)), capsys.readouterr()
     stray(root)
     assert _main(asked(root, command)) == code
-    assert capsys.readouterr() == told
+    assert capsys.readouterr() == output
 
 
 def test_runs_and_merges_go_on_among_strays(root, capsys):

@@ -100,7 +100,7 @@ class Waits(Method):
 """
 
 
-def test_what_a_killed_run_left_half_made_is_removed_by_the_next_command(tmp_path):
+def test_what_a_killed_run_left_incomplete_is_removed_by_the_next_command(tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     common = ["--run-root", str(tmp_path), "--jobs", "1", "--no-controls", "--metrics", "truth"]
     asked = [*COMMAND, *common, "--plugin", str(tmp_path / "waits.py"), "--methods", "waits"]

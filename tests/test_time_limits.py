@@ -15,7 +15,7 @@ TOYS = str(Path(__file__).with_name("toys.py"))
 
 
 def stubborn(ends: list[TaskTimeout], often: int) -> None:
-    """Code that goes on when it is told to end, but for so many times."""
+    """Code that ignores so many requests to end."""
     while True:
         try:
             time.sleep(60)

@@ -1,4 +1,4 @@
-"""A run that a stranger, or another version, wrote is read without executing, following or believing anything in it."""
+"""Runs of untrusted sources, or other versions, are read without executing, following or trusting their contents."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ EDITS = {
     "cells that are no list": (lambda a: a.update(cells={}), "cells: {} is no list"),
     "cells of numbers": (lambda a: a.update(cells=[1]), "cells: 0: 1 is no mapping"),
     "a list": (lambda a: [a], "is no mapping"),
-    "a data set nobody knows": (lambda a: a.update(datasets={}), "datasets does not describe"),
+    "a data set that is not described": (lambda a: a.update(datasets={}), "datasets does not describe"),
     "plugins that are numbers": (lambda a: a.update(plugins=[7]), "plugins: 0: 7 is no line"),
     "no cells": (without("cells"), "'cells' is missing"),
     "no datasets": (without("datasets"), "'datasets' is missing"),
@@ -517,7 +517,7 @@ def test_what_a_newer_version_says_more_is_passed_over(run, capsys):
         (0, "was written in format 0 by cfbench 9.9, this cfbench reads format 1; read it with cfbench 9.9"),
     ],
 )
-def test_another_format_is_said_in_a_sentence(run, capsys, number, says):
+def test_another_format_is_reported_in_a_sentence(run, capsys, number, says):
     doctor(run, lambda about: {"format": number, "cfbench": "9.9", "everything": "else"})
     refused(run, capsys, says, commands=("leaderboard", "status", "verify"))
     assert _main(["merge", "r", "--name", "x", "--run-root", str(run.parent)]) == 1
@@ -544,8 +544,8 @@ def unsafe(source: str) -> list[str]:
         elif isinstance(node, (ast.Name, ast.Attribute)) and UNSAFE_CALLS.fullmatch(ast.unparse(node)):
             found.append(ast.unparse(node))
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
-            said = node.value.value if isinstance(node.value, ast.Constant) else None
-            found += [ast.unparse(node)] if said is not (node.arg == "weights_only") else []
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+            found += [ast.unparse(node)] if value is not (node.arg == "weights_only") else []
     return found
 
 
@@ -572,4 +572,4 @@ def test_ordinary_code_is_not_taken_for_it():
 def test_nothing_in_the_package_executes_what_it_reads(folder):
     files = sorted((PACKAGE / folder).rglob("*.py"))
     assert files
-    assert {str(f.relative_to(PACKAGE)): told for f in files if (told := unsafe(f.read_text()))} == {}
+    assert {str(f.relative_to(PACKAGE)): found for f in files if (found := unsafe(f.read_text()))} == {}

@@ -65,7 +65,7 @@ def test_cells_of_every_kind_are_equal_to_the_bit(root, capsys):
     assert tree(root / "r") == before
 
 
-def test_weights_that_were_removed_to_save_room_are_passed_over(root, capsys):
+def test_weights_that_were_removed_to_save_space_are_skipped(root, capsys):
     only(root, "learns")
     shutil.rmtree(stage(root / "r", f"{LEARNS}/train-*"))
     shutil.rmtree(stage(root / "r", "cells/bars/learns/seed-7"))
@@ -83,7 +83,7 @@ def test_the_choice_of_cells_follows_the_seed(root, capsys):
 
 
 @pytest.mark.parametrize(("by", "code", "says"), [(1e-5, 0, "within 0.001"), (0.5, 2, "different by more than 0.001")])
-def test_other_images_are_told_with_their_difference(root, capsys, by, code, says):
+def test_other_images_are_reported_with_their_difference(root, capsys, by, code, says):
     only(root, "learns")
     shift(stage(root / "r", f"{LEARNS}/images-*"), "answers.safetensors", by, "do/kind")
     shutil.rmtree(stage(root / "r", "cells/bars/learns/seed-7"))
@@ -93,7 +93,7 @@ def test_other_images_are_told_with_their_difference(root, capsys, by, code, say
     assert f"  images: do/kind by up to {by:.2g}" in out
 
 
-def test_other_scores_and_weights_are_told(root, capsys):
+def test_other_scores_and_weights_are_reported(root, capsys):
     only(root, "learns")
     shift(stage(root / "r", f"{LEARNS}/score-truth-*"), "scores.safetensors", 100)
     shift(stage(root / "r", f"{LEARNS}/train-*"), "weights.safetensors", 0.25)
@@ -104,7 +104,7 @@ def test_other_scores_and_weights_are_told(root, capsys):
     assert verify(root, "--tolerance", "1000") == 0
 
 
-def test_the_scores_of_answers_made_elsewhere_are_computed_from_their_images(root, capsys):
+def test_the_scores_of_external_answers_are_computed_from_their_images(root, capsys):
     only(root, "elsewhere")
     shift(stage(root / "r", "cells/bars/elsewhere/seed-0/images-*"), "answers.safetensors", 0.5)
     assert verify(root) == 2
@@ -129,7 +129,7 @@ def test_files_that_do_not_match_their_manifests_are_named(root, capsys):
     assert "no cell that is finished and whole" in capsys.readouterr().err
 
 
-def test_an_edit_of_the_source_is_told_by_the_stage_that_it_changes(tmp_path, capsys):
+def test_an_edit_of_the_source_is_reported_by_the_stage_that_it_changes(tmp_path, capsys):
     source = "from cfbench.contract import Method\n\n\nclass Halves(Method):\n"
     source += "    def fit(self, run):\n        pass\n\n    def abduct(self, x, pa, rng):\n        return x\n\n"
     source += "    def predict(self, u, pa, rng):\n        return u * 0.5\n"
@@ -143,9 +143,9 @@ def test_an_edit_of_the_source_is_told_by_the_stage_that_it_changes(tmp_path, ca
         assert verify(tmp_path, "--plugin", str(mine)) == code
         out = capsys.readouterr().out
         assert f"halves seed 0: {word}" in out
-        told = [line for line in out.splitlines() if "key was" in line]
-        assert len(told) == (word == "different")
-        assert all(line.startswith("  the train key was ") for line in told)
+        changed = [line for line in out.splitlines() if "key was" in line]
+        assert len(changed) == (word == "different")
+        assert all(line.startswith("  the train key was ") for line in changed)
     mine.write_text(source.replace("return u * 0.5", "raise OSError('the disk is gone')"))
     assert verify(tmp_path, "--plugin", str(mine)) == 2
     assert "failed: images: failed: OSError: the disk is gone" in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_plugins_that_the_run_names_are_not_loaded_unasked(root, capsys):
     assert len([line for line in err.splitlines() if "error" in line]) == 1
 
 
-def test_a_judge_that_changed_since_is_taken_from_the_run_and_told(root, capsys):
+def test_a_judge_that_changed_since_is_taken_from_the_run_and_reported(root, capsys):
     only(root, "knows")
 
     def other(about):
