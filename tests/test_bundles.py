@@ -307,7 +307,7 @@ def other_graph(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (flip, "judges.safetensors is not what bundle.json says"),
+        (flip, "judges.safetensors is not the file that bundle.json describes"),
         (lambda f: (f / "plan/truth.safetensors").unlink(), "truth.safetensors is missing"),
         (lambda f: (f / "bundle.json").unlink(), "holds no bundle"),
         (lambda f: (f / "bundle.json").write_text("{"), "no JSON"),
@@ -338,4 +338,4 @@ def test_damaged_and_foreign_bundles_end_in_a_line(copied, tmp_path, capfd, monk
 def test_a_changed_name_changes_no_digest_unseen(copied, tmp_path, capfd):
     record = json.loads((copied / "bundle.json").read_text())
     (copied / "bundle.json").write_text(json.dumps(record | {"version": "9"}))
-    refused(tmp_path / "lab", capfd, "--bundle", str(copied), says="its digest is not that of what it says")
+    refused(tmp_path / "lab", capfd, "--bundle", str(copied), says="its digest is not that of its contents")
