@@ -1,4 +1,4 @@
-"""Ray's workers: several tasks at once, on this machine or on a cluster, and how much of a GPU each takes."""
+"""Tasks executed by Ray, several at once, on this machine or on a cluster, and the share of a GPU that each gets."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from .transfer import RemoteResult, StageSender, pack_code, remove_node_folder, 
 __all__ = ["gpu_share", "peak_memory_of", "ray_executor"]
 
 
-ROOM = 1.25
-"""Of the memory that a method was seen to take, for what allocators and contexts take beside it."""
+HEADROOM = 1.25
+"""Memory to reserve relative to the peak of a method, for allocators and contexts."""
 
 
 def gpu_share(folder: Path, task: Task, slots: int, memory_mb: float | None) -> float:
     """The part of a GPU, above 0 and at most 1, that a task asks Ray for.
 
-    An equal share, or more where an earlier fit of the same method and data set was seen to take more memory; all of
-    it for answers, whose times are in the table.
+    An equal share, or more where an earlier fit of the same method and data set took more memory; all of it for
+    answers, whose times are in the table.
 
     Args:
         folder: of the run.
         slots: tasks that may share a GPU.
-        memory_mb: of the GPU; None where it is not known.
+        memory_mb: of the GPU; None where it is unknown.
     """
     if task.stage == "images":
         return 1.0
     peak = peak_memory_of(folder, task) if memory_mb else None
-    return min(1.0, max(1 / slots, ROOM * peak / memory_mb if peak and memory_mb else 0.0))
+    return min(1.0, max(1 / slots, HEADROOM * peak / memory_mb if peak and memory_mb else 0.0))
 
 
 def peak_memory_of(folder: Path, task: Task) -> float | None:
-    """The most memory [MiB] that the fit of a task was seen to take in any seed of its cell; None if in none."""
+    """The peak memory [MiB] of the same fit over all seeds that are finished; None where none is."""
     if task.cell is None or task.stage != "train":
         return None
     peaks = []
@@ -61,14 +61,14 @@ def peak_memory_of(folder: Path, task: Task) -> float | None:
 
 
 WATCH, GRACE = 0.5, 10.0
-"""Seconds between looks at what is under way, and how long a worker may take to start and to stop."""
+"""Seconds between checks of the tasks in flight, and those that a worker may take to start and to stop."""
 CLEANUP = 10.0
 """Seconds that the nodes of a cluster have to remove their folders."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A task given to Ray: whether it is tried again, and since when Ray has it."""
+    """A task submitted to Ray: whether it is tried again, and when it was submitted."""
 
     task: Task
     again: bool = False
@@ -76,10 +76,9 @@ class Submission:
 
 
 class RayExecutor:
-    """Ray workers; a task whose process dies, or has no memory, is tried once more, alone, before that is its end.
+    """Executes tasks in Ray workers; one whose process dies, or is out of memory, is tried once more, alone.
 
-    Fits share a GPU as far as the memory allows that their methods were seen to take; answers, which are timed, have
-    it to themselves.
+    Fits share a GPU as far as the peak memory of their methods allows; answers, which are timed, have a GPU each.
     """
 
     def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: StageSender | None = None) -> None:
@@ -99,12 +98,12 @@ class RayExecutor:
             self._submit(submission)
 
     def _submit(self, submission: Submission) -> None:
-        carried = () if self.sender is None else (self.sender.token, self.sender.needed(submission.task))
-        started = self.remote.options(**self._share(submission)).remote(self.job, submission.task, *carried)
-        self.in_flight[started] = replace(submission, begun=time.time())
+        sent = () if self.sender is None else (self.sender.token, self.sender.needed(submission.task))
+        ref = self.remote.options(**self._share(submission)).remote(self.job, submission.task, *sent)
+        self.in_flight[ref] = replace(submission, begun=time.time())
 
     def _share(self, submission: Submission) -> dict[str, float]:
-        """What a task asks Ray for: cores, and the part of a GPU that it needs; all of one when tried again."""
+        """The resources that a task asks Ray for: cores, and a share of a GPU, all of one when tried again."""
         share = {"num_cpus": float(self.job.threads if self.sender else 1)}
         if self.each:
             part = gpu_share(self.job.folder, submission.task, self.each, self.memory_mb)
@@ -120,7 +119,7 @@ class RayExecutor:
         return outcomes
 
     def _next(self) -> None:
-        """Start what waits: a task that is tried again when nothing else is under way, the others after it."""
+        """Start waiting tasks: one that is tried again once no other is in flight, the others after it."""
         self.waiting.sort(key=lambda s: not s.again)
         while self.waiting and not any(s.again for s in self.in_flight.values()):
             if self.waiting[0].again and self.in_flight:
@@ -128,10 +127,10 @@ class RayExecutor:
             self._submit(self.waiting.pop(0))
 
     def _overdue(self) -> list[Outcome]:
-        """End a task that did not end itself in time: native code that hears no alarm."""
+        """Kill a task beyond its time limit that did not end itself, as native code is not interrupted by an alarm."""
         if not self.job.timeout:
             return []
-        begun = {doing.task: doing.begun for doing in tasks_in_progress(self.job.folder)}
+        begun = {note.task: note.begun for note in tasks_in_progress(self.job.folder)}
         for ref, submission in self.in_flight.items():
             if submission.task.cell and time.time() - self._since(submission, begun) > self.job.timeout + GRACE:
                 self.ray.cancel(ref, force=True)
@@ -142,10 +141,10 @@ class RayExecutor:
         return []
 
     def _since(self, submission: Submission, begun: Mapping[str, float]) -> float:
-        """When a task began, which may wait for a GPU before; infinite while others are known to work, and it is not.
+        """When a task began, after waiting for a GPU; infinite while other tasks report progress, and it does not.
 
-        Where a cluster shares no folder, none is known to: then those that Ray had first are taken to have begun when
-        the last other one ended, at the latest.
+        Where a cluster does not share the folder, no task does: then a task is taken to have begun when it was
+        submitted or when the last other task ended, whichever is later.
         """
         unknown = math.inf if begun else max(submission.begun, self.ended)
         return max(submission.begun, begun.get(submission.task.id, unknown))
@@ -166,7 +165,7 @@ class RayExecutor:
             return record_failure(self.job, submission.task, status, f"its process {why} twice ({name})")
 
     def _again(self, submission: Submission, reason: str) -> bool:
-        """Note a crash, or memory that ran out; whether the task is tried once more, alone, as it was not yet."""
+        """Log a crash or an out-of-memory error; whether the task is tried once more, alone, as it was not yet."""
         remove_note(self.job.folder, submission.task.id)
         log_event(self.job.folder, "crash", task=submission.task.id, reason=reason, again=submission.again)
         if not submission.again:
@@ -174,13 +173,13 @@ class RayExecutor:
         return not submission.again
 
     def remove_node_folders(self) -> None:
-        """End what is under way on a cluster, and remove the folders that its nodes did tasks in.
+        """Cancel the tasks in flight on a cluster, and remove the folders in which its nodes executed tasks.
 
         Nodes that do not answer within `CLEANUP` seconds keep theirs.
         """
         if self.sender is None:
             return
-        with suppress(Exception):  # the results are all here: what stays on a node is no reason to fail
+        with suppress(Exception):  # all results have been received: a folder that stays on a node is no error
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             for ref in self.in_flight:
@@ -196,16 +195,16 @@ def _in_worker(job: Job, task: Task) -> Outcome:
 
 
 def _warm_up() -> None:
-    """Nothing more than what finding this function takes."""
+    """Do nothing: a worker that finds this function has imported the libraries."""
 
 
 @contextmanager
 def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[RayExecutor]:
-    """Workers for so many tasks at once (0: as many as a cluster has cores): a Ray of their own, or one at an address.
+    """Context manager that starts Ray, or connects to a cluster at an address, for ``slots`` tasks at once.
 
-    On a cluster the code of cfbench and the plugin files travel with the workers; data lie under each node's own
-    CFBENCH_DATA_ROOT, or where they lie here. The run's folder may be shared by the nodes; where it is not, stages
-    travel through Ray.
+    With 0 slots, a cluster executes as many tasks as it has cores. It gets the code of cfbench and the plugin files;
+    data are read under each node's own CFBENCH_DATA_ROOT, by default under the same path as here. Where the nodes do
+    not share the run's folder, stages are sent through Ray.
 
     Raises:
         UserError: there is no Ray at the address.
@@ -229,7 +228,9 @@ def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[R
             gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
         try:
             slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
-            if address is None:  # all load their libraries while the first task, which the others wait for, is done
+            if (
+                address is None
+            ):  # all import their libraries while the first task, which the others wait for, is executed
                 _ = [ray.remote(max_retries=0)(_warm_up).remote() for _ in range(slots)]
             executor = RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
             try:
@@ -243,7 +244,7 @@ def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[R
 def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if colon:  # Ray itself would try for minutes
+        if colon:  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, runtime_env=env, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
@@ -252,7 +253,7 @@ def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) ->
 
 
 def _memory(job: Job) -> float | None:
-    """The memory of a GPU of this machine in MiB; None where there is none to ask."""
+    """The memory of a GPU of this machine in MiB; None where there is no GPU."""
     import torch
 
     return torch.cuda.get_device_properties(job.device).total_memory / 2**20 if torch.cuda.is_available() else None

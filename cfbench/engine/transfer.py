@@ -1,4 +1,4 @@
-"""Code, plugin files and stages that travel between the nodes of a cluster."""
+"""Code, plugin files and stages transferred between the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ PACKAGES = ("cfbench", "cfbench_methods", "cfbench_datasets")
 
 
 def pack_code(folder: Path, plugins: Iterable[Path]) -> Path:
-    """Lay out an installation of cfbench in a folder that a worker starts in, entry points included.
+    """Copy an installation of cfbench with its entry points into a folder that workers start in.
 
-    Distributions of others are not packed: they must be installed on the nodes.
+    Other distributions are not copied: they must be installed on the nodes.
     """
     for package in PACKAGES:
         spec = find_spec(package)
-        for place in filter(os.path.isdir, spec.submodule_search_locations or () if spec else ()):
-            shutil.copytree(place, folder / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        for source in filter(os.path.isdir, spec.submodule_search_locations or () if spec else ()):
+            shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     about = distribution("cfbench-scm")
     info = folder / f"cfbench_scm-{about.version}.dist-info"
     info.mkdir()
@@ -53,19 +53,19 @@ def pack_code(folder: Path, plugins: Iterable[Path]) -> Path:
     return folder
 
 
-def _pack_plugin(file: Path, place: Path) -> None:
-    """Copy a plugin file and what it imports from its own folder."""
+def _pack_plugin(file: Path, folder: Path) -> None:
+    """Copy a plugin file and the modules that it imports from its own folder."""
     for each in (file, *sibling_modules(file).values()):
-        there = place / each.relative_to(file.parent)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(each, there)
+        target = folder / each.relative_to(file.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each, target)
 
 
 def with_packed_plugins(job: Job) -> Job:
-    """The job with the plugin files that travelled, in a worker that was started in their folder."""
-    travelled = [(PLUGINS / str(n) / file.name).resolve() for n, file in enumerate(job.plugins)]
-    found = tuple(there if there.is_file() else file for there, file in zip(travelled, job.plugins, strict=True))
-    return replace(job, plugins=found)
+    """The job with the copies of its plugin files, in a worker that was started in their folder."""
+    copies = [(PLUGINS / str(n) / file.name).resolve() for n, file in enumerate(job.plugins)]
+    files = tuple(copy if copy.is_file() else file for copy, file in zip(copies, job.plugins, strict=True))
+    return replace(job, plugins=files)
 
 
 TOKEN = ".token"
@@ -74,30 +74,28 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class RemoteResult:
-    """How a task ended, and the stage folders that it made, by their place in the run."""
+    """How a task ended, the files of the stages that it wrote, by their path in the run, and of ``env/``."""
 
     outcome: Outcome
     stages: Mapping[str, Files] = field(default_factory=dict)
     environments: Files = field(default_factory=dict)
 
     def unpack(self, folder: Path) -> Outcome:
-        """Put the stages into a run's folder, each as a whole, and the task into its log."""
+        """Write the stages into a run's folder, each atomically, and log them and the end of the task."""
         for name, text in self.environments.items():
-            path = folder / "env" / PurePosixPath(name).name
-            if not path.exists():
-                storage.write_json(path, json.loads(text))
-        for place, files in self.stages.items():
-            if _write_stage(folder, place, files):
-                log_event(folder, "wrote", stage=place)
-        ended = self.outcome
-        log_event(
-            folder, "end", task=ended.task.id, status=ended.status, reason=ended.reason, seconds=ended.seconds
-        )  # fmt: skip
-        return ended
+            file = folder / "env" / PurePosixPath(name).name
+            if not file.exists():
+                storage.write_json(file, json.loads(text))
+        for path, files in self.stages.items():
+            if _write_stage(folder, path, files):
+                log_event(folder, "wrote", stage=path)
+        end = self.outcome
+        log_event(folder, "end", task=end.task.id, status=end.status, reason=end.reason, seconds=end.seconds)
+        return end
 
 
 class StageSender:
-    """Hands the stages that tasks need to Ray, each once, and lets workers find out whether the folder is shared."""
+    """Gives the stages that tasks need to Ray, each once; its token shows workers whether the folder is shared."""
 
     def __init__(self, ray: Any, job: Job) -> None:
         self.ray, self.job, self.loaded, self.sent = ray, job, LoadedJob(job), dict[str, Any]()
@@ -106,48 +104,49 @@ class StageSender:
         (job.folder / TOKEN).write_text(self.token)
 
     def needed(self, task: Task) -> dict[str, Any]:
-        """References to the stages that a task looks at, as far as they are there, by their place in the run."""
-        needed = {}
+        """References to the stages that a task may read and that are there, by their path in the run."""
+        references = {}
         for folder in _needed_folders(self.loaded, task):
-            place = folder.relative_to(self.job.folder).as_posix()
-            if place not in self.sent and storage.is_complete(folder):
-                self.sent[place] = self.ray.put(_read(folder))
-            if place in self.sent:
-                needed[place] = self.sent[place]
-        return needed
+            path = folder.relative_to(self.job.folder).as_posix()
+            if path not in self.sent and storage.is_complete(folder):
+                self.sent[path] = self.ray.put(_read(folder))
+            if path in self.sent:
+                references[path] = self.sent[path]
+        return references
 
 
 def _needed_folders(loaded: LoadedJob, task: Task) -> Iterator[Path]:
-    """What a task reads, and what one that makes the plan need not make again."""
+    """The folders that a task reads, and the fitted mechanisms for one that computes the plan."""
     yield from input_folders(loaded, task)
     if task.stage == "prepare" and loaded.action(task.dataset) == "learned":
         yield loaded.mechanisms_folder(task.dataset)
 
 
 def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) -> Outcome | RemoteResult:
-    """Do a task in a worker of a cluster; where the run's folder is not shared, in one of this node's own."""
+    """Execute a task in a worker of a cluster, in the run's folder, or in one of this node where that is not shared."""
     job = replace(with_packed_plugins(job), data_root=Path(os.environ.get(DATA_ROOT, job.data_root)))
     if _shared(job.folder, token):
         return run_task(job, task, load_job(job))
     import ray
 
-    here = replace(job, folder=_node_folder(token))
-    for place, reference in needed.items():
-        if not storage.is_complete(here.folder / place):
-            _write_stage(here.folder, place, ray.get(reference))
-    before = set(_stages(here.folder))
-    outcome = run_task(here, task, load_job(here))
-    made = sorted(set(_stages(here.folder)) - before)
-    return RemoteResult(outcome, {place: _read(here.folder / place) for place in made}, _read(here.folder / "env"))
+    folder = _node_folder(token)
+    job = replace(job, folder=folder)
+    for path, reference in needed.items():
+        if not storage.is_complete(folder / path):
+            _write_stage(folder, path, ray.get(reference))
+    before = set(_stages(folder))
+    outcome = run_task(job, task, load_job(job))
+    written = sorted(set(_stages(folder)) - before)
+    return RemoteResult(outcome, {path: _read(folder / path) for path in written}, _read(folder / "env"))
 
 
 def remove_node_folder(token: str) -> None:
-    """Remove the folder in which this node did tasks of a run, if there is one."""
+    """Remove the folder in which this node executed tasks of a run, if there is one."""
     shutil.rmtree(_node_folder(token), ignore_errors=True)
 
 
 def _node_folder(token: str) -> Path:
-    """Where a node that does not share the run's folder does the run's tasks."""
+    """The folder in which a node that does not share the run's folder executes its tasks."""
     return Path(tempfile.gettempdir()) / f"cfbench-{token}"
 
 
@@ -159,7 +158,7 @@ def _shared(folder: Path, token: str) -> bool:
 
 
 def _stages(folder: Path) -> Iterator[str]:
-    """The places of all finished stages."""
+    """The paths of all finished stages inside a run."""
     for manifest in folder.rglob(storage.MANIFEST):
         if not any(part.startswith(".") for part in manifest.relative_to(folder).parts):
             yield manifest.parent.relative_to(folder).as_posix()
@@ -169,31 +168,31 @@ def _read(folder: Path) -> Files:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _write_stage(root: Path, place: str, files: Files) -> bool:
-    """Write a stage under a temporary name and rename it; whether it was not there yet.
+def _write_stage(root: Path, path: str, files: Files) -> bool:
+    """Write a stage atomically; return whether it was missing.
 
     Raises:
         UserError: a name leaves the folder, or the files do not match the stage's manifest.
     """
-    for name in (place, *files):
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+    for name in (path, *files):
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts:
             raise UserError(f"a stage from a worker has the name {name!r}, which leaves the run's folder")
-    folder = _free_name(root / place)
+    folder = _free_name(root / path)
     if storage.is_complete(folder):
         return False
-    with tempfile.TemporaryDirectory(prefix="cfbench-") as unpacked_here:
+    with tempfile.TemporaryDirectory(prefix="cfbench-") as temporary:
         for name, content in files.items():
-            file = Path(unpacked_here) / name
+            file = Path(temporary) / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        if broken := storage.copy_stage(Path(unpacked_here), folder):
-            raise UserError(f"the stage {place} from a worker is damaged ({', '.join(broken)}); run the command again")
+        if broken := storage.copy_stage(Path(temporary), folder):
+            raise UserError(f"the stage {path} from a worker is damaged ({', '.join(broken)}); run the command again")
     return True
 
 
 def _free_name(folder: Path) -> Path:
-    """The folder; of one that records a failure the next number that is free."""
+    """The folder itself; for one that records a failure, the folder of the next free number."""
     if not folder.name.startswith("failed-"):
         return folder
     return storage.next_numbered(folder.parent, folder.name.rpartition("-")[0])
