@@ -431,7 +431,7 @@ def test_a_class_that_has_changed_since_is_reported(tmp_path):
     run.classes["mine"] = dimmed(0.5)
     with pytest.warns(UserWarning, match="mine seed 0: its source or settings are not those that it was fitted with"):
         cfbench.load_method(run, "mine")
-    with pytest.warns(UserWarning, match="whether its fit is up to date cannot be told: unknown dataset 'bars'"):
+    with pytest.warns(UserWarning, match="whether its fit is up to date is unknown: unknown dataset 'bars'"):
         cfbench.load_method(run.folder, "mine", plugins=[dimmed(0.9)])
 
 

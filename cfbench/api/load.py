@@ -105,7 +105,7 @@ def _compare(loaded: LoadedJob, cell: Cell, manifest: Manifest) -> None:
         now = loaded.keys.cell(cell.dataset, cell.method, cell.seed, []).keys["train"]
         data = loaded.keys.data(cell.dataset)
     except (UserError, OSError) as error:
-        warnings.warn(f"{cell.label}: whether its fit is up to date cannot be told: {error}", stacklevel=4)
+        warnings.warn(f"{cell.label}: whether its fit is up to date is unknown: {error}", stacklevel=4)
         return
     if now != cell.keys["train"]:
         plan = loaded.job.folder / manifest.datasets[cell.dataset.label].plan / storage.MANIFEST

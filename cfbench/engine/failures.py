@@ -20,7 +20,7 @@ __all__ = ["TaskTimeout", "is_transient", "out_of_memory", "status_of", "time_li
 
 
 class TaskTimeout(BaseException):
-    """A block took longer than its limit; no `Exception`, so that code which catches those does not suppress it."""
+    """A block took longer than its limit; no `Exception`, so that code that catches those does not catch it."""
 
 
 @contextmanager
