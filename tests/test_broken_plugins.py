@@ -1,4 +1,4 @@
-"""Plugins that are wrong, each in its own way, are told what is wrong with them."""
+"""Plugins with one error each are reported with the check that fails and the reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOLD = {
     "wrong_direction": ("direction", "distance under do.* declared 'higher': noise would win"),
     "overlapping": ("disjoint", "40 row numbers occur twice over the splits"),
 }
-"""What is told of each that neither hangs nor dies: by which check, in which words."""
+"""The failing check and its message for each plugin that neither hangs nor crashes."""
 HARMLESS = ("good", "holds_a_lock")
 LINE = re.compile(r"  (ok|FAILED|skipped|not run) +(\S+) +(.*)")
 
@@ -46,13 +46,13 @@ def report(target, *, timeout=60.0):
     """Exit code, and (status, text) of each check of each plugin."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = check_command(str(target), data_root=NOWHERE, plugins=(), timeout=timeout)
-    told, label = {}, ""
+    results, label = {}, ""
     for line in out.getvalue().splitlines():
         if match := LINE.fullmatch(line):
-            told[label, match[2]] = match[1], match[3]
+            results[label, match[2]] = match[1], match[3]
         elif ": " not in line:
             label = line.split("  ")[0]
-    return code, told
+    return code, results
 
 
 def label(name):
@@ -75,9 +75,9 @@ def all_together(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TOLD)
 def test_what_is_wrong_is_told_by_name(all_together, name):
-    code, told = all_together
+    code, results = all_together
     check, says = TOLD[name]
-    status, text = told[label(name), check]
+    status, text = results[label(name), check]
     assert code == 1
     assert status == "FAILED"
     assert re.search(says, text), text
@@ -91,20 +91,23 @@ def test_what_is_right_passes_beside_it(all_together, name):
 
 
 def test_processes_that_die_are_told_how_and_the_others_go_on(tmp_path):
-    code, told = report(together(tmp_path, "kills_itself", "ends_itself", "good"))
+    code, results = report(together(tmp_path, "kills_itself", "ends_itself", "good"))
     assert code == 1
-    assert told["killsitself", "fit"] == ("FAILED", "killed its process with SIGKILL (out of memory?)")
-    assert told["killsitself", "answers"][0] == "skipped"
-    assert told["endsitself", "fit"][0] == "ok"
-    assert told["endsitself", "answers"] == ("FAILED", "ended its process with exit status 5")
-    assert {status for (who, _), (status, _) in told.items() if who == "good"} == {"ok"}
+    assert results["killsitself", "fit"] == ("FAILED", "killed its process with SIGKILL (out of memory?)")
+    assert results["killsitself", "answers"][0] == "skipped"
+    assert results["endsitself", "fit"][0] == "ok"
+    assert results["endsitself", "answers"] == ("FAILED", "ended its process with exit status 5")
+    assert {status for (who, _), (status, _) in results.items() if who == "good"} == {"ok"}
 
 
 def test_what_hangs_is_told_where(tmp_path):
-    code, told = report(BROKEN / "waits_forever.py", timeout=10.0)
+    code, results = report(BROKEN / "waits_forever.py", timeout=10.0)
     assert code == 1
-    assert told["waitsforever", "answers"] == ("FAILED", "hangs: gave no answer within 10 s (waits_forever.py line 15)")
-    assert told["waitsforever", "reacts"][0] == "skipped"
+    assert results["waitsforever", "answers"] == (
+        "FAILED",
+        "hangs: gave no answer within 10 s (waits_forever.py line 15)",
+    )
+    assert results["waitsforever", "reacts"][0] == "skipped"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +118,9 @@ def test_what_hangs_is_told_where(tmp_path):
     ],
 )
 def test_files_that_cannot_be_loaded_are_told_why(name, says):
-    code, told = report(BROKEN / f"{name}.py")
+    code, results = report(BROKEN / f"{name}.py")
     assert code == 1
-    assert told == {(f"{name}.py", "load"): ("FAILED", f"cannot be loaded: {says}")}
+    assert results == {(f"{name}.py", "load"): ("FAILED", f"cannot be loaded: {says}")}
 
 
 @pytest.mark.parametrize(
@@ -131,9 +134,9 @@ def test_files_that_cannot_be_loaded_are_told_why(name, says):
 def test_so_are_those_that_are_no_python_or_never_end(tmp_path, source, timeout, says):
     file = tmp_path / "mine.py"
     file.write_text(source)
-    code, told = report(file, timeout=timeout)
+    code, results = report(file, timeout=timeout)
     assert code == 1
-    (status, text) = told["mine.py", "load"]
+    (status, text) = results["mine.py", "load"]
     assert status == "FAILED"
     assert re.search(says, text), text
 
@@ -150,9 +153,9 @@ def test_two_distributions_that_claim_a_name_are_both_named(tmp_path, monkeypatc
     distribution(tmp_path, "first", "first_plugin:Mine")
     distribution(tmp_path, "second", "second_plugin:Mine")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    code, told = report("mine")
+    code, results = report("mine")
     assert code == 1
-    status, text = told["mine", "load"]
+    status, text = results["mine", "load"]
     assert status == "FAILED"
     assert text == (
         "two plugins claim the method 'mine': first_plugin:Mine of first 1.0 and second_plugin:Mine of second 1.0; "
@@ -203,8 +206,8 @@ def table(tmp_path_factory):
 def test_the_row_of_a_broken_plugin_says_why(table, name):
     code, status, _ = table
     assert code == 2
-    (told,) = status[name]
-    assert re.search(ROWS[name], told), told
+    (text,) = status[name]
+    assert re.search(ROWS[name], text), text
 
 
 def test_rows_beside_broken_ones_are_complete(table):

@@ -1,4 +1,4 @@
-"""Every check of the conformance suite can fail: plugins that are wrong in one way each, and what is told of them."""
+"""Every check of the conformance suite can fail: plugins with one error each, and the violations."""
 
 from __future__ import annotations
 
@@ -368,16 +368,16 @@ def test_every_check_is_failed_by_something(base):
 
 def test_checks_that_mean_nothing_without_another_are_skipped():
     plugin = subject(wrong(Right, instead(fit=lambda self, run: 1 / 0)))
-    told = [(check.name, check.outcome(plugin)) for check in checks(plugin)]
-    assert [name for name, found in told if isinstance(found, Violation)] == ["fit"]
+    outcomes = [(check.name, check.outcome(plugin)) for check in checks(plugin)]
+    assert [name for name, found in outcomes if isinstance(found, Violation)] == ["fit"]
     assert str(find(plugin, "budget").outcome(plugin)) == "waits for 'fit'"
 
 
 def test_a_data_set_without_its_data_is_skipped():
     absent = subject(wrong(Data, first("split", lambda *args: _absent())))
-    told = {check.name: check.outcome(absent) for check in checks(absent)}
-    assert str(told["data"]) == "toy: no file; bring it"
-    assert all(found is None or isinstance(found, Skipped) for found in told.values())
+    outcomes = {check.name: check.outcome(absent) for check in checks(absent)}
+    assert str(outcomes["data"]) == "toy: no file; bring it"
+    assert all(found is None or isinstance(found, Skipped) for found in outcomes.values())
 
 
 def _absent():

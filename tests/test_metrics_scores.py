@@ -37,16 +37,16 @@ class TestPixels:
 
 
 class Told:
-    """Judges that say what they are told, in order."""
+    """Judges that return given readings."""
 
     def __init__(self, x, answer):
-        self.told = {0.0: x, 1.0: answer}
+        self.readings = {0.0: x, 1.0: answer}
 
     def read(self, images):
-        return self.told[images.flatten()[0].item()]
+        return self.readings[images.flatten()[0].item()]
 
 
-def told(do, pa, cf_pa, x, answer, measure=None) -> Evidence:
+def evidence_of(do, pa, cf_pa, x, answer, measure=None) -> Evidence:
     """Evidence whose factual images are black and answers white, so that `Told` can tell them apart."""
     n = len(pa)
     black = torch.zeros(n, *GRAPH.shape)
@@ -69,7 +69,7 @@ class TestEffectivenessAndDrift:
     }
 
     def evidence(self, do="digit", measure=None):
-        return told(do, self.pa, self.cf_pa, self.before, self.after, measure)
+        return evidence_of(do, self.pa, self.cf_pa, self.before, self.after, measure)
 
     def test_effectiveness_by_hand(self):
         scores = Effectiveness()(self.evidence())
@@ -85,7 +85,7 @@ class TestEffectivenessAndDrift:
 
     def test_drift_of_a_class(self):
         pa = self.pa
-        scores = Drift()(told("thickness", pa, pa.clone(), self.before, self.after))
+        scores = Drift()(evidence_of("thickness", pa, pa.clone(), self.before, self.after))
         assert scores.keys() == {"flip/digit", "drift/slant"}
         assert scores["flip/digit"].tolist() == pytest.approx([1, 1, math.nan], nan_ok=True)
         assert scores["drift/slant"].tolist() == pytest.approx([0.2, 0.3, math.nan], nan_ok=True)

@@ -1,4 +1,4 @@
-"""Whether parents lie where training parents do, told for all rows at once as for each by itself."""
+"""Support of the training data: the same result for all rows at once as for each row alone."""
 
 from __future__ import annotations
 

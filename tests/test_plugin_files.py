@@ -1,4 +1,4 @@
-"""Plugin files with modules beside them: found, kept apart, loaded anew after an edit, taken along to a cluster."""
+"""Plugin files with sibling modules: found, isolated, reloaded after an edit, copied to a cluster."""
 
 from __future__ import annotations
 
