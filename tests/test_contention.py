@@ -13,7 +13,7 @@ import torch
 
 from cfbench.cli.main import _main
 from cfbench.engine.contention import DeviceUse, using_device
-from cfbench.runs.reader import read_results
+from cfbench.runs.reader import read_results, read_run
 from cfbench.storage.temporary import machine_id
 
 TOYS = str(Path(__file__).with_name("toys.py"))
@@ -104,5 +104,5 @@ def test_a_row_says_whether_other_tasks_ran_while_it_was_timed(tmp_path, monkeyp
     with using_device(torch.device("cpu")):
         assert _main([*common, "--run-root", str(tmp_path / "shared")]) == 0
     for name, others in (("alone", 0), ("shared", 1)):
-        scores = {s.column: s.value for s in read_results(tmp_path / name / "tiny", "bars").scores}
+        scores = {s.column: s.value for s in read_results(read_run(tmp_path / name / "tiny"), "bars").scores}
         assert (scores["fit_others"], scores["answer_others"]) == (others, others)

@@ -20,6 +20,7 @@ from cfbench.plugins.spec import Spec
 from cfbench.report import curves
 from cfbench.report.curves import write_curves
 from cfbench.runs.job import Cell
+from cfbench.runs.reader import StoredRun, read_run
 
 GUIDANCE = [
     {"contrast": c, "scale": s, "effectiveness": 0.2 * s - 0.1 * c, "change": 0.01 * s, "composition": 0.0, "cld": 1.0,
@@ -37,7 +38,7 @@ def cell(label, seed=0, dataset="strokes", fit=None, external=False):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """Makes a run of cells, with what each left in its stages: {(method, seed, stage): {file name: content}}.
 
     Its manifest has what curves look at, which is less than what makes it whole.
@@ -45,14 +46,13 @@ def run(tmp_path, monkeypatch):
 
     def make(cells, left):
         manifest = SimpleNamespace(cells=tuple(cells))
-        monkeypatch.setattr("cfbench.report.curves.read_manifest", lambda folder: manifest)
         for (method, seed, stage), files in left.items():
             folder = tmp_path / "cells" / "strokes" / method / f"seed-{seed}" / f"{stage}-{stage}key"
             folder.mkdir(parents=True)
             for name, content in files.items():
                 (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
             storage.write_json(folder / storage.MANIFEST, {"files": {}})
-        return tmp_path
+        return StoredRun(tmp_path, manifest)
 
     return make
 
@@ -82,11 +82,11 @@ def shown(figure):
 
 
 def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
-    folder = run(
+    recorded = run(
         [cell("diffscm")],
         {("diffscm", 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS, "chosen.json": {}}},
     )
-    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]
+    assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-guidance.png"]
     axes = shown(figures["strokes-guidance.png"])
     assert [ax.get_ylabel().split("\n")[0] for ax in axes] == [
         "effectiveness",
@@ -110,8 +110,8 @@ def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
         ("many", 0, "tune"): {"guidance.json": parts, "labels.json": LABELS},
         ("one", 0, "tune"): {"guidance.json": one, "labels.json": LABELS},
     }
-    folder = run([cell("many"), cell("one")], left)
-    write_curves(folder, "strokes", folder)
+    recorded = run([cell("many"), cell("one")], left)
+    write_curves(recorded, "strokes", recorded.folder)
     axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 6))
     assert [ax.get_ylabel() for ax in axes[0, 4:]] == ["effectiveness/digit", "effectiveness/width"]
     assert [ax.axison for ax in axes[1]] == [True] * 4 + [False] * 2
@@ -125,8 +125,8 @@ def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
         ("many", 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS},
         ("less", 0, "tune"): {"guidance.json": less, "labels.json": LABELS},
     }
-    folder = run([cell("many"), cell("less")], left)
-    write_curves(folder, "strokes", folder)
+    recorded = run([cell("many"), cell("less")], left)
+    write_curves(recorded, "strokes", recorded.folder)
     axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 4))
     assert [ax.axison for ax in axes[1]] == [False, True, False, False]
     assert axes[1, 1].get_ylabel() == axes[0, 1].get_ylabel()
@@ -137,8 +137,8 @@ def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run,
     cells = [cell("a", 0), cell("a", 1), cell("b", 0, fit="a"), cell("b", 1, fit="a"), cell("c", 0, dataset="mnist")]
     left = {(m, s, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS} for m in "ab" for s in (0, 1)}
     left |= {("a", s, "train"): {"log.jsonl": log()} for s in (0, 1)}
-    folder = run(cells, left)
-    write_curves(folder, "strokes", folder)
+    recorded = run(cells, left)
+    write_curves(recorded, "strokes", recorded.folder)
     titles = [ax.get_title(loc="left") for ax in figures["strokes-guidance.png"].axes[::4]]
     assert titles == ["a\nseed 0", "a\nseed 1", "b\nseed 0", "b\nseed 1"]
     fits = [ax.get_title(loc="left") for ax in shown(figures["strokes-training.png"])]
@@ -153,8 +153,8 @@ def test_losses_are_drawn_over_the_images_seen(run, figures):
             "costs.json": {"images_seen": 1000.0},
         },
     }
-    folder = run([cell("counts"), cell("steps")], left)
-    write_curves(folder, "strokes", folder)
+    recorded = run([cell("counts"), cell("steps")], left)
+    write_curves(recorded, "strokes", recorded.folder)
     axes = {ax.get_title(loc="left"): ax for ax in shown(figures["strokes-training.png"])}
     assert list(axes) == ["counts\nfit", "counts\nsecond", "steps\nfit"]
     np.testing.assert_allclose(axes["counts\nfit"].lines[0].get_xdata(), 64 * np.arange(1, 21))
@@ -163,8 +163,8 @@ def test_losses_are_drawn_over_the_images_seen(run, figures):
 
 
 def test_a_predictor_is_drawn_by_noise_level(run, figures):
-    folder = run([cell("diffscm")], {("diffscm", 0, "train"): {"predictor.json": PREDICTOR}})
-    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-predictor.png"]
+    recorded = run([cell("diffscm")], {("diffscm", 0, "train"): {"predictor.json": PREDICTOR}})
+    assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-predictor.png"]
     (ax,) = shown(figures["strokes-predictor.png"])
     lines = {line.get_label(): line for line in ax.lines}
     np.testing.assert_allclose(lines["digit"].get_xdata(), [0, 100, 200])
@@ -183,8 +183,8 @@ def test_tables_of_other_shapes_are_drawn_where_they_are_curves(run, figures):
         "null.json": "null",
         "labels.json": ["score"],
     }
-    folder = run([cell("plugin")], {("plugin", 0, "tune"): tables})
-    assert [p.name for p in write_curves(folder, "strokes", folder)] == ["strokes-guidance.png"]
+    recorded = run([cell("plugin")], {("plugin", 0, "tune"): tables})
+    assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-guidance.png"]
     (ax,) = shown(figures["strokes-guidance.png"])
     assert ax.get_ylabel() == "score"
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.7])
@@ -195,9 +195,9 @@ def test_nothing_recorded_makes_no_chart(run):
         ("silent", 0, "train"): {"costs.json": {"images_seen": 10}},
         ("odd", 0, "train"): {"log.jsonl": 'not json\n[1]\n{"loss": "none"}\n{"step": 1}\n{"loss": NaN}\n'},
     }
-    folder = run([cell("silent"), cell("odd"), cell("absent"), cell("keyless", external=True)], left)
-    assert write_curves(folder, "strokes", folder) == []
-    assert write_curves(folder, "unknown", folder) == []
+    recorded = run([cell("silent"), cell("odd"), cell("absent"), cell("keyless", external=True)], left)
+    assert write_curves(recorded, "strokes", recorded.folder) == []
+    assert write_curves(recorded, "unknown", recorded.folder) == []
 
 
 def test_losses_of_every_sign_and_length_are_drawn(run):
@@ -208,8 +208,8 @@ def test_losses_of_every_sign_and_length_are_drawn(run):
         "huge": [{"loss": 10.0 ** (20 - k), "step": k} for k in range(40)],
     }
     left = {(m, 0, "train"): {"log.jsonl": "".join(json.dumps(r) + "\n" for r in own)} for m, own in rows.items()}
-    folder = run([cell(m) for m in rows], left)
-    (path,) = write_curves(folder, "strokes", folder / "out")
+    recorded = run([cell(m) for m in rows], left)
+    (path,) = write_curves(recorded, "strokes", recorded.folder / "out")
     image = matplotlib.image.imread(path)
     assert image.shape[0] > 200
     assert image.std() > 0.05
@@ -217,4 +217,4 @@ def test_losses_of_every_sign_and_length_are_drawn(run):
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        write_curves(tmp_path, "strokes", tmp_path)
+        read_run(tmp_path)

@@ -21,6 +21,7 @@ from cfbench import storage
 from cfbench.cli.main import _main
 from cfbench.report.publish import load_board
 from cfbench.report.render import html
+from cfbench.runs.reader import read_run
 
 PACKAGE = Path(__file__).parents[1]
 CELL = "cells/bars/learns/seed-0"
@@ -452,7 +453,7 @@ def test_formulas_and_markup_in_names_and_reasons_stay_text(run, text, capsys):
         assert any(text in c for c in cells), path
         assert not [c for c in cells if re.match(r"[=+\-@\t\r]", c) and not re.fullmatch(r"-|-?[\d.e+-]+", c)]
     markdown, tex = (out / "bars.md").read_text(), (out / "bars.tex").read_text()
-    page = html(load_board(run, "bars"))
+    page = html(load_board(read_run(run), "bars"))
     assert "<script>" not in page
     assert not re.search(r"(?<!\\)<script", markdown)
     assert "](javascript" not in markdown

@@ -19,9 +19,7 @@ from ..errors import UserError, one_of
 from ..report.board import TIDY, Board
 from ..report.publish import load_board, write_leaderboard, write_sheet
 from ..runs.chain import Status
-from ..runs.job import Cell
-from ..runs.manifest import read_manifest
-from ..runs.reader import CellState, cell_states
+from ..runs.reader import read_run
 
 __all__ = ["Picture", "Result", "Table", "drawing"]
 
@@ -113,7 +111,8 @@ class Result:
         files: tuple[Path, ...] = (),
     ) -> None:
         self.folder, self.classes, self.data_root, self.files = folder, dict(classes or {}), data_root, files
-        self.manifest = read_manifest(folder)
+        self.stored = read_run(folder)
+        self.manifest = self.stored.manifest
         self._boards: dict[str, Board | None] = {}
 
     @property
@@ -125,18 +124,14 @@ class Result:
     def methods(self) -> tuple[str, ...]:
         """The rows of the run, controls left out."""
         controls = self.manifest.controls
-        return tuple(dict.fromkeys(c.method.label for c, _ in self._states if c.method.label not in controls))
-
-    @cached_property
-    def _states(self) -> list[tuple[Cell, CellState]]:
-        return cell_states(self.folder, self.manifest)
+        return tuple(dict.fromkeys(c.method.label for c, _ in self.stored.states if c.method.label not in controls))
 
     @property
     def failures(self) -> pd.DataFrame:
         """The cells that have not come to a good end: dataset, method, seed, status, reason."""
         rows = [
             (c.dataset.label, c.method.label, c.seed, s.status, s.reason or "not run")
-            for c, s in self._states
+            for c, s in self.stored.states
             if s.status is not Status.OK
         ]
         return pd.DataFrame(rows, columns=["dataset", "method", "seed", "status", "reason"])
@@ -162,7 +157,7 @@ class Result:
 
     def _board(self, dataset: str) -> Board | None:
         if dataset not in self._boards:
-            self._boards[dataset] = load_board(self.folder, dataset, self.manifest)
+            self._boards[dataset] = load_board(self.stored, dataset)
         return self._boards[dataset]
 
     def _one(self, dataset: str | None) -> Board:
@@ -201,7 +196,7 @@ class Result:
 
         if board.results.dataset not in self._drawn:
             with drawing():
-                paths = write_curves(self.folder, board.results.dataset, self._folder, self.manifest)
+                paths = write_curves(self.stored, board.results.dataset, self._folder)
             self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
         return self._drawn[board.results.dataset]
 
@@ -242,7 +237,7 @@ class Result:
         """
         folder = self._folder / f"gallery-{columns}"
         return Picture(
-            write_sheet(self.folder, self._one(dataset).results.dataset, folder, columns, self.manifest),
+            write_sheet(self.stored, self._one(dataset).results.dataset, folder, columns),
             self._temporary,
         )
 
@@ -251,13 +246,11 @@ class Result:
         out = Path(out or self.folder / "leaderboard")
         boards = [b for d in self.datasets if (b := self._board(d))]
         with drawing():
-            written = [
-                write_leaderboard(self.folder, b, out, pictures=pictures, manifest=self.manifest) for b in boards
-            ]
+            written = [write_leaderboard(self.stored, b, out, pictures=pictures) for b in boards]
         return [path for kinds in written for paths in kinds.values() for path in paths]
 
     def __repr__(self) -> str:
-        total, bad = len(self._states), len(self.failures)
+        total, bad = len(self.stored.states), len(self.failures)
         summary = f"{bad} of {total} cells unfinished, see .failures" if bad else f"{total} of {total} cells finished"
         rows, datasets = ", ".join(self.methods) or "controls", ", ".join(self.datasets)
         return f"Result({self.folder.name}: {rows} on {datasets}; {summary})"

@@ -13,7 +13,7 @@ from ..report.publish import publish
 from ..runs.console import print_dataset_progress
 from ..runs.context import open_dataset
 from ..runs.folders import find_run
-from ..runs.manifest import read_manifest
+from ..runs.reader import read_run
 
 __all__ = ["leaderboard_command", "prepare_command", "run_command"]
 
@@ -30,9 +30,10 @@ def run_command(
     launch(run, argv, only=only, jobs=jobs, address=address, dry_run=dry_run, announce=_announce, after=after)
     if dry_run:
         return 0
+    stored = read_run(run.job.folder)
     for dataset in run.datasets:
-        publish(run.job.folder, dataset.label, run.job.folder / "leaderboard", pictures=plots)
-    return report_unfinished(run.job.folder, {c.label for c in run.cells})
+        publish(stored, dataset.label, run.job.folder / "leaderboard", pictures=plots)
+    return report_unfinished(stored, {c.label for c in run.cells})
 
 
 def _announce(todo: Todo) -> None:
@@ -65,6 +66,7 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
 def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool) -> int:
     """Write the tables and pictures of a run, and print the tables."""
     folder = find_run(name, run_root)
-    for dataset in read_manifest(folder).datasets:
-        publish(folder, dataset, out or folder / "leaderboard", pictures=plots)
+    run = read_run(folder)
+    for dataset in run.manifest.datasets:
+        publish(run, dataset, out or folder / "leaderboard", pictures=plots)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
 from ..runs.folders import check_writable
 from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, read_manifest, write_manifest
-from ..runs.reader import cell_states
+from ..runs.reader import StoredRun
 from ..version import __version__
 from .execute import execute
 from .prepare import install_bundle
@@ -170,13 +170,9 @@ def default_jobs(run: Run) -> int:
     return max(1, available_cores() // run.job.threads)
 
 
-def report_unfinished(folder: Path, labels: Iterable[str]) -> int:
+def report_unfinished(run: StoredRun, labels: Container[str]) -> int:
     """Print which of the cells with the given labels are not ok; return 2 where there are any, otherwise 0."""
-    unfinished = [
-        (cell, state)
-        for cell, state in cell_states(folder, read_manifest(folder))
-        if cell.label in labels and state.status is not Status.OK
-    ]
+    unfinished = [(cell, state) for cell, state in run.states if cell.label in labels and state.status is not Status.OK]
     for cell, state in unfinished:
         print(f"cfbench: {cell.label}: {state.status}: {state.reason or 'not run'}", file=sys.stderr)
     if unfinished:

@@ -27,6 +27,7 @@ from ..runs.context import Context, LoadedJob, Run
 from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest, reopen_job
+from ..runs.reader import read_run
 from ..storage.temporary import atomic_write
 
 __all__ = ["FORMAT", "export_command", "read_answers", "score_command", "write_questions"]
@@ -144,8 +145,9 @@ def score_command(
     cell = _cell(loaded, manifest, dataset, _checked_name(loaded, manifest, name), file, metrics)
     _store_answers(loaded, manifest, cell, file)
     launch(Run(loaded.job, (cell,), loaded, (), (dataset,)), argv, only="all", jobs=1)
-    publish(folder, dataset.label, folder / "leaderboard", pictures=plots)
-    return report_unfinished(folder, {cell.label})
+    stored = read_run(folder)
+    publish(stored, dataset.label, folder / "leaderboard", pictures=plots)
+    return report_unfinished(stored, {cell.label})
 
 
 def _check_installed(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:

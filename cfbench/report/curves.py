@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..runs.chain import STAGES, Outcome, Status
 from ..runs.context import Run
 from ..runs.job import Cell
-from ..runs.manifest import Manifest, read_manifest
+from ..runs.reader import StoredRun
 from .plots import save_figure, set_style
 
 if TYPE_CHECKING:
@@ -44,18 +44,13 @@ class Trace:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | None = None) -> list[Path]:
+def write_curves(run: StoredRun, dataset: str, out: Path) -> list[Path]:
     """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
 
     A chart that no method recorded anything for is left out, and so is what cannot be read. Returns the files written.
-    ``manifest`` is what ``run.json`` said when it was read; what it says now where left out.
-
-    Raises:
-        UserError: there is no run in the folder.
     """
     set_style()
-    manifest = manifest or read_manifest(folder)
-    traces = {stage: list(_traces(folder, manifest, dataset, stage)) for stage in ("train", "tune")}
+    traces = {stage: list(_traces(run, dataset, stage)) for stage in ("train", "tune")}
     charts: dict[str, Figure | None] = {
         "training": _training(traces["train"]),
         "guidance": _by_setting(traces["tune"] + traces["train"], "scale", _guidance),
@@ -65,11 +60,11 @@ def write_curves(folder: Path, dataset: str, out: Path, manifest: Manifest | Non
     return [save_figure(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
 
 
-def _traces(folder: Path, manifest: Manifest, dataset: str, stage: str) -> Iterator[Trace]:
+def _traces(run: StoredRun, dataset: str, stage: str) -> Iterator[Trace]:
     """One trace for each fit (or tuning) of the data set; rows that share one share its trace."""
-    own = [c for c in manifest.cells if c.dataset.label == dataset and STAGES[stage].belongs_to(c)]
+    own = [c for c in run.manifest.cells if c.dataset.label == dataset and STAGES[stage].belongs_to(c)]
     several = len({c.seed for c in own}) > 1
-    paths = {folder / c.stage(stage): c.owner(STAGES[stage]) for c in own}
+    paths = {run.folder / c.stage(stage): c.owner(STAGES[stage]) for c in own}
     for path, cell in paths.items():
         if storage.is_complete(path):
             tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}

@@ -18,9 +18,7 @@ from ..errors import one_line
 from ..evaluation.plan import Plan
 from ..graph import Variable
 from ..runs.folders import find_run
-from ..runs.job import Cell
-from ..runs.manifest import Manifest, read_manifest
-from ..runs.reader import cell_states, read_results
+from ..runs.reader import StoredRun, read_results, read_run
 from ..runs.stage_reader import reading_run
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
@@ -28,38 +26,26 @@ from .board import Board
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
 
 
-def publish(folder: Path, dataset: str, out: Path, *, pictures: bool = True) -> None:
+def publish(run: StoredRun, dataset: str, out: Path, *, pictures: bool = True) -> None:
     """Write the tables and pictures of a data set into ``out``, and print the tables and the files written."""
-    board = load_board(folder, dataset)
+    board = load_board(run, dataset)
     if board is None:
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
         return
-    written = write_leaderboard(folder, board, out, pictures=pictures)
+    written = write_leaderboard(run, board, out, pictures=pictures)
     _show(board)
     for what, paths in written.items():
         if paths:
             print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
 
 
-def load_board(folder: Path, dataset: str, manifest: Manifest | None = None) -> Board | None:
-    """The leaderboard of a data set, read from the cells; None where it has no plan yet.
-
-    Args:
-        folder: of the run.
-        dataset: one that the run asks about.
-        manifest: what ``run.json`` said when it was read; what it says now where left out.
-
-    Raises:
-        UserError: there is no run in the folder.
-    """
-    manifest = manifest or read_manifest(folder)
-    planned = storage.is_complete(folder / manifest.datasets[dataset].plan)
-    return Board(read_results(folder, dataset, manifest)) if planned else None
+def load_board(run: StoredRun, dataset: str) -> Board | None:
+    """The leaderboard of a data set that a run asks about, read from the cells; None where it has no plan yet."""
+    planned = storage.is_complete(run.folder / run.manifest.datasets[dataset].plan)
+    return Board(read_results(run, dataset)) if planned else None
 
 
-def write_leaderboard(
-    folder: Path, board: Board, out: Path, *, pictures: bool = True, manifest: Manifest | None = None
-) -> dict[str, list[Path]]:
+def write_leaderboard(run: StoredRun, board: Board, out: Path, *, pictures: bool = True) -> dict[str, list[Path]]:
     """Write the tables and pictures of a data set into ``out``; the files by what they are."""
     from .render import write_tables
 
@@ -69,8 +55,8 @@ def write_leaderboard(
         from .curves import write_curves
         from .plots import write_plots
 
-        written["charts"] = [*write_plots(board, out), *write_curves(folder, dataset, out, manifest)]
-        written["contact sheet"] = [write_sheet(folder, dataset, out, manifest=manifest)]
+        written["charts"] = [*write_plots(board, out), *write_curves(run, dataset, out)]
+        written["contact sheet"] = [write_sheet(run, dataset, out)]
     return written
 
 
@@ -83,23 +69,20 @@ def _show(board: Board) -> None:
     Console(width=max(width, 100)).print(render(board, width))
 
 
-def write_sheet(folder: Path, dataset: str, out: Path, columns: int = 16, manifest: Manifest | None = None) -> Path:
+def write_sheet(run: StoredRun, dataset: str, out: Path, columns: int = 16) -> Path:
     """Write the contact sheet: the plan's first questions about each variable, answered by each row's first seed."""
     from .sheet import contact_sheet
 
-    manifest = manifest or read_manifest(folder)
-    with reading_run(folder):
-        labels, rows, title = _questions(folder, dataset, manifest, columns)
-    name = manifest.datasets[dataset].folder
+    with reading_run(run.folder):
+        labels, rows, title = _questions(run, dataset, columns)
+    name = run.manifest.datasets[dataset].folder
     return contact_sheet(out / f"{name}-counterfactuals.png", labels, rows, title=title)
 
 
-def _questions(
-    folder: Path, dataset: str, manifest: Manifest, columns: int
-) -> tuple[list[str], dict[str, Tensor], str]:
+def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], dict[str, Tensor], str]:
     """The labels of the columns, the images of each row, and the line below them."""
-    entry = manifest.datasets[dataset]
-    plan_folder = folder / entry.plan
+    entry = run.manifest.datasets[dataset]
+    plan_folder = run.folder / entry.plan
     plan, truth = Plan.load(plan_folder), open_arrays(plan_folder / "truth.safetensors")
     factuals = open_arrays(plan_folder / "factuals.safetensors")["x"]
     each = max(columns // max(len(plan.asked), 1), 2)
@@ -107,10 +90,10 @@ def _questions(
     rows = {"factual": torch.cat([factuals[a.factual[:each]].float() / 255 for a in plan.asked.values()])}
     if truth:
         rows["truth"] = torch.cat([_first(truth.get(f"do/{v}"), rows["factual"], each) for v in plan.asked])
-    for cell, images in _answers(folder, manifest, dataset).items():
+    for cell, images in _answers(run, dataset).items():
         rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     conventions = [v.name for v in entry.variables if v.truth == "convention"]
-    title = f"{dataset}, preset {manifest.budget.name}, first seed of each method"
+    title = f"{dataset}, preset {run.manifest.budget.name}, first seed of each method"
     title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
     return labels, rows, title
 
@@ -124,14 +107,14 @@ def _labels(v: Variable, plan: Plan, each: int) -> list[str]:
     return [f"do({v.name}={int(x) if v.categorical else format(x, '.3g')})" for x in values]
 
 
-def _answers(folder: Path, manifest: Manifest, dataset: str) -> dict[str, dict[str, StoredArray]]:
+def _answers(run: StoredRun, dataset: str) -> dict[str, dict[str, StoredArray]]:
     """The images of the first seed of each method that answered, those left out that repeat another row."""
-    first: dict[str, Cell] = {}
-    for cell, state in cell_states(folder, manifest):
-        answered = cell.dataset.label == dataset and storage.is_complete(folder / cell.stage("images"))
-        if answered and state.in_gallery:
-            first.setdefault(cell.method.label, cell)
-    return {label: open_arrays(folder / c.stage("images") / "answers.safetensors") for label, c in first.items()}
+    first: dict[str, Path] = {}
+    for cell, state in run.states_of(dataset):
+        images = run.folder / cell.stage("images")
+        if state.in_gallery and storage.is_complete(images):
+            first.setdefault(cell.method.label, images)
+    return {label: open_arrays(images / "answers.safetensors") for label, images in first.items()}
 
 
 CLOSE = 1e-9
@@ -143,11 +126,11 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
     from .render import write_tables
 
     folder = find_run(name, run_root)
-    out = out or folder / "leaderboard"
+    run, out = read_run(folder), out or folder / "leaderboard"
     checked, different = 0, 0
     with tempfile.TemporaryDirectory(prefix="cfbench-") as fresh:
-        for dataset in read_manifest(folder).datasets:
-            board = load_board(folder, dataset)
+        for dataset in run.manifest.datasets:
+            board = load_board(run, dataset)
             for path in write_tables(board, Path(fresh)).values() if board else ():
                 difference = first_difference(path, out / path.name)
                 checked, different = checked + 1, different + bool(difference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .job import Cell
 from .manifest import DatasetEntry, Manifest, read_manifest, refuse_links
 from .stage_reader import check_plan_tensors, optional_key, read_card, read_scores, reading_run
 
-__all__ = ["CellState", "Results", "Score", "cell_states", "read_results"]
+__all__ = ["CellState", "Results", "Score", "StoredRun", "cell_states", "read_results", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -168,27 +169,52 @@ def _weights_source(folder: Path, cell: Cell) -> str:
     return f"{printable(source['file'])} (sha256 {printable(source['sha256'])[:12]})" if source else ""
 
 
-def read_results(folder: Path, dataset: str, manifest: Manifest | None = None) -> Results:
-    """Everything that tables and plots of one data set are made from.
+@dataclass(frozen=True)
+class StoredRun:
+    """A run in its folder: what ``run.json`` says, and the state of every cell, each read once."""
 
-    Args:
-        folder: of the run.
-        dataset: one that the run asks about.
-        manifest: of the run, where ``run.json`` has been read already.
+    folder: Path
+    manifest: Manifest
+
+    @cached_property
+    def states(self) -> list[tuple[Cell, CellState]]:
+        """The state of every cell when it was first asked for.
+
+        Raises:
+            UserError: a stage is not as cfbench writes it.
+        """
+        return cell_states(self.folder, self.manifest)
+
+    def states_of(self, dataset: str) -> list[tuple[Cell, CellState]]:
+        """The states of the cells of a data set."""
+        return [(cell, state) for cell, state in self.states if cell.dataset.label == dataset]
+
+
+def read_run(folder: Path) -> StoredRun:
+    """The run in a folder.
 
     Raises:
-        UserError: there is no run, or a stage is not as cfbench writes it.
+        UserError: there is none.
     """
-    manifest = manifest or read_manifest(folder)
-    if dataset not in manifest.datasets:
-        raise UserError(f"{folder} does not ask about {dataset!r}, only about {', '.join(manifest.datasets)}")
-    with reading_run(folder):
-        return _results(folder, dataset, manifest)
+    return StoredRun(folder, read_manifest(folder))
 
 
-def _results(folder: Path, dataset: str, manifest: Manifest) -> Results:
+def read_results(run: StoredRun, dataset: str) -> Results:
+    """Everything that tables and plots of one data set are made from.
+
+    Raises:
+        UserError: the run does not ask about the data set, or a stage is not as cfbench writes it.
+    """
+    if dataset not in run.manifest.datasets:
+        known = ", ".join(run.manifest.datasets)
+        raise UserError(f"{run.folder} does not ask about {dataset!r}, only about {known}")
+    with reading_run(run.folder):
+        return _results(run, dataset)
+
+
+def _results(run: StoredRun, dataset: str) -> Results:
+    folder, manifest, found = run.folder, run.manifest, run.states_of(dataset)
     entry = manifest.datasets[dataset]
-    found = [(cell, state) for cell, state in cell_states(folder, manifest) if cell.dataset.label == dataset]
     if not storage.is_complete(folder / entry.plan):
         raise UserError(f"{folder / entry.plan} is missing; run the same `cfbench run` again")
     plan = check_plan_tensors(Plan.load(folder / entry.plan), [v.name for v in entry.variables])

@@ -14,7 +14,7 @@ from cfbench import storage
 from cfbench.cli.main import _main
 from cfbench.report.board import Board
 from cfbench.report.render import csv
-from cfbench.runs.reader import read_results
+from cfbench.runs.reader import read_results, read_run
 
 TOYS = str(Path(__file__).parents[1] / "toys.py")
 LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
@@ -65,11 +65,11 @@ def _copy(stage: Path, target: Path, rng: np.random.Generator, m: int) -> None:
 @pytest.mark.parametrize("start", ["from their folders", "from their scores"])
 def test_tidy(benchmark, crowded, start):
     folder, cells = crowded
-    results = read_results(folder, "bars")
+    results = read_results(read_run(folder), "bars")
     assert len({(s.method, s.seed) for s in results.scores}) == cells
 
     def derive():
-        return csv(Board(results if start == "from their scores" else read_results(folder, "bars")).tidy)
+        return csv(Board(results if start == "from their scores" else read_results(read_run(folder), "bars")).tidy)
 
     text = benchmark.pedantic(derive, rounds=1)
     assert text.count("\n") > cells * 50
