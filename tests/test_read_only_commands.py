@@ -10,6 +10,7 @@ from small import TOYS, small_run
 
 from cfbench import storage
 from cfbench.cli.main import _main
+from cfbench.runs import reader
 from cfbench.runs.chain import cell_tasks, last_failure
 from cfbench.runs.manifest import read_manifest
 
@@ -167,3 +168,17 @@ def test_the_last_failure_is_that_of_the_highest_number(tmp_path, root):
     for number in (10, 9):
         shutil.copytree(first, first.with_name(f"failed-train-{number}"))
     assert last_failure(root / "one", task).folder.name == "failed-train-10"
+
+
+def test_the_tables_of_a_run_read_its_manifest_and_each_cell_once(root, monkeypatch):
+    read: list[str] = []
+
+    def counted(name):
+        original = getattr(reader, name)
+        monkeypatch.setattr(reader, name, lambda *args: read.append(name) or original(*args))
+
+    counted("read_manifest")
+    counted("_state")
+    assert _main(["leaderboard", "one", "--run-root", str(root)]) == 0
+    cells = len(read_manifest(root / "one").cells)
+    assert read == ["read_manifest", *["_state"] * cells]
