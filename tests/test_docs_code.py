@@ -34,6 +34,7 @@ def root(tmp_path_factory):
     return Path(os.environ.get("CFBENCH_DATA_ROOT") or tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", [name for name in DOCS if any(b.language in ("sh", "python") for b in BLOCKS[name])])
 def test_what_a_document_says_can_be_done(name, shared, root, tmp_path):
     if name in SHARED:
