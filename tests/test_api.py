@@ -80,7 +80,7 @@ def timeless(frame, *columns):
 
 def asked_about(folder, row, do):
     """The stored answers of a row to an intervention, with what it was asked."""
-    cell = next(c for c, _ in cfbench.load(folder)._states if c.method.label == row)
+    cell = next(c for c, _ in cfbench.load(folder).stored.states if c.method.label == row)
     about = cfbench.load(folder).manifest.datasets["bars"]
     plan, stored = (
         Plan.load(folder / about.plan),
