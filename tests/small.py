@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+
+import pandas as pd
 
 from cfbench import storage
 from cfbench.cli.main import _main
@@ -12,11 +15,26 @@ TOYS = str(Path(__file__).with_name("toys.py"))
 METRICS = "truth,composition,realism"
 
 
+def toy_run(root: Path, *args: str) -> list[str]:
+    """The words of a run of the toy data set under the tiny budget, whose name is ``tiny``."""
+    return ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--run-root", str(root), *args]
+
+
+def hear_interrupts() -> None:
+    """For ``preexec_fn``: jobs of a shell's background ignore interrupts, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def timeless(root: Path) -> pd.DataFrame:
+    """The table of the run ``tiny`` without its runtimes."""
+    df = pd.read_csv(root / "tiny" / "leaderboard" / "bars.csv")
+    return df[~df.metric.str.startswith("runtime")].reset_index(drop=True)
+
+
 def small_run(root: Path, name: str, *args: str, metrics: str = METRICS) -> int:
     """A run in seconds, without charts and controls."""
-    base = ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--jobs", "1", "--metrics", metrics]
-    base += ["--no-plots", "--no-controls", "--run-root", str(root), "--data-root", str(root), "--name", name]
-    return _main([*base, *args])
+    base = ["--jobs", "1", "--metrics", metrics, "--no-plots", "--no-controls"]
+    return _main(toy_run(root, *base, "--data-root", str(root), "--name", name, *args))
 
 
 def tree(folder: Path) -> dict[str, bytes]:

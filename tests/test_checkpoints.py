@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import toy_run
 
 from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Control, Derived, Fit
@@ -19,7 +20,6 @@ from cfbench.engine.checkpoints import Checkpoints
 from cfbench.plugins.registry import Registry
 from cfbench.storage.tensors import load_state, save_state
 
-TOYS = str(Path(__file__).with_name("toys.py"))
 REGISTRY, BARS, ROOT = Registry(), Bars(), Path()
 LEARNED = [
     n
@@ -99,13 +99,15 @@ def test_states_of_optimisers_survive_without_pickle(tmp_path):
 
 
 def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "cfbench", "run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny"]
-    command += ["--methods", "patient", "--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth"]
+    more = ["--methods", "patient", "--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
     def begin(root, **env):
         return subprocess.Popen(
-            [*command, "--run-root", str(root)], **quiet, start_new_session=True, env={**os.environ, **env}
+            [sys.executable, "-m", "cfbench", *toy_run(root, *more)],
+            **quiet,
+            start_new_session=True,
+            env={**os.environ, **env},
         )
 
     disturbed, calm = begin(tmp_path / "a", CFBENCH_CHECKPOINT_S="0", PATIENCE="0.05"), None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small import TOYS, toy_run
 
 from cfbench import storage
 from cfbench.cli.main import _main as cfbench
@@ -20,12 +21,9 @@ from cfbench.plugins.spec import Spec
 from cfbench.runs.chain import Outcome, Status, Task
 from cfbench.runs.progress import read_events
 
-TOYS = str(Path(__file__).with_name("toys.py"))
-
 
 def command(root, *more):
-    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(root), "--datasets", "bars"]
-    return ["run", *common, "--methods", "learns,raises", "--no-plots", "--metrics", "truth,composition", *more]
+    return toy_run(root, "--methods", "learns,raises", "--no-plots", "--metrics", "truth,composition", *more)
 
 
 def numbers(root):

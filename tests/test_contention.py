@@ -6,17 +6,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
+from small import toy_run
 
 from cfbench.cli.main import _main
 from cfbench.engine.contention import DeviceUse, using_device
 from cfbench.runs.reader import read_results, read_run
 from cfbench.storage.temporary import machine_id
 
-TOYS = str(Path(__file__).with_name("toys.py"))
 REGISTER = """
 import sys
 from pathlib import Path
@@ -98,11 +97,10 @@ def test_tasks_are_counted_no_more_often_than_the_interval(tmp_path, neighbour):
 
 def test_a_row_says_whether_other_tasks_ran_while_it_was_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    common = ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--methods", "learns", "--jobs", "1"]
-    common += ["--metrics", "runtime", "--no-controls", "--no-plots", "--data-root", str(tmp_path)]
-    assert _main([*common, "--run-root", str(tmp_path / "alone")]) == 0
+    more = ["--methods", "learns", "--jobs", "1", "--metrics", "runtime", "--no-controls", "--no-plots"]
+    assert _main(toy_run(tmp_path / "alone", *more)) == 0
     with using_device(torch.device("cpu")):
-        assert _main([*common, "--run-root", str(tmp_path / "shared")]) == 0
+        assert _main(toy_run(tmp_path / "shared", *more)) == 0
     for name, others in (("alone", 0), ("shared", 1)):
         scores = {s.column: s.value for s in read_results(read_run(tmp_path / name / "tiny"), "bars").scores}
         assert (scores["fit_others"], scores["answer_others"]) == (others, others)

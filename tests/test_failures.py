@@ -8,25 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import hear_interrupts, toy_run
 
 from cfbench.cli.main import _main as cfbench
 from cfbench.engine.failures import is_transient, out_of_memory, with_smaller_batches
 from cfbench.runs.progress import log_event, read_events
 from cfbench.storage.stage import read_json
 
-TOYS = str(Path(__file__).with_name("toys.py"))
 ALONE = ["--no-plots", "--no-controls", "--metrics", "truth"]
 
 
 def command(root, methods, jobs="1", *more):
-    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(root), "--datasets", "bars"]
-    return ["run", *common, "--methods", methods, "--jobs", jobs, *ALONE, *more]
+    return toy_run(root, "--methods", methods, "--jobs", jobs, *ALONE, *more)
 
 
 def events(root, kind):
@@ -93,15 +91,11 @@ def test_every_stage_is_noted_once_and_a_second_command_does_nothing(tmp_path):
     assert [e["tasks"] for e in events(tmp_path, "begin")] == [len(events(tmp_path, "end"))]
 
 
-def _hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("twice", [False, True])
 def test_the_first_interrupt_lets_short_stages_finish_and_the_second_does_not(tmp_path, twice):
     line = [sys.executable, "-m", "cfbench", *command(tmp_path, "slow,knows")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(line, **quiet, start_new_session=True, preexec_fn=_hear_interrupts)
+    process = subprocess.Popen(line, **quiet, start_new_session=True, preexec_fn=hear_interrupts)
     deadline = time.monotonic() + 300
     while not any(e["task"].startswith("train bars slow") for e in events(tmp_path, "start")):
         assert time.monotonic() < deadline

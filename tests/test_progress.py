@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from small import TOYS, hear_interrupts, toy_run
 
 from cfbench.cli.follow import monitor_of, status_lines
 from cfbench.cli.main import _main
@@ -40,7 +41,6 @@ from cfbench.runs.progress import (
     tasks_in_progress,
 )
 
-TOYS = str(Path(__file__).with_name("toys.py"))
 CFBENCH = [sys.executable, "-c", "from cfbench.cli.main import main; main()"]
 KEYS = {"train": "a" * 12, "tune": "b" * 12, "images": "c" * 12}
 
@@ -282,8 +282,8 @@ def test_without_a_terminal_a_task_is_reported_at_intervals(tmp_path, clock, mon
 
 
 def run(folder, *args):
-    words = ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--jobs", "1", "--no-plots"]
-    return [*words, "--no-controls", "--metrics", "truth", "--run-root", str(folder), "--data-root", str(folder), *args]
+    more = ["--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth", "--data-root", str(folder)]
+    return toy_run(folder, *more, *args)
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +314,6 @@ def test_a_note_that_a_kill_left_is_nothing_under_way(finished, clock):
     assert [r.status for r in monitor_of(finished / "tiny").rows()] == ["ok", "failed", "invalid"]
 
 
-def hears_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     env = {**os.environ, "PATIENCE": "0.02"}
@@ -329,7 +325,7 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
             time.sleep(0.05)
         driver.send_signal(signal.SIGSTOP)  # it is going, and gets nowhere until both have looked
         follow = [*CFBENCH, "status", "tiny", "--follow", "--run-root", str(tmp_path)]
-        pipes = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": hears_interrupts}
+        pipes = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": hear_interrupts}
         leaver, stayer = subprocess.Popen(follow, **pipes), subprocess.Popen(follow, **pipes)
         firsts = [f.stdout.readline() for f in (leaver, stayer)]
         assert all(f.startswith("running  bars patient seed 0") for f in firsts), firsts

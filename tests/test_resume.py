@@ -12,40 +12,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small import hear_interrupts, timeless, toy_run
 
-TOYS = str(Path(__file__).with_name("toys.py"))
-COMMAND = [
-    sys.executable,
-    "-c",
-    "from cfbench.cli.main import main; main()",
-    "run",
-    "--plugin",
-    TOYS,
-    "--datasets",
-    "bars",
-]
-COMMAND += ["--methods", "slow,knows", "--preset", "tiny", "--no-plots"]
+CFBENCH = [sys.executable, "-m", "cfbench"]
+MORE = ["--methods", "slow,knows", "--no-plots"]
 
 
 def start(root: Path, jobs: int) -> subprocess.Popen:
-    command = [*COMMAND, "--run-root", str(root), "--jobs", str(jobs)]
+    command = [*CFBENCH, *toy_run(root, *MORE, "--jobs", str(jobs))]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, **quiet, start_new_session=True, preexec_fn=_hear_interrupts)
-
-
-def _hear_interrupts() -> None:
-    """Jobs of a shell's background ignore interrupts, and so would their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, **quiet, start_new_session=True, preexec_fn=hear_interrupts)
 
 
 def stages(root: Path) -> dict[Path, int]:
     """When each finished stage was written."""
     return {p.parent.relative_to(root): p.stat().st_mtime_ns for p in root.rglob("stage.json")}
-
-
-def timeless(root: Path) -> pd.DataFrame:
-    df = pd.read_csv(root / "tiny" / "leaderboard" / "bars.csv")
-    return df[~df.metric.str.startswith("runtime")].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +83,8 @@ class Waits(Method):
 
 def test_what_a_killed_run_left_incomplete_is_removed_by_the_next_command(tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
-    common = ["--run-root", str(tmp_path), "--jobs", "1", "--no-controls", "--metrics", "truth"]
-    asked = [*COMMAND, *common, "--plugin", str(tmp_path / "waits.py"), "--methods", "waits"]
+    command = [*CFBENCH, *toy_run(tmp_path, "--no-plots", "--jobs", "1", "--no-controls", "--metrics", "truth")]
+    asked = [*command, "--plugin", str(tmp_path / "waits.py"), "--methods", "waits"]
     process = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (drafts := list(tmp_path.rglob("cells/bars/waits/seed-0/.images-*"))):
@@ -115,7 +96,7 @@ def test_what_a_killed_run_left_incomplete_is_removed_by_the_next_command(tmp_pa
     assert [d for d in drafts if d.exists()] == drafts
     for path in (*drafts[0].rglob("*"), drafts[0]):
         os.utime(path, (0, 0))
-    assert subprocess.run([*COMMAND, *common, "--methods", "knows"], capture_output=True).returncode == 0
+    assert subprocess.run([*command, "--methods", "knows"], capture_output=True).returncode == 0
     assert not [d for d in drafts if d.exists()]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
 from cfbench.engine.failures import TaskTimeout, time_limit
-
-TOYS = str(Path(__file__).with_name("toys.py"))
 
 
 def stubborn(ends: list[TaskTimeout], often: int) -> None:
@@ -44,9 +42,8 @@ def test_a_block_in_time_is_left_alone():
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_method_that_hangs_loses_its_own_row_only(tmp_path, capsys, jobs):
-    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(tmp_path), "--datasets", "bars", "--jobs", jobs]
-    more = ["--no-plots", "--no-controls", "--metrics", "truth", "--timeout", "20"]
-    assert cfbench(["run", *common, *more, "--methods", "hangs,knows"]) == 2
+    more = ["--jobs", jobs, "--no-plots", "--no-controls", "--metrics", "truth", "--timeout", "20"]
+    assert cfbench(toy_run(tmp_path, *more, "--methods", "hangs,knows")) == 2
     assert "bars hangs seed 0: timeout: train: took longer than 20 s" in capsys.readouterr().err
     rows = pd.read_csv(tmp_path / "tiny" / "leaderboard" / "bars.csv").set_index("method")
     assert set(rows.loc["hangs"].status.str.partition(":")[0]) == {"timeout"}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
 
-TOYS = str(Path(__file__).with_name("toys.py"))
-
 
 def run(root, *more):
-    common = ["--plugin", TOYS, "--preset", "tiny", "--run-root", str(root), "--datasets", "bars", "--jobs", "1"]
-    return cfbench(["run", *common, "--no-plots", "--no-controls", "--metrics", "truth,runtime", *more])
+    return cfbench(toy_run(root, "--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth,runtime", *more))
 
 
 def table(root):
