@@ -1,4 +1,4 @@
-"""A run in a process of its own, with the CPU-seconds that methods, judges, metrics and data take told apart.
+"""A run in a process of its own, with the CPU-seconds of methods, judges, metrics and data counted apart.
 
 ``python stopwatch.py OPTIONS`` takes the arguments of ``cfbench`` as JSON, the plugin file and whether one Ray worker
 does the work, and prints JSON.
@@ -82,16 +82,16 @@ def family(pid: int) -> float:
 
 def main(argv: list[str], plugin: str, ray: bool) -> None:
     """Run a command and print what it took."""
-    from cfbench.cli import main, run
+    from cfbench.cli import main
     from cfbench.engine import execute as executing
-    from cfbench.engine import ray_executor
+    from cfbench.engine import launch, ray_executor
 
     if ray:  # where one worker does all: the command itself starts Ray for several only
         executing.nullcontext = lambda here: ray_executor.ray_executor(here.job, 1)
     else:
         watch_all(plugin)
         assert executing.nullcontext is nullcontext
-    working, execute = [0.0], run.execute
+    working, execute = [0.0], launch.execute
 
     def timed(*given: Any, **named: Any) -> Any:
         import ray as module
@@ -107,13 +107,13 @@ def main(argv: list[str], plugin: str, ray: bool) -> None:
         return execute(*given, **named)
 
     if ray:
-        run.execute = timed
+        launch.execute = timed
     sys.argv = ["cfbench", *argv]
     loaded = time.process_time()
     code = main._main(argv)
     assert code == 0, code
-    told = {"loading": loaded, "total": time.process_time() + working[0], "workers": working[0]}
-    print(f"\n{json.dumps({**told, **{kind: SPENT[kind] for kind in (*WATCHED, 'judges')}})}")
+    counted = {"loading": loaded, "total": time.process_time() + working[0], "workers": working[0]}
+    print(f"\n{json.dumps({**counted, **{kind: SPENT[kind] for kind in (*WATCHED, 'judges')}})}")
 
 
 if __name__ == "__main__":
