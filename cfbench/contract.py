@@ -62,9 +62,10 @@ class Fit:
     ``images`` is the budget: how many training images may pass through training steps, all networks together;
     ``seen`` counts those that have. In `Method.tune` all have been.
     ``log`` appends a row to the cell's training log, and ends the fit where its ``loss`` is not finite; ``record``
-    writes a named JSON table into the run folder (``likelihood`` with ``bits_per_dim`` goes into the leaderboard,
-    ``remarks``, a list of sentences, below it as footnotes of the row; ``labels`` names the columns of recorded tables
-    that charts draw, in their order, with a label for each);
+    writes a named JSON table into the run folder (``likelihood`` with ``bits_per_dim``, an upper bound on -log2 of the
+    probability of 8-bit images for each of their values, goes into the leaderboard; ``remarks``, a list of sentences,
+    below it as footnotes of the row; ``labels`` names the columns of recorded tables that charts draw, in their order,
+    with a label for each);
     ``progress(stage, done, total, loss)`` moves the live display.
     """
 

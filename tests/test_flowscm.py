@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cfbench_methods.flowscm import FlowSCM
 from cfbench_methods.nn.coupling import Affine, DenseNet, grids
 from cfbench_methods.nn.flow_glow import SqueezeFlow
 from cfbench_methods.nn.flow_wavelet import CoarseFlow, DetailFlow, PyramidFlow, haar, unhaar
+from cfbench_methods.nn.smoothed import Observation, entropy
+from scipy.special import xlogy
+from scipy.stats import norm
 from toys import Bars
 
 from cfbench.contract import Fit, Split
@@ -166,6 +170,77 @@ def test_bits_per_dimension_of_uniform_noise_are_eight(kind):
         8 + 0.5 * math.log2(2 * math.pi * math.e / 12), abs=0.05
     )
     assert tables["likelihood"]["bound"] is True
+
+
+def reported(method, images):
+    """What a method records of its likelihood, on images [N, 1, 8, 8] that it trains on and is asked about."""
+    rows = Split(images, BARS.split(Path(), "train").parents[:1].expand(len(images), -1), torch.arange(len(images)))
+    tables = {}
+    method._report(Fit(rows, rows, 0, torch.device("cpu"), generator(2), record=tables.__setitem__))
+    return tables["likelihood"]
+
+
+def noise_images(count=640):
+    return torch.randint(256, (count, 1, 8, 8), generator=generator()).byte()
+
+
+class Flat(torch.nn.Module):
+    """A density that is 1 everywhere."""
+
+    padded = (1, 8, 8)
+
+    def forward(self, y, e):
+        return [y], [0 * y.sum((1, 2, 3))]
+
+    def pad(self, x):
+        return x
+
+    crop = pad
+
+
+def test_a_uniform_density_has_eight_bits():
+    method = FlowSCM(BARS.graph, noise=0.0, **SMALL)
+    method.flow = Flat()
+    assert reported(method, noise_images())["bits_per_dim"] == 8
+
+
+def test_the_bound_is_one_on_a_law_of_grey_levels_known_by_quadrature():
+    method = FlowSCM(BARS.graph, noise=0.05, **SMALL)  # before a fit its couplings are the identity: a Gaussian
+    images = noise_images()
+    method.flow.observe(FlowSCM._dequantised(images.float() / 255))
+    mean, scale = (part.double().numpy() for part in (method.flow.mean.flatten(), method.flow.scale))
+    x = images[:200].float() / 255
+    y = x + 0.05 * torch.randn(x.shape, generator=generator(1))
+    observation = Observation(x, FlowSCM._image(method, method._denoised(y, torch.zeros(len(x), 2))[0]))
+    grid, levels = np.linspace(-1, 2, 6001), torch.arange(256) / 255
+    exact = []
+    for pixel in (0, 27, 63):
+        density = norm(mean[pixel], scale).pdf(grid)
+        guess = (256 * (grid + 0.05**2 * (mean[pixel] - grid) / scale**2) - 0.5) / 255
+        guess = torch.tensor(guess, dtype=torch.float32).clamp(0, 1)
+        law = observation.log_prob(levels[:, None].expand(-1, len(grid)), guess.expand(256, -1)).double().exp()
+        probability = np.trapezoid(law.numpy() * density, grid, axis=1)
+        assert probability.sum() == pytest.approx(1, abs=1e-4)
+        exact.append(-np.log2(probability).mean())
+    assert 8 < np.mean(exact) < reported(method, images)["bits_per_dim"] < np.mean(exact) + 0.15
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.3, 1.0, 12.8])
+def test_the_entropy_of_noise_is_that_of_its_density(noise):
+    k = np.linspace(-0.5 - 9 * noise, 0.5 + 9 * noise, 400001)
+    density = norm.cdf((k + 0.5) / noise) - norm.cdf((k - 0.5) / noise)
+    assert entropy(noise) == pytest.approx(np.trapezoid(xlogy(density, density), k) / -math.log(2), abs=1e-3)
+    assert entropy(0) == 0
+    assert entropy(noise) < 0.5 * math.log2(2 * math.pi * math.e * (noise**2 + 1 / 12)) + 1e-6
+
+
+@KINDS
+def test_the_parts_of_the_bound_add_up(kind):
+    _, _, tables = bars_fit(noise=0.05, **kind)
+    table = tables["likelihood"]
+    parts = table["noised_bits"] - table["noise_bits"] + table["observation_bits"]
+    assert table["bits_per_dim"] == pytest.approx(parts)
+    assert 0 < table["bits_per_dim"] < table["noised_bits"]
 
 
 @KINDS

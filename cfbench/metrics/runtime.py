@@ -33,7 +33,7 @@ class Runtime(Metric):
         "parameters": Column("trained parameters", "none", "parameters", 0.0, printed=True, order=5),
         "peak_mb": Column("peak memory", "lower", "MB", 0.0, printed=True, order=6),
         "bits_per_dim": Column(
-            "negative log-likelihood, or its bound", "lower", "bits per dimension", printed=True, order=4
+            "bits of the 8-bit image, or their upper bound", "lower", "bits per dimension", printed=True, order=4
         ),
         "fit_others": Column(
             "other tasks on the device during the fit",
