@@ -18,7 +18,7 @@ from cfbench.rng import Streams
 
 from .diffusion import cld, guidance_tuning
 from .diffusion.denoiser import Denoiser
-from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, Questions, Scale, Setting
+from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, SCALES_OF_EACH, Questions, Row, Scale, Setting
 from .diffusion.samplers import make
 from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
 from .nn.parents import ParentEncoder
@@ -82,8 +82,8 @@ class DiffSCM(Method):
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
             on ``cld_share`` of the budget).
-        scale, contrast: s_k, one for all parents or one for each (on a command line ``4/3/3``), and c; what is not
-            given is tuned.
+        scale, contrast: s_k, one for all parents or one for each (on a command line ``4/3/3``), and c; what is None
+            is tuned. Validation questions hardly tell contrasts apart, so that c is given by default.
         sampler, steps, start, rho: which sampler (`samplers`), how many steps each way, the share of the noise levels
             that they span, and their spacing (`trajectory`).
         residuals: whether continuous parents are guided relative to what the predictor says of the factual at the
@@ -132,7 +132,7 @@ class DiffSCM(Method):
         rule: Literal["effectiveness", "cld"] = "effectiveness",
         cld_share: float = 0.1,
         scale: float | Sequence[float] | str | None = None,
-        contrast: float | None = None,
+        contrast: float | None = 0.5,
         sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "adams",
         steps: int = 12,
         start: float = 0.7,
@@ -323,22 +323,33 @@ class DiffSCM(Method):
         """Scale and contrast, as far as not given, by the method's rule on ``run.valid``; records ``guidance``."""
         if not self.tuned:
             return {}
-        q = guidance_tuning.asked(self.graph, run)
+        settings = self._settings()
+        q = guidance_tuning.asked(self.graph, run, len(settings))
         pool = run.valid[torch.randperm(len(run.valid), generator=run.rng)[: guidance_tuning.POOL]]
         answer = guidance_tuning.answers(q, self.abduct, self._under)
-        rows = guidance_tuning.curve(run, q, self._settings(), answer, lambda image: self._scores(q, pool, image))
-        best = guidance_tuning.choose(rows, self.rule, self.effectiveness_ratio)
-        self.contrast, self.scale = best["contrast"], best["scale"]
-        if self._one_each:
-            variables = self.graph.variables
-            self.scale = guidance_tuning.scale_of_each(rows, best, variables, self.effectiveness_ratio)
-        run.record("guidance", [{**row, "chosen": row is best, "scales": self.scale} for row in rows])
+        found = guidance_tuning.curve(
+            run, q, self.graph.names, settings, answer, lambda image: self._scores(q, pool, image)
+        )
+        choice = guidance_tuning.settle(found, self._rule)
+        self.contrast = choice.row["contrast"]
+        if "scale" in self.tuned:
+            self.scale = choice.scale
+        run.record("guidance", [{**row, "chosen": row is choice.row, "scales": self.scale} for row in choice.rows])
         run.record("labels", guidance_tuning.LABELS)
         if "scale" in self.tuned:
-            found = guidance_tuning.remarks(rows, best, self.scale, self.graph.names, self.rule)
-            if found:
-                run.record("remarks", found)
+            remarks = guidance_tuning.remarks(choice.rows, choice.row, self.scale, self.graph.names, self.rule)
+            if remarks:
+                run.record("remarks", remarks)
         return {name: getattr(self, name) for name in self.tuned}
+
+    def _rule(self, rows: Sequence[Row]) -> tuple[Row, Scale]:
+        """The row that the rule picks, and the scale or scales with it; where these are given, any."""
+        best = guidance_tuning.choose(rows, self.rule, self.effectiveness_ratio)
+        if "scale" not in self.tuned:
+            return best, 1.0
+        if not self._one_each:
+            return best, best["scale"]
+        return best, guidance_tuning.scale_of_each(rows, best, self.graph.variables, self.effectiveness_ratio)
 
     @property
     def _one_each(self) -> bool:
@@ -349,14 +360,13 @@ class DiffSCM(Method):
         """What tuning tries: no contrast where no parent is a class, and what is given as given."""
         categorical = any(v.categorical for v in self.graph.variables)
         contrasts = tuple(CONTRASTS) if "contrast" in self.tuned and categorical else (self.contrast * categorical,)
-        every = tuple(sorted({scale for scales in CONTRASTS.values() for scale in scales}))
         if "scale" not in self.tuned:
             pairs: list[tuple[float, Any]] = [(c, self.scale) for c in contrasts]
         elif self.rule == "cld":
             pairs = [(c, s) for c in contrasts for s in SCALES]
         else:
             pairs = [(contrasts[0], 0.0)]
-            pairs += [(c, s) for c in contrasts for s in (CONTRASTS[c] if len(contrasts) > 1 else every)]
+            pairs += [(c, s) for c in contrasts for s in (CONTRASTS[c] if len(contrasts) > 1 else SCALES_OF_EACH)]
         return [{"contrast": c, "scale": s} for c, s in pairs]
 
     def _under(self, u: Mapping[str, Tensor], pa: Tensor, variable: Tensor, setting: Setting) -> Tensor:
@@ -367,8 +377,10 @@ class DiffSCM(Method):
             scale = torch.where(own, torch.as_tensor(scale), REST)
         return self._generate(u, pa, scale, setting["contrast"])
 
-    def _scores(self, q: Questions, pool: Split, image: Tensor) -> dict[str, Any]:
-        scores = guidance_tuning.effectiveness(self.clean, self.encoder, q, image) if self.shares["clean"] else {}
+    def _scores(self, q: Questions, pool: Split, image: Tensor) -> dict[str, Tensor]:
+        scores = {}
+        if self.shares["clean"]:
+            scores["effectiveness"] = guidance_tuning.effectiveness(self.clean, self.encoder, q, image)
         if self.shares["vae"]:
             scores["cld"] = cld.of_answers(self.vae, self.graph, q, image, pool)
         return scores

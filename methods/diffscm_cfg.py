@@ -16,7 +16,7 @@ from cfbench.rng import Streams
 from .diffusion import guidance_tuning, samplers
 from .diffusion.denoiser import Denoiser
 from .diffusion.guidance import classifier_free
-from .diffusion.guidance_tuning import Setting
+from .diffusion.guidance_tuning import Row, Setting
 from .diffusion.schedule import Eps, alpha_bars, trajectory
 from .nn.parents import ParentEncoder
 from .nn.predictor import ParentPredictor
@@ -27,6 +27,8 @@ __all__ = ["DiffSCMCFG"]
 
 GRID = (1.0, 1.5, 2.0, 3.0, 4.5)
 """The guidance scales that tuning tries."""
+ANSWERS = 720
+"""About as many answers as they may have together."""
 ABDUCTIONS, BASES, LOSSES = ("factual", "null"), ("classes", "factual", "null"), ("eps", "v")
 
 
@@ -200,18 +202,23 @@ class DiffSCMCFG(Method):
         effectiveness, the one that moves images least, asked and unasked; records the curve as ``guidance``."""
         if not self.tuned:
             return {}
-        q = guidance_tuning.asked(self.graph, run)
+        settings = [{"scale": scale} for scale in GRID]
+        q = guidance_tuning.asked(self.graph, run, len(settings), ANSWERS)
 
         def predict(u: Mapping[str, Tensor], pa: Tensor, variable: Tensor, setting: Setting) -> Tensor:
             return self._generate(u, pa, setting["scale"])
 
-        def score(image: Tensor) -> dict[str, Any]:
-            return guidance_tuning.effectiveness(self.clean, self.encoder, q, image)
+        def score(image: Tensor) -> dict[str, Tensor]:
+            return {"effectiveness": guidance_tuning.effectiveness(self.clean, self.encoder, q, image)}
 
-        settings = [{"scale": scale} for scale in GRID]
-        rows = guidance_tuning.curve(run, q, settings, guidance_tuning.answers(q, self.abduct, predict), score)
-        best = guidance_tuning.choose(rows, "effectiveness", self.effectiveness_ratio)
-        run.record("guidance", [{**row, "chosen": row is best} for row in rows])
+        def rule(rows: Sequence[Row]) -> tuple[Row, float]:
+            best = guidance_tuning.choose(rows, "effectiveness", self.effectiveness_ratio)
+            return best, best["scale"]
+
+        answer = guidance_tuning.answers(q, self.abduct, predict)
+        choice = guidance_tuning.settle(guidance_tuning.curve(run, q, self.graph.names, settings, answer, score), rule)
+        run.record("guidance", [{**row, "chosen": row is choice.row} for row in choice.rows])
         run.record("labels", guidance_tuning.LABELS)
-        self.scale = best["scale"]
+        assert isinstance(choice.scale, float)
+        self.scale = choice.scale
         return {"scale": self.scale}

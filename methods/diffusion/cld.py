@@ -68,8 +68,8 @@ def latent_divergence(vae: VAE, x_cf: Tensor, x: Tensor, pool: Tensor, near_new:
     return torch.log(p1.exp() + p2.exp())
 
 
-def of_answers(vae: VAE, graph: CausalGraph, q: Questions, x_cf: Tensor, pool: Split) -> float:
-    """The mean CLD of answers x_cf [B, C, H, W]; the nearest tenth of ``pool`` counts as being at a value."""
+def of_answers(vae: VAE, graph: CausalGraph, q: Questions, x_cf: Tensor, pool: Split) -> Tensor:
+    """The CLD [B] of answers x_cf [B, C, H, W]; the nearest tenth of ``pool`` counts as being at a value."""
     real, rows = pool.parents.to(q.pa), torch.arange(len(q.pa))
     categorical = torch.tensor([v.categorical for v in graph.variables], device=q.pa.device)[q.variable]
     near = []
@@ -77,4 +77,4 @@ def of_answers(vae: VAE, graph: CausalGraph, q: Questions, x_cf: Tensor, pool: S
         distance = (real[:, q.variable].T - pa[rows, q.variable][:, None]).abs()
         limit = distance.kthvalue(max(1, len(real) // 10), dim=1, keepdim=True).values
         near.append(torch.where(categorical[:, None], distance == 0, distance <= limit))
-    return float(latent_divergence(vae, x_cf, q.x, pool.x.to(q.x), near[0], near[1]).mean())
+    return latent_divergence(vae, x_cf, q.x, pool.x.to(q.x), near[0], near[1])

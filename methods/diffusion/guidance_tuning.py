@@ -2,18 +2,25 @@
 
 Methods give functions of a setting, a mapping such as {"contrast": 0.5, "scale": 3.0}:
 
-    q = asked(graph, run)
-    rows = curve(run, q, settings, answers(q, abduct, predict), score)
-    best = choose(rows, "effectiveness", 0.97)
+    q = asked(graph, run, len(settings))
+    found = curve(run, q, settings, answers(q, abduct, predict), score)
+    choice = settle(found, lambda rows: choose(rows, "effectiveness", 0.97))
+
+The rule has thresholds, and at a threshold one question decides between settings whose answers differ. So it is asked
+of many resamples of the questions, and the choice is the mean of what it picks (bagging; Breiman 1996, "Heuristics of
+instability and stabilization in model selection").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfbench.contract import Fit, Split
@@ -23,20 +30,26 @@ from ..nn.parents import ParentEncoder
 from ..nn.predictor import ParentPredictor
 
 __all__ = [
-    "CONTRASTS", "LABELS", "POOL", "REST", "RULES", "SCALES", "Questions", "answers", "asked",
-    "choose", "curve", "effectiveness", "guided", "questions", "remarks", "scale_of_each",
+    "CONTRASTS", "LABELS", "POOL", "REST", "RULES", "SCALES", "SCALES_OF_EACH", "Choice", "Curve", "Questions",
+    "answers", "asked", "choose", "curve", "effectiveness", "guided", "questions", "remarks", "scale_of_each", "settle",
 ]  # fmt: skip
 
 RULES = ("effectiveness", "cld")
 CONTRASTS: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5, 6.0), 1.0: (2.0, 3.5)}
-"""The scales tried at each contrast; at one that is given, all of them. No guidance at all is shown, never chosen."""
+"""The scales tried at each contrast where it is open. No guidance at all is shown, never chosen."""
+SCALES_OF_EACH = (2.0, 3.0, 4.5, 6.5)
+"""The scales tried at a contrast that is given."""
 SCALES = (0.0, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 30.0)
 """The scales of the rule ``cld``, those of the paper's figure and beyond: fewer steps want larger ones."""
 REST = 3.0
 """The scale of the parents that a question is not about, while one scale for each parent is tuned."""
 VALUES = 0.9
 """Of values this part of the best effectiveness is enough: together they overshoot sooner than each alone."""
-FEWEST, MOST = 8, 96
+FEWEST, ANSWERS = 8, 1200
+"""Questions that are asked at least, and about as many answers as all settings may have together."""
+MANY = 96
+"""Questions under however many settings, where the budget is not small."""
+RESAMPLES = 200
 NULLS = 24
 POOL = 500
 IDLE = 0.02
@@ -55,6 +68,8 @@ Setting = Mapping[str, Any]
 Scale = float | Sequence[float] | Tensor
 Answer = Callable[[Setting], Sequence[Tensor]]
 """Answers to the questions under a setting, and to the first `NULLS` of them with the factual parents."""
+Rule = Callable[[Sequence[Row]], tuple[Row, Scale]]
+"""Picks a row, and with it a scale or one for each variable."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,9 @@ class Questions:
 
 
 def questions(graph: CausalGraph, data: Split, count: int, rng: torch.Generator) -> Questions:
-    """One question for each of ``count`` rows, the variables in turn.
+    """One question for each of ``count`` rows, the variables in turn, classes twice as often as values.
+
+    An answer about a class is right or wrong, which says less of a scale than how much of a value was reached.
 
     The new value and those of the variable's descendants come from one other row, so that they fit together; a
     class always changes where one of 32 rows has another one.
@@ -80,7 +97,8 @@ def questions(graph: CausalGraph, data: Split, count: int, rng: torch.Generator)
     rows = torch.randperm(len(data), generator=rng)[:count]
     pa = data.parents[rows]
     cf_pa = pa.clone()
-    variable = torch.arange(len(rows)) % len(graph.variables)
+    turns = [*range(len(graph.variables)), *(k for k, v in enumerate(graph.variables) if v.categorical)]
+    variable = torch.tensor(turns)[torch.arange(len(rows)) % len(turns)]
     for i, k in enumerate(variable.tolist()):
         donors = data.parents[torch.randint(len(data), (32,), generator=rng)]
         other = (donors[:, k] != pa[i, k]).int().argmax()
@@ -90,9 +108,10 @@ def questions(graph: CausalGraph, data: Split, count: int, rng: torch.Generator)
     return Questions(data[rows].x, pa, cf_pa, variable)
 
 
-def asked(graph: CausalGraph, run: Fit) -> Questions:
-    """Questions about validation images, more of them in longer runs, on the run's device."""
-    return questions(graph, run.valid, min(MOST, max(FEWEST, run.images // 1000)), run.rng).to(run.device)
+def asked(graph: CausalGraph, run: Fit, settings: int, total: int = ANSWERS) -> Questions:
+    """Questions about validation images on the run's device, more of them in longer runs, and under few settings."""
+    fewest, most = max(FEWEST, len(graph.variables)), max(MANY, total // settings)
+    return questions(graph, run.valid, min(most, max(fewest, run.images // 500)), run.rng).to(run.device)
 
 
 def answers(
@@ -113,31 +132,90 @@ def answers(
     return lambda setting: predict(u, pa, variable, setting).split([len(q.pa), n])
 
 
+@dataclass(frozen=True)
+class Curve:
+    """What was found under each setting: a row of means each, and scores [S, B] of every question by name.
+
+    Among the scores are ``change`` and, as far as they were asked, ``composition`` [S, n]; ``variable`` [B] is the one
+    that a question sets, of those with ``names``.
+    """
+
+    settings: Sequence[Setting]
+    scores: Mapping[str, Tensor]
+    variable: Tensor
+    names: Sequence[str]
+
+    def rows(self) -> list[Row]:
+        """A row of means for each setting."""
+        ones = {name: torch.ones(1, self.scores[name].shape[1]) for name in ("change", "composition")}
+        return next(self._weighted(ones))
+
+    def resamples(self, count: int = RESAMPLES) -> Iterator[list[Row]]:
+        """Rows as other questions would have given: drawn with replacement, as many about each variable."""
+        rng = torch.Generator().manual_seed(0)
+        groups = [(self.variable == k).nonzero()[:, 0].cpu() for k in range(len(self.names))]
+        nulls = torch.arange(self.scores["composition"].shape[1])
+
+        def weights(groups: Sequence[Tensor], size: int) -> Tensor:
+            drawn = [g[torch.randint(len(g), (count, len(g)), generator=rng)] for g in groups if len(g)]
+            index = torch.cat(drawn, dim=1)
+            return torch.zeros(count, size).scatter_add_(1, index, torch.ones(index.shape))
+
+        size = len(self.variable)
+        yield from self._weighted({"change": weights(groups, size), "composition": weights([nulls], len(nulls))})
+
+    def _weighted(self, weights: Mapping[str, Tensor]) -> Iterator[list[Row]]:
+        """Rows of means under weights [R, B] of the questions and [R, n] of those asked for composition, R times."""
+        means: dict[str, Tensor] = {}
+        for name, score in self.scores.items():
+            weight = weights["composition" if name == "composition" else "change"].to(score)
+            if name == "effectiveness":
+                own = F.one_hot(self.variable, len(self.names)).to(score)
+                each = torch.einsum("rb,sb,bk->rsk", weight, score, own) / (weight @ own)[:, None]
+                means[name] = each.mean(2)
+                means |= {f"{name}/{v}": each[:, :, k] for k, v in enumerate(self.names)}
+            else:
+                means[name] = weight @ score.T / weight.sum(1, keepdim=True)
+        lists = {name: values.tolist() for name, values in means.items()}
+        for r in range(len(weights["change"])):
+            yield [
+                {**setting, **{name: values[r][i] for name, values in lists.items()}}
+                for i, setting in enumerate(self.settings)
+            ]
+
+
 def curve(
-    run: Fit, q: Questions, settings: Sequence[Setting], answer: Answer, score: Callable[[Tensor], Row]
-) -> list[Row]:
-    """A row for each setting, logged: mean absolute change and composition error in [0, 1] grey levels, and scores."""
-    rows: list[Row] = []
-    for setting in settings:
+    run: Fit,
+    q: Questions,
+    names: Sequence[str],
+    settings: Sequence[Setting],
+    answer: Answer,
+    score: Callable[[Tensor], Mapping[str, Tensor]],
+) -> Curve:
+    """The curve over the settings, its rows logged: absolute change and composition error in [0, 1], and scores."""
+    found: dict[str, list[Tensor]] = {}
+    for number, setting in enumerate(settings, start=1):
         image, null = answer(setting)
-        change, composition = (float((a - b).abs().mean()) for a, b in ((image, q.x), (null, q.x[: len(null)])))
-        rows.append({**setting, "change": change, "composition": composition, **score(image)})
-        run.log({"stage": "guidance", **rows[-1]})
-        run.progress("guidance", len(rows), len(settings))
-    return rows
+        scores = {
+            name: (a - b).abs().flatten(1).mean(1)
+            for name, a, b in (("change", image, q.x), ("composition", null, q.x[: len(null)]))
+        }
+        for name, value in {**scores, **score(image)}.items():
+            found.setdefault(name, []).append(value.float())
+        one = Curve([setting], {name: values[-1][None] for name, values in found.items()}, q.variable, names)
+        run.log({"stage": "guidance", **one.rows()[0]})
+        run.progress("guidance", number, len(settings))
+    return Curve(settings, {name: torch.stack(values) for name, values in found.items()}, q.variable, names)
 
 
-def effectiveness(clean: ParentPredictor, encoder: ParentEncoder, q: Questions, image: Tensor) -> Row:
-    """What a predictor of clean images finds in the answers [B, C, H, W] of what was asked, overall and by variable.
+def effectiveness(clean: ParentPredictor, encoder: ParentEncoder, q: Questions, image: Tensor) -> Tensor:
+    """What a predictor of clean images finds in each answer [B, C, H, W] of what was asked [B].
 
     See `ParentPredictor.success`.
     """
     z = clean.best(clean(2 * image - 1, 0))
     success = clean.success(z, encoder.standardise(q.cf_pa), encoder.standardise(q.pa))
-    parts = {
-        f"effectiveness/{v.name}": float(success[q.variable == k, k].mean()) for k, v in enumerate(encoder.variables)
-    }
-    return {"effectiveness": sum(parts.values()) / len(parts), **parts}
+    return success[torch.arange(len(success), device=success.device), q.variable]
 
 
 def guided(rows: Sequence[Row]) -> list[Row]:
@@ -175,6 +253,40 @@ def scale_of_each(rows: Sequence[Row], best: Row, variables: Sequence[Variable],
     return [smallest(variable) for variable in variables]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The row that is nearest to what was chosen, its contrast if there is one, and the scale or that of each variable.
+
+    ``rows`` are those of the whole curve.
+    """
+
+    rows: Sequence[Row]
+    row: Row
+    scale: Scale
+
+
+def settle(found: Curve, rule: Rule) -> Choice:
+    """What the rule picks in the mean of resampled questions: the most frequent contrast, and at it the mean scale.
+
+    The mean is the geometric one, to two digits.
+    """
+    picked = [rule(rows) for rows in found.resamples()]
+    contrast = Counter(row.get("contrast") for row, _ in picked).most_common(1)[0][0]
+    scales = torch.tensor([scale for row, scale in picked if row.get("contrast") == contrast], dtype=torch.float64)
+    means: list[float] = [float(f"{s:.2g}") for s in scales.log().mean(0).exp().reshape(-1).tolist()]
+    rows = found.rows()
+    row = _nearest(rows, contrast, math.exp(sum(map(math.log, means)) / len(means)))
+    return Choice(rows, row, means if scales.ndim > 1 else means[0])
+
+
+def _nearest(rows: Sequence[Row], contrast: float | None, scale: float) -> Row:
+    """The guided row at a contrast whose scale is nearest, in ratio."""
+    same = [row for row in guided(rows) if row.get("contrast") == contrast]
+    if len(same) == 1:  # of a scale that is given, which may be one for each variable
+        return same[0]
+    return min(same, key=lambda row: abs(math.log(row["scale"] / scale)))
+
+
 def remarks(rows: Sequence[Row], best: Row, scale: Scale, names: Sequence[str], rule: str) -> list[str]:
     """What a reader of the table must know of the choice: what guidance does not move, and that none would be better.
 
@@ -190,10 +302,10 @@ def remarks(rows: Sequence[Row], best: Row, scale: Scale, names: Sequence[str], 
         found.append(f"no guidance at all has a CLD of {none['cld']:.3f}, the chosen scale {best['cld']:.3f}")
     for k, name in enumerate(names):
         column, own = f"effectiveness/{name}", scale[k] if isinstance(scale, Sequence) else best["scale"]
-        row = next((row for row in rows if (row["contrast"], row["scale"]) == (best["contrast"], own)), best)
+        row = _nearest(rows, best["contrast"], own)
         if column in none and row[column] <= none[column] + IDLE:
             found.append(
-                f"guidance does not steer {name}: effectiveness {row[column]:.2f} on validation data at scale {own:g}, "
-                f"{none[column]:.2f} without guidance"
+                f"guidance does not steer {name}: effectiveness {row[column]:.2f} on validation data at scale "
+                f"{row['scale']:g}, {none[column]:.2f} without guidance"
             )
     return found
