@@ -81,7 +81,16 @@ def _chosen(value: Any, rows: Tensor) -> Any:
     return value if value is None else value.take(rows) if isinstance(value, ImageRows) else ImageRows(value, rows)
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A result on a whole set, which stays as it is when rows are picked."""
+
+    result: Any
+
+
 def _pick(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, _Whole):
+        return value
     if isinstance(value, Tensor):
         return value[rows]
     if isinstance(value, tuple):
@@ -170,7 +179,7 @@ class Evidence:
         return bool(value) if isinstance(value, Mapping) else value is not None
 
     def take(self, rows: Tensor) -> Evidence:
-        """The evidence of some rows (an index or mask [N]; rows may repeat), with memoised results.
+        """The evidence of some rows (an index or mask [N]), with memoised results.
 
         Images are neither read nor copied.
         """
@@ -195,6 +204,14 @@ class Evidence:
             with torch.no_grad():
                 self.memo[name] = compute()
         return self.memo[name]
+
+    def of_set(self, name: str, compute: Callable[[], Any]) -> tuple[Any, Tensor]:
+        """A result on the set as it is at the first call, kept whole through `take`, and its rows [N] that are here.
+
+        What a score loses with a few rows follows from it without a look at all the others.
+        """
+        kept, rows = self.once(name, lambda: (_Whole(compute()), torch.arange(len(self))))
+        return kept.result, rows
 
     def each(self, name: str, compute: Callable[[Evidence], Any]) -> Any:
         """As `once`, for results that are independent for each row: ``compute`` is called on blocks of rows."""

@@ -14,9 +14,9 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from cfbench.metrics.density import coverage, density, pack, radii, spaced
+from cfbench.metrics.density import coverage, density, expected_coverage, pack, radii, spaced
 from cfbench.metrics.frechet import frechet, moments, reference
-from cfbench.metrics.kernel import kernel, paired_mmd, within
+from cfbench.metrics.kernel import Pairs, kernel, paired_mmd, within
 from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
 
 pytestmark = pytest.mark.portable
@@ -101,7 +101,7 @@ class TestKernel:
     def test_chunks_change_nothing(self, monkeypatch):
         a, b = draw(50), draw(50, seed=1)
         whole = paired_mmd(a, b)
-        monkeypatch.setattr("cfbench.metrics.kernel.CHUNK", 7)
+        monkeypatch.setattr("cfbench.metrics.kernel.PAIRS", 350)
         torch.testing.assert_close(paired_mmd(a, b), whole)
 
     def test_paired_form_equals_a_plain_double_loop(self):
@@ -111,41 +111,26 @@ class TestKernel:
         assert paired_mmd(a, b).item() == pytest.approx(np.mean(h))
         assert paired_mmd(a, a.clone()).item() == 0
 
-    def test_copies_in_a_resample_are_no_pairs(self):
-        a = draw(30)
-        row = torch.randint(30, (30,), generator=torch.Generator().manual_seed(4))
-        gram = kernel(a, a)[row][:, row]
-        different = row[:, None] != row[None]
-        torch.testing.assert_close(within(a[row], row), gram[different].mean())
-        assert within(a[row], row) < within(a[row])
+    @pytest.mark.parametrize("missing", [0, 1, 4, 25, 28])
+    def test_what_some_rows_have_in_common_follows_from_all(self, missing):
+        a, b = draw(30), draw(30, seed=1, shift=0.3)
+        rows = torch.randperm(30, generator=torch.Generator().manual_seed(missing))[missing:]
+        torch.testing.assert_close(Pairs.of(a).mean(rows), within(a[rows]))
+        torch.testing.assert_close(Pairs.of(a, b).mean(rows), paired_mmd(a[rows], b[rows]))
+        assert Pairs.of(a, a.clone()).mean(rows) == 0
 
-    def test_copies_of_a_pair_are_no_pairs_either(self):
-        e = make(n=30)
-        TrueRealism()(e)
-        row = torch.randint(30, (30,), generator=torch.Generator().manual_seed(4))
-        a, b = (e.judges.features(images)[row] for images in (e.answer, e.truth))
-        h = kernel(a, a) + kernel(b, b) - kernel(a, b) - kernel(b, a)
-        expected = h[row[:, None] != row[None]].mean().item()
-        assert TrueRealism()(e.take(row))["kid_truth"].item() == pytest.approx(expected, rel=1e-6)
-        assert h[~torch.eye(30).bool()].mean().item() != pytest.approx(expected, rel=1e-3)
+    def test_copies_are_pairs_like_other_images(self):
+        a, rows = draw(30), torch.randint(30, (30,), generator=torch.Generator().manual_seed(4))
+        torch.testing.assert_close(Pairs.of(a).mean(rows), within(a[rows]))
 
-    def test_resamples_scatter_around_the_score_of_all(self):
-        e = make(n=60, real=120)
-        point = Realism()(e)["kid_real"].item()
-        g = torch.Generator().manual_seed(0)
-        rows = [torch.randint(60, (60,), generator=g) for _ in range(200)]
-        mine = np.array([Realism()(e.take(r))["kid_real"].item() for r in rows])
-        naive = np.array([Realism()(fresh(e.take(r), shared=e.shared))["kid_real"].item() for r in rows])
-        error = mine.std() / np.sqrt(len(rows))
-        assert abs(mine.mean() - point) < 3 * error
-        assert abs(naive.mean() - point) > 10 * error
-
-    def test_refuses_a_single_image_and_knows_no_pair_among_copies(self):
+    def test_refuses_a_single_image(self):
         with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
             within(draw(1))
         with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
             paired_mmd(draw(1), draw(1))
-        assert within(draw(1).expand(2, -1), torch.tensor([5, 5])).isnan()
+        for rows in ([0], [29]):
+            with pytest.raises(ValueError, match="at least 2 images on each side, found 1"):
+                Pairs.of(draw(30)).mean(torch.tensor(rows))
 
 
 class TestNeighbours:
@@ -168,21 +153,39 @@ class TestNeighbours:
         assert density(balls, k=1).item() == pytest.approx(4 / 3)
         assert coverage(balls).item() == pytest.approx(0.5)
 
-    def test_expectations_for_points_of_the_same_law(self):
-        pairs = [(draw(200, f=3, seed=s), draw(200, f=3, seed=s + 500)) for s in range(10)]
+    @pytest.mark.parametrize(("answers", "real"), [(200, 200), (40, 600), (150, 90)])
+    def test_expectations_for_points_of_the_same_law(self, answers, real):
+        pairs = [(draw(answers, f=3, seed=s), draw(real, f=3, seed=s + 500)) for s in range(40)]
         balls = [pack(a, b, radii(b)) for a, b in pairs]
-        assert np.mean([density(b).item() for b in balls]) == pytest.approx(1, abs=0.05)
-        assert np.mean([coverage(b).item() for b in balls]) == pytest.approx(1 - 2**-5, abs=0.02)
+        for score, expected in ((density, 1), (coverage, expected_coverage(answers, real))):
+            found = np.array([score(b).item() for b in balls])
+            assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
+            assert found.std() < 0.2
 
-    def test_as_many_real_images_as_answers(self):
+    def test_expected_coverage_in_numbers(self):
+        assert expected_coverage(10_000, 10_000) == pytest.approx(1 - 2**-5, abs=1e-3)
+        assert expected_coverage(128, 1872) == pytest.approx(0.2823, abs=1e-3)
+
+    def test_all_real_images_are_the_reference(self):
         assert spaced(torch.arange(90)[:, None], 30)[:, 0].tolist() == list(range(0, 90, 3))
-        assert len(spaced(torch.arange(9)[:, None], 30)) == 9
+        assert len(spaced(torch.arange(9)[:, None])) == 9
         e = make(n=30, real=90)
         Neighbours()(e)
-        assert (e.memo["balls"][2] == 30).all()
+        assert (e.memo["balls"][2] == 90).all()
+
+    def test_one_image_for_all_answers_gains_nothing(self):
+        real = draw(400, f=3)
+        centre = real[radii(real).argmin()].expand(50, -1)
+        far = torch.full((50, 3), 99.0)
+        crowded, off, honest = (pack(a.double(), real, radii(real)) for a in (centre, far, draw(50, f=3, seed=9)))
+        assert density(crowded) > 1.5 * density(honest)
+        assert density(off) == 0
+        assert Neighbours.columns["density"].direction == "none"
+        assert coverage(crowded) < 0.15 * coverage(honest)
 
     def test_too_few_images(self):
-        assert all(v.isnan() for v in Neighbours()(make(n=5)).values())
+        assert all(v.isnan() for v in Neighbours()(make(real=5)).values())
+        assert all(v.isfinite() for v in Neighbours()(make(n=3)).values())
         with pytest.raises(ValueError, match="at least 2 answers, found 1"):
             Neighbours()(make(n=1))
 
@@ -193,11 +196,11 @@ def test_metrics_refuse_a_single_answer(metric):
         metric()(make(n=1))
 
 
-def test_the_oracle_is_the_truth_on_every_resample():
+def test_the_oracle_is_the_truth_without_any_rows():
     e = make(n=50)
     e = replace(e, answer=e.truth)
-    rows = torch.randint(50, (50,), generator=torch.Generator().manual_seed(0))
-    for some in (e, e.take(rows)):
+    rows = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    for some in (e, e.take(rows[3:]), e.take(rows[40:])):
         scores = TrueRealism()(some)
         assert scores["kid_truth"].item() == 0
         assert scores["fid_truth"].item() == pytest.approx(0, abs=1e-6)
@@ -206,9 +209,9 @@ def test_the_oracle_is_the_truth_on_every_resample():
 
 def test_a_subset_scores_the_same_with_and_without_what_is_kept():
     e = make(n=50)
-    rows = torch.arange(0, 50, 2)
-    for metric in (Realism, TrueRealism):
+    for metric in (Realism, TrueRealism, Neighbours):
         metric()(e)
-        kept, new = metric()(e.take(rows)), metric()(fresh(e.take(rows)))
-        for name in kept:
-            torch.testing.assert_close(kept[name], new[name], rtol=1e-6, atol=1e-6)
+        for rows in (torch.arange(0, 50, 2), torch.arange(47)):
+            kept, new = metric()(e.take(rows)), metric()(fresh(e.take(rows)))
+            for name in kept:
+                torch.testing.assert_close(kept[name], new[name], rtol=1e-6, atol=1e-6)

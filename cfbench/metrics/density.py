@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MANY", "NEAREST", "PART", "Balls", "coverage", "density", "inside", "pack", "radii", "spaced"]
+__all__ = ["MANY", "NEAREST", "Balls", "coverage", "density", "expected_coverage", "inside", "pack", "radii", "spaced"]
 
 NEAREST = 5
 MANY = 10_000
-"""Maximum number of answers that are scored in one part, as many as Naeem et al. had."""
-PART = 4096
-"""Number of answers, and of real images, in a part if there are more."""
+"""Maximum number of real images, as many as Naeem et al. had, which bounds memory and time."""
 ROWS = 512
 """Rows of distances in memory at once."""
 Balls = tuple[Tensor, Tensor, Tensor]
 """Of each point the balls that hold it, a bit each, uint8 [N, M / 8]; how many these are [N]; how many all are [N]."""
 
 
-def spaced(features: Tensor, n: int) -> Tensor:
+def spaced(features: Tensor, n: int = MANY) -> Tensor:
     """At most n evenly spaced rows of features [M, F]."""
     m = len(features)
     return features[torch.arange(min(n, m)) * m // min(n, m)] if m else features
@@ -63,12 +63,17 @@ def density(balls: Balls, k: int = NEAREST) -> Tensor:
     return balls[1].sum().double() / (k * len(balls[1]))
 
 
-def coverage(balls: Balls, part: int | None = None) -> Tensor:
-    """Share of balls that hold a point: 0-d in [0, 1], about 1 - 2⁻ᵏ for as many points of the same law.
+def coverage(balls: Balls) -> Tensor:
+    """Share of balls that hold a point: 0-d in [0, 1], float64."""
+    bits, _, every = balls
+    held = np.unpackbits(np.bitwise_or.reduce(bits.numpy(), axis=0)).sum()
+    return torch.tensor(held / int(every[0]), dtype=torch.float64)
 
-    With ``part`` the mean of that share over interleaved parts of no more points than that.
+
+def expected_coverage(answers: int, real: int, k: int = NEAREST) -> float:
+    """The mean coverage of so many points by as many answers of the same law, continuous and otherwise arbitrary.
+
+    The probability of a ball that reaches the k-th of M - 1 others has the law Beta(k, M - k) of an order statistic,
+    so a ball holds none of N answers with probability E (1 - p)ᴺ = Π_{i=1..k} (M - i) / (M + N - i).
     """
-    bits, count, every = balls
-    parts = 1 if part is None else -(-len(count) // part)
-    held = [np.unpackbits(np.bitwise_or.reduce(bits.numpy()[i::parts], axis=0)).sum() for i in range(parts)]
-    return torch.tensor(np.mean(held) / int(every[0]), dtype=torch.float64)
+    return 1 - math.prod((real - i) / (real + answers - i) for i in range(1, k + 1))

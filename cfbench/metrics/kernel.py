@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["kernel", "mean_kernel", "paired_mmd", "within"]
+__all__ = ["Pairs", "kernel", "mean_kernel", "paired_mmd", "within"]
 
-CHUNK, BLOCK = 128, 512
-"""Rows at a time, of kernels and of third moments."""
-PAIRS = 2**24
+BLOCK = 512
+"""Rows of third moments at a time."""
+PAIRS = 2**20
 """Pairs whose kernels are in memory at once."""
 MANY = 10_000
 """Number of images above which sums of kernels are computed from third moments, at a cost linear in the images."""
@@ -29,9 +31,7 @@ def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
         for start in range(0, len(a), size):
             means[start : start + size] = kernel(a[start : start + size], b).mean(1)
         return means
-    ones = b.new_ones(len(b), 1, dtype=torch.float64)
-    sums = _third(_products(b, ones), ones)
-    products = _products(a, a.new_ones(len(a), 1, dtype=torch.float64))
+    sums, products = _third(_products(b)), _products(a)
     for start in range(0, len(a), BLOCK):
         some = products[start : start + BLOCK]
         pairs, twice = _pair_products(some)
@@ -45,9 +45,10 @@ def _by_moments(features: Tensor) -> bool:
     return len(features) > max(MANY, wide * (wide + 1) // 2)
 
 
-def _products(features: Tensor, third: Tensor) -> Tensor:
-    """(a / √F, 1) w^⅓ of features [N, F] and w^⅓ [N, 1], whose products are w_i w_j k(a_i, b_j) once cubed."""
-    return torch.cat([features.double() / features.shape[1] ** 0.5, torch.ones_like(third)], 1) * third
+def _products(features: Tensor) -> Tensor:
+    """(a / √F, 1) of features [N, F], whose products are k(a_i, b_j) once cubed: [N, F + 1], float64."""
+    ones = features.new_ones(len(features), 1, dtype=torch.float64)
+    return torch.cat([features.double() / features.shape[1] ** 0.5, ones], 1)
 
 
 def _pair_products(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,76 +57,92 @@ def _pair_products(a: Tensor) -> tuple[Tensor, Tensor]:
     return a[:, j] * a[:, k], 1.0 + (j != k).double()
 
 
-def _third(a: Tensor, weights: Tensor) -> Tensor:
-    """Σ_i w_i a_ij a_ik a_il of a [N, F + 1], weights [N, 1], pairs j <= k: [P, F + 1]."""
+def _third(a: Tensor) -> Tensor:
+    """Σ_i a_ij a_ik a_il of a [N, F + 1], pairs j <= k: [P, F + 1]."""
     width = a.shape[1]
     total = a.new_zeros(width * (width + 1) // 2, width)
-    for some, w in zip(a.split(BLOCK), weights.split(BLOCK), strict=True):
-        total += _pair_products(some)[0].T @ (some * w)
+    for some in a.split(BLOCK):
+        total += _pair_products(some)[0].T @ some
     return total
 
 
-def _summed(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_ij (a_i·b_j)³ of a, b [N, F + 1]: 0-d, float64, by third moments."""
-    ones = a.new_ones(len(a), 1)
-    first = _third(a, ones)
-    second = first if b is a else _third(b, ones)
-    twice = _pair_products(a[:1])[1]
-    return (first * second).sum(1) @ twice
+@dataclass(frozen=True)
+class Pairs:
+    """The images of a set and what each has in common with all others.
+
+    sides: features [N, F], or those of the two images of each pair; others: Σ_{j≠i} h(i, j) of each i, float64 [N],
+    with h(i, j) = k(a_i, a_j), or of pairs k(a_i, a_j) + k(b_i, b_j) - k(a_i, b_j) - k(a_j, b_i).
+    """
+
+    sides: tuple[Tensor, ...]
+    others: Tensor
+
+    @classmethod
+    def of(cls, *sides: Tensor) -> Pairs:
+        """The sums of a set of images, or of a set of pairs.
+
+        Raises:
+            ValueError: fewer than two rows.
+        """
+        return cls(sides, _others(*sides))
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """The mean of h(i, j) over i ≠ j of some rows [S]: 0-d, float64.
+
+        Where few rows are missing, what they had in common is taken from the sum of all.
+
+        Raises:
+            ValueError: fewer than two rows.
+        """
+        missing = torch.ones(len(self.others), dtype=torch.bool)
+        missing[rows] = False
+        out = missing.nonzero()[:, 0]
+        # Copies among the rows are counted as pairs, like other images.
+        if len(out) > len(rows) or len(out) + len(rows) > len(missing):
+            return _others(*(side[rows] for side in self.sides)).sum() / (len(rows) * (len(rows) - 1))
+        total = self.others.sum() - 2 * self.others[out].sum()
+        if len(out) > 1:
+            total = total + _others(*(side[out] for side in self.sides)).sum()
+        _enough(len(rows))
+        return total / (len(rows) * (len(rows) - 1))
 
 
-def _counts(row: Tensor) -> tuple[Tensor, Tensor]:
-    """A position of each distinct row number in ``row`` [N], and how often it occurs: [U], [U] float64."""
-    _, which, counts = row.unique(return_inverse=True, return_counts=True)
-    first = torch.empty_like(counts)
-    first[which] = torch.arange(len(row), device=row.device)
-    return first, counts.double()
+def _enough(rows: int) -> None:
+    if rows < 2:
+        raise ValueError(f"a kernel distance needs at least 2 images on each side, found {rows}")
 
 
-def _pairs(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The weighted mean of k(a_i, b_j) over i ≠ j of a, b [U, F]: 0-d; NaN where U is 1."""
-    # Few passes over few rows at a time, or over none of the pairs.
-    many, same, third = _by_moments(a), b is a, weights.pow(1 / 3)[:, None]
-    a = _products(a, third)
-    b = a if same else _products(b, third)
-    total = _summed(a, b) if many else weights.new_zeros(())
-    for some in () if many else a.split(CHUNK):
-        product = (some @ b.T).flatten()
-        total += product.square() @ product
-    return (total - (a * b).sum(1).pow(3).sum()) / (weights.sum().square() - weights.square().sum())
+def _others(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """Σ_{j≠i} h(i, j) of each row of features, or pairs of features, as in `Pairs`: [N]; exactly 0 where a is b."""
+    _enough(len(a))
+    own = len(a) * mean_kernel(a, a) - _diagonal(a, a)
+    if b is None:
+        return own
+    cross = len(a) * (mean_kernel(a, b) + mean_kernel(b, a)) - 2 * _diagonal(a, b)
+    return own + (len(b) * mean_kernel(b, b) - _diagonal(b, b)) - cross
 
 
-def _enough(*features: Tensor) -> None:
-    for f in features:
-        if len(f) < 2:
-            raise ValueError(f"a kernel distance needs at least 2 images on each side, found {len(f)}")
+def _diagonal(a: Tensor, b: Tensor) -> Tensor:
+    """k(a_i, b_i) of features [N, F]: [N], float64."""
+    return ((a.double() * b.double()).sum(1) / a.shape[1] + 1) ** 3
 
 
-def within(features: Tensor, row: Tensor | None = None) -> Tensor:
+def within(features: Tensor) -> Tensor:
     """The mean of k(a, b) over pairs of different images of a set [N, F]: 0-d, float64.
-
-    ``row`` [N] numbers the images: on a resample with replacement, copies of one image are no pair, and so
-    bring no bias.
 
     Raises:
         ValueError: fewer than two rows.
     """
-    _enough(features)
-    first, weights = _counts(torch.arange(len(features), device=features.device) if row is None else row)
-    some = features[first]
-    return _pairs(weights, some, some)
+    return Pairs.of(features).mean(torch.arange(len(features)))
 
 
-def paired_mmd(a: Tensor, b: Tensor, row: Tensor | None = None) -> Tensor:
+def paired_mmd(a: Tensor, b: Tensor) -> Tensor:
     """Unbiased squared MMD of features a, b [N, F] that come in pairs: 0-d, float64, exactly 0 where a is b.
 
     The mean over i ≠ j of k(a_i, a_j) + k(b_i, b_j) - k(a_i, b_j) - k(a_j, b_i): Gretton et al. 2012 (JMLR 13),
-    equation 4. Copies of one pair, as ``row`` numbers them, count as i = j.
+    equation 4.
 
     Raises:
         ValueError: fewer than two rows.
     """
-    _enough(a, b)
-    first, weights = _counts(torch.arange(len(a), device=a.device) if row is None else row)
-    a, b = a[first], b[first]
-    return _pairs(weights, a, a) + _pairs(weights, b, b) - 2 * _pairs(weights, a, b)
+    return Pairs.of(a, b).mean(torch.arange(len(a)))

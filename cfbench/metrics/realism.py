@@ -10,17 +10,18 @@ from torch import Tensor
 
 from ..contract import Column, Metric
 from ..evidence import Evidence
-from .density import MANY, NEAREST, PART, Balls, coverage, density, pack, radii, spaced
+from .density import NEAREST, Balls, coverage, density, pack, radii, spaced
 from .frechet import Moments, frechet, reference
-from .kernel import mean_kernel, paired_mmd, within
+from .kernel import Pairs, mean_kernel, within
 
 __all__ = ["Neighbours", "Realism", "TrueRealism"]
 
 
-def _row(evidence: Evidence) -> Tensor:
-    """Row numbers of the images, which identify copies in a resample with replacement."""
-    rows: Tensor = evidence.once("row", lambda: torch.arange(len(evidence)))
-    return rows
+def _mean_of_pairs(evidence: Evidence, name: str, *sides: Tensor) -> Tensor:
+    """The mean of `Pairs` over the images, or pairs of images, of the evidence."""
+    pairs, rows = evidence.of_set(f"pairs:{name}", lambda: Pairs.of(*sides))
+    mean: Tensor = pairs.mean(rows)
+    return mean
 
 
 def _unusable(*features: Tensor) -> bool:
@@ -35,7 +36,8 @@ class Realism(Metric):
 
     ``fid_real`` is the Fréchet distance (Heusel et al. 2017), ``kid_real`` the unbiased squared MMD with kernel
     (aᵀb / F + 1)³ (Bińkowski et al. 2018, arXiv 1801.01401), to be preferred for few images; it may be negative.
-    Real images do not follow the law of the interventions, so even true counterfactuals score above 0. 0-d.
+    Real images do not follow the law of the interventions, so even true counterfactuals score above 0. The real images
+    are the same for all rows and left as they are by the jackknife, so intervals are conditional on them. 0-d.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
@@ -56,7 +58,7 @@ class Realism(Metric):
         if _unusable(answers):
             return dict.fromkeys(self.columns, _NAN.clone())
         moments: Moments = evidence.of_real("frechet", lambda: reference(real))
-        own = within(answers, _row(evidence))
+        own = _mean_of_pairs(evidence, "answer", answers)
         among = evidence.of_real("kernel", lambda: within(real))
         cross = evidence.once("kernel:real", lambda: mean_kernel(answers, real))  # [N]
         return {"fid_real": frechet(answers, moments), "kid_real": own + among - 2 * cross.mean()}
@@ -65,8 +67,8 @@ class Realism(Metric):
 class TrueRealism(Metric):
     """Distance of the answers to the true counterfactuals on the judge's features, both under the same law.
 
-    ``fid_truth`` and ``kid_truth`` as in `Realism`. The sets come in pairs, and a resample draws whole pairs, so
-    KID leaves out each image's own truth too: the oracle scores exactly 0. 0-d.
+    ``fid_truth`` and ``kid_truth`` as in `Realism`. The sets come in pairs, which the jackknife leaves out together,
+    and KID leaves out each image's own truth too: the oracle scores exactly 0. 0-d.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
@@ -97,40 +99,36 @@ class TrueRealism(Metric):
             return dict.fromkeys(self.columns, _NAN.clone())
         return {
             "fid_truth": frechet(answers, reference(true)),
-            "kid_truth": paired_mmd(answers, true, _row(evidence)),
+            "kid_truth": _mean_of_pairs(evidence, "truth", answers, true),
         }
 
 
 class Neighbours(Metric):
-    """Density and coverage with k = 5 on the judge's features, against as many real images as there are answers.
+    """Density and coverage (Naeem et al. 2020, arXiv 2002.09797) with k = 5 on the judge's features.
 
-    ``density`` is about 1 for real images and has no upper bound, ``coverage_real`` about .97 (Naeem et al. 2020,
-    arXiv 2002.09797). Where there are more real images than answers, evenly spaced ones are the reference. More than
-    10,000 answers are divided into interleaved parts of at most 4,096, each compared with 4,096 real images; the score
-    is the mean over the parts. 0-d.
+    The reference are all M real images, of more than 10,000 as many evenly spaced ones; it does not depend on the
+    answers. N answers that follow the law of the real images have density 1 and coverage
+    1 - Π_{i=1..k} (M - i) / (M + N - i) on average, about 1 - (1 + N / M)⁻ᵏ, whatever that law: .28 for 128 answers and
+    1,872 real images. So coverage compares rows of one table, which are asked the same number of questions. One image
+    repeated has any density from 0 to far above 1, so density describes and ranks nothing. 0-d.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
         "density": Column(
-            "answers among real images, crowded regions count more (4,096 real ones for over 10,000 answers)",
-            "higher",
+            "answers among real images, crowded regions count more; about 1 for real images",
+            "none",
             "",
             0.0,
             printed=False,
         ),
         "coverage_real": Column(
-            "real images with an answer nearby (mean over parts of 4,096 for over 10,000 answers)",
-            "higher",
-            "share of real images",
-            0.0,
-            1.0,
-            printed=False,
+            "real images with an answer nearby", "higher", "share of real images", 0.0, 1.0, printed=False
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
 
     def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
-        """0-d, float64; NaN where a feature is not finite or there are not more than k images.
+        """0-d, float64; NaN where a feature is not finite or there are not more than k real images.
 
         Raises:
             ValueError: fewer than two answers.
@@ -138,14 +136,11 @@ class Neighbours(Metric):
         answers, real = evidence.judge("features", "answer"), evidence.judge_real("features")
         if len(answers) < 2:
             raise ValueError(f"density and coverage need at least 2 answers, found {len(answers)}")
-        if _unusable(answers) or min(len(answers), len(real)) <= NEAREST:
+        if _unusable(answers) or len(real) <= NEAREST:
             return dict.fromkeys(self.columns, _NAN.clone())
-        # Resamples of many answers are divided into parts, too, even if they draw fewer.
-        kind = "balls:parts" if len(answers) > MANY or "balls:parts" in evidence.memo else "balls"
-        part = PART if kind == "balls:parts" else None
-        balls = evidence.once(kind, lambda: self._balls(evidence, answers, spaced(real, part or len(answers))))
-        return {"density": density(balls), "coverage_real": coverage(balls, part)}
+        balls = evidence.once("balls", lambda: self._balls(evidence, answers, spaced(real)))
+        return {"density": density(balls), "coverage_real": coverage(balls)}
 
     @staticmethod
     def _balls(evidence: Evidence, answers: Tensor, centres: Tensor) -> Balls:
-        return pack(answers, centres, evidence.of_real(f"radii:{len(centres)}", lambda: radii(centres)))
+        return pack(answers, centres, evidence.of_real("radii", lambda: radii(centres)))
