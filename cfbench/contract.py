@@ -307,8 +307,8 @@ class Metric:
     Called once for each intervened variable (``scope`` "do"), on the null intervention ("null") or on the cell's
     costs ("cell"). Outputs are named ``column`` or ``column/variable``: per image [N], or 0-d where only a set has
     a score. The harness leaves out rows without a finite answer (or truth, where it is needed), and calls a metric
-    that scores sets again on bootstrap resamples (``evidence.take``): what is slow belongs into ``evidence.judge``
-    or ``evidence.once``, which are kept.
+    that scores sets again without each group of factuals (``evidence.take``): what is slow belongs into
+    ``evidence.judge`` or ``evidence.once``, which are kept.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}

@@ -266,9 +266,8 @@ EDITS = {
         "cfbench/evidence.py", appended, SCORES
     ),
     "how scores are made": ("cfbench/evaluation/scoring.py", appended, SCORES),
-    "how scores are resampled": (
-        "cfbench/evaluation/resamples.py", inside("resample_rows"), SCORES
-    ),
+    "how set scores are left out": ("cfbench/evaluation/jackknife.py", appended, SCORES),
+    "the resamples of the bootstrap": ("cfbench/evaluation/resamples.py", appended, []),
     "other statistics": ("cfbench/report/ranking.py", inside("surely_better"), []),
     "the plan": ("cfbench/evaluation/plan.py", appended, of("plan")),
     "the truth": ("cfbench/engine/prepare.py", inside("prepare"), of("plan")),

@@ -16,12 +16,12 @@ from cfbench import images as rows_module
 from cfbench.conformance.subjects.metric import evidence
 from cfbench.contract import Column, Metric
 from cfbench.errors import UserError
-from cfbench.evaluation import resamples, scoring
+from cfbench.evaluation import jackknife, scoring
 from cfbench.evaluation.answers import answer_plan, image_mechanism
 from cfbench.evaluation.plan import make_plan
 from cfbench.evaluation.resamples import Resamples
 from cfbench.images import ImageRows
-from cfbench.metrics import density, kernel, minimality
+from cfbench.metrics import kernel, minimality
 from cfbench.metrics.interpretability import IM
 from cfbench.metrics.realism import Neighbours, Realism
 from cfbench.metrics.truth import TEA, TrueError
@@ -112,7 +112,7 @@ def test_scores_of_images_do_not_depend_on_the_blocks(small_blocks, metric):
     assert max(s.most for s in sources.values()) == 16
 
 
-def test_set_scores_read_each_image_once_and_resamples_none(small_blocks):
+def test_set_scores_read_each_image_once_and_the_jackknife_none(small_blocks):
     given, sources = lazily()
     whole = Realism()(evidence("kind"))
     found = scoring._scores(Realism(), given)
@@ -120,7 +120,7 @@ def test_set_scores_read_each_image_once_and_resamples_none(small_blocks):
     read = sources["answer"].total
     assert read == len(given)
     for r in range(5):
-        Realism()(given.take(torch.randint(48, (48,), generator=torch.Generator().manual_seed(r))))
+        Realism()(given.take(torch.arange(48) % 5 != r))
     assert sources["answer"].total == read
     assert sources["x"].total == 0
 
@@ -148,11 +148,10 @@ def test_taking_rows_of_rows_reads_nothing():
 def test_kernels_from_third_moments_equal_those_of_pairs(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     a, b = torch.rand(900, 6, generator=rng), torch.rand(700, 6, generator=rng)
-    row = torch.randint(900, (900,), generator=rng)
-    pairs = kernel.within(a[row], row), kernel.paired_mmd(a[:700], b, row[:700] % 700), kernel.mean_kernel(a, b)
+    pairs = kernel.within(a), kernel.paired_mmd(a[:700], b), kernel.mean_kernel(a, b)
     monkeypatch.setattr(kernel, "MANY", 10)
     assert kernel._by_moments(b)
-    moments = kernel.within(a[row], row), kernel.paired_mmd(a[:700], b, row[:700] % 700), kernel.mean_kernel(a, b)
+    moments = kernel.within(a), kernel.paired_mmd(a[:700], b), kernel.mean_kernel(a, b)
     for one, other in zip(pairs, moments, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
     assert kernel.paired_mmd(b, b) == 0
@@ -165,22 +164,11 @@ def test_divergences_from_products_equal_those_of_pairs():
     torch.testing.assert_close(minimality._product(p, q), pairs, rtol=1e-9, atol=1e-9)
 
 
-def test_many_answers_are_looked_at_in_parts(monkeypatch):
-    rng = torch.Generator().manual_seed(0)
-    made, real = torch.randn(1200, 3, generator=rng), torch.randn(400, 3, generator=rng)
-    balls = density.pack(made, real, density.radii(real))
-    parts = [density.coverage(density.pack(made[i::3], real, density.radii(real))) for i in range(3)]
-    assert density.coverage(balls, 400).item() == pytest.approx(np.mean(parts))
-    assert density.coverage(balls) > density.coverage(balls, 400)
-    # As many real images as answers in a part: the score is what theory says of one law.
-    assert density.coverage(balls, 400).item() == pytest.approx(1 - 2**-5, abs=0.02)
-    monkeypatch.setattr("cfbench.metrics.realism.MANY", 20)
-    monkeypatch.setattr("cfbench.metrics.realism.PART", 16)
+def test_many_real_images_are_thinned_out(monkeypatch):
+    monkeypatch.setattr("cfbench.metrics.density.spaced.__defaults__", (16,))
     given = evidence("kind")
     Neighbours()(given)
-    assert "balls:parts" in given.memo
-    assert (given.memo["balls:parts"][2] == 16).all()
-    assert "balls" not in Neighbours()(given.take(torch.arange(12)))
+    assert (given.memo["balls"][2] == 16).all()
 
 
 class Mean(Metric):
@@ -190,7 +178,8 @@ class Mean(Metric):
         return {"mean": evidence.once("z", lambda: evidence.cf_pa[:, 1].double()).mean()}
 
 
-def test_fewer_draws_of_many_factuals_tell_the_same_spread(monkeypatch):
+@pytest.mark.parametrize("groups", [20, 200, 400])
+def test_groups_of_factuals_tell_the_standard_error(monkeypatch, groups):
     data = Crowd(800)
     plan = make_plan(data, Path(), name="marginal", split="test", factuals=400)
     asked, given = plan.asked["level"], evidence("kind")
@@ -198,15 +187,12 @@ def test_fewer_draws_of_many_factuals_tell_the_same_spread(monkeypatch):
     changed = {"pa": asked.cf_pa, "cf_pa": asked.cf_pa, "x": images, "answer": images}
     changed |= {"truth": None, "reverse": None, "cycles": {}}
     many = type(given)(**{**vars(given), **changed})
-    spread = {}
-    for most in (10_000, 100):
-        monkeypatch.setattr(resamples, "MANY", most)
-        monkeypatch.setattr(resamples, "FEWER", 50)
-        (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, 8)
-        spread[most] = row.values.std()
+    monkeypatch.setattr(jackknife, "GROUPS", groups)
+    (row,) = scoring.score(Mean(), many, asked.factual.numpy(), plan, 8)
+    assert len(row.values) == groups
     expected = float(asked.cf_pa[:, 1].double().std()) / 20
-    assert spread[10_000] == pytest.approx(expected, rel=0.2)
-    assert spread[100] == pytest.approx(expected, rel=0.2)
+    assert row.values.std(ddof=1) / groups**0.5 == pytest.approx(expected, rel=0.4 if groups == 20 else 0.15)
+    assert row.values.mean() == pytest.approx(row.value)
 
 
 def samples(seeds, questions, holes):
@@ -261,7 +247,7 @@ import torch
 from crowd import Crowd, Nearly
 from cfbench import images
 from cfbench.engine import prepare
-from cfbench.evaluation import scoring
+from cfbench.evaluation import jackknife, scoring
 from cfbench.evaluation.answers import answer_plan, image_mechanism
 from cfbench.judges import Judges
 from cfbench.metrics.minimality import FactualDistance
@@ -272,7 +258,7 @@ from cfbench.storage.tensors import open_arrays
 
 torch.set_num_threads(1)
 images.BLOCK = images.CACHED = 2**19
-scoring.REPLICATES = 2
+jackknife.GROUPS = 2
 prepare.ROWS = 500
 number, place = int(sys.argv[1]), Path(sys.argv[2])
 data = Crowd(2 * number)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as sp
 
 from cfbench.contract import Column
-from cfbench.evaluation.resamples import draw_resamples, resample_rows
+from cfbench.evaluation.resamples import draw_resamples
 from cfbench.report.bootstrap import Sample, estimate, interval, surely_below
 from cfbench.report.ranking import compare, holm, ranks, surely_better
 
@@ -68,26 +68,6 @@ def test_resamples_are_the_same_for_all_and_prefixes_of_each_other():
     assert (few.seeds == many.seeds[:5]).all()
     assert (few.counts.sum(1) == 30).all()
     assert not (few.counts == draw_resamples("other", 30, 3, replicates=5).counts).all()
-
-
-def test_rows_of_a_replicate_repeat_questions_as_often_as_their_factual():
-    factual = np.array([4, 0, 4, 7, 2])
-    for r in range(5):
-        counts = draw_resamples("plan", 9, 1, replicates=5).counts[r]
-        rows = resample_rows("plan", factual, r, factuals=9)
-        assert [int((rows == q).sum()) for q in range(5)] == [int(counts[f]) for f in factual]
-
-
-def test_set_score_on_resampled_rows_gives_the_interval_of_the_image_score():
-    x = np.random.default_rng(3).normal(size=100)
-    factual = np.arange(100)
-    stored = [x[resample_rows("plan", factual, r, factuals=100)].mean() for r in range(200)]
-    resamples = draw_resamples("plan", 100, 1)
-    whole = estimate(image(x), draw_resamples("plan", 100, 1, replicates=200))
-    part = estimate(Sample("set", np.array([x.mean()]), np.array([stored]), None, 100, 100), resamples)
-    shift = x.mean() - np.mean(stored)
-    assert part.low == pytest.approx(whole.low + shift)
-    assert part.high == pytest.approx(whole.high + shift)
 
 
 def test_set_replicates_are_centred_on_the_score():

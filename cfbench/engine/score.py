@@ -15,6 +15,7 @@ from ..evaluation.scoring import ScoreRow, evidences, score
 from ..evidence import Evidence
 from ..runs.context import Context
 from ..runs.job import Cell
+from ..runs.stage_reader import score_tensor
 from ..storage.tensors import open_arrays
 
 __all__ = ["MetricError", "scores"]
@@ -76,7 +77,7 @@ def _score(context: Context, cell: Cell, name: str, plan: Plan, found: Iterable[
 
 def _write(context: Context, folder: Path, metric: str, rows: list[ScoreRow], columns: dict[str, Any]) -> None:
     entries = [{k: v for k, v in vars(row).items() if k != "values"} for row in rows]
-    tensors = {f"{r.do}|{r.column}|{r.variable}": torch.from_numpy(r.values) for r in rows}
+    tensors = {score_tensor(vars(r)): torch.from_numpy(r.values) for r in rows}
     with context.write_stage(folder, stage="score", metric=metric) as draft:
         storage.write_json(draft / "scores.json", {"columns": columns, "rows": entries})
         storage.write_tensors(draft / "scores.safetensors", tensors)

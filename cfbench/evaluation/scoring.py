@@ -1,10 +1,10 @@
-"""Scores of evidence: each metric on the rows that it can score, set scores also on shared resamples."""
+"""Scores of evidence: each metric on the rows that it can score, set scores also without each group of factuals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,23 @@ from torch import Tensor
 from ..contract import Dataset, Metric, Split
 from ..evidence import Evidence, JudgePanel
 from ..images import ImageRows, Images
+from .jackknife import group_count, group_of, pseudo_values
 from .plan import Plan
-from .resamples import resample_rows, resample_size
 
 __all__ = ["ScoreRow", "evidences", "score"]
 
 
-REPLICATES = 200
+PROBED = 32
+"""Rows on which a metric is asked for the names of its outputs where it has no answer to score."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A column of a metric under an intervention: its value, numbers of questions and of scores, and the raw scores."""
+    """A column of a metric under an intervention: its value, numbers of questions and of scores, and the raw scores.
+
+    ``values`` holds one score a question [Q] (kind "image", NaN where there is none), the jackknife's pseudo-values
+    [G] of a set ("set", NaN for groups of factuals without an answer), or nothing ("cell").
+    """
 
     do: str
     column: str
@@ -88,36 +93,53 @@ def _lazy(images: Images | None, mask: Tensor | None = None) -> Any:
 
 
 def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, rounds: int) -> list[ScoreRow]:
-    """All columns of a metric on one evidence.
+    """All columns of a metric on one evidence; none where evidence that it needs is missing for all rows of a table.
+
+    A metric that has no answer to score has NaN in every column that it would have.
 
     Args:
         metric: the metric.
         evidence: evidence of the metric's scope.
         factual: the factual of each row [N].
-        plan: the questions; it seeds the resamples, which are the same for every method.
+        plan: the questions; the groups of its factuals are the same for every method.
         rounds: number of factuals that went through further rounds.
     """
     if evidence.do == "cell":
         return [_row(metric, evidence, name, v, "cell", np.empty(0)) for name, v in _call(metric, evidence).items()]
-    n = len(evidence)
+    if not all(map(evidence.has, metric.needs)) or ("truth" in metric.needs and not _known("truth", evidence).any()):
+        return []
+    n, asked = len(evidence), {True: int((factual < rounds).sum()), False: len(evidence)}
     rows, usable = _usable(metric, evidence)
-    if not len(rows):
-        return [ScoreRow(evidence.do, c, "", "image", math.nan, n, 0, np.full(n, np.nan)) for c in metric.columns]
-    results, asked = _scores(metric, usable), {True: int((factual < rounds).sum()), False: n}
-    replicates = _replicates(metric, usable, factual[rows.numpy()], plan) if _sets(results) else {}
+    results = _scores(metric, usable) if len(rows) else _unscored(metric, evidence)
+    groups = group_of(factual[rows.numpy()], len(plan))
+    pseudo = _pseudo_values(metric, usable, results, groups, group_count(len(plan)))
     found = []
     for name, value in results.items():
-        column = name.partition("/")[0]
+        column, variable = _split(name)
+        count = asked[metric.columns[column].subset]
         if value.ndim:
             values = np.full(n, np.nan)
             values[rows.numpy()] = value.numpy()
-            done, count = int(np.isfinite(values).sum()), asked[metric.columns[column].subset]
+            done = int(np.isfinite(values).sum())
             mean = float(np.nanmean(values)) if done else math.nan
-            found.append(ScoreRow(evidence.do, *_split(name), "image", mean, count, done, values))
+            found.append(ScoreRow(evidence.do, column, variable, "image", mean, count, done, values))
         else:
             scored = len(rows) if math.isfinite(float(value)) else 0
-            found.append(ScoreRow(evidence.do, *_split(name), "set", float(value), n, scored, replicates[name]))
+            found.append(ScoreRow(evidence.do, column, variable, "set", float(value), count, scored, pseudo[name]))
     return found
+
+
+def _unscored(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
+    """The outputs of a metric that has no answer to score: no row [0] of those per image, and NaN for those of a set.
+
+    Which outputs there are does not depend on the answers: the factuals stand in for them.
+    """
+    some = evidence.take(torch.arange(min(len(evidence), PROBED)))
+    images: dict[str, Any] = {name: some.x for name in ("answer", "truth", "reverse") if evidence.has(name)}
+    images["cycles"] = dict.fromkeys(some.cycles, some.x)
+    probe = replace(some, **images, memo={})
+    nothing = torch.full((), torch.nan, dtype=torch.float64)
+    return {name: value[:0] if value.ndim else nothing for name, value in _call(metric, probe).items()}
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -131,19 +153,22 @@ def _row(metric: Metric, evidence: Evidence, name: str, value: Tensor, kind: str
 
 
 def _usable(metric: Metric, evidence: Evidence) -> tuple[Tensor, Evidence]:
-    """The rows that a metric can score, none if it needs evidence that is missing, and their evidence.
+    """The rows that a metric can score, and their evidence.
 
     Metrics with the same needs share the evidence and thus the memoised results of the judges.
     """
-    if not all(map(evidence.has, metric.needs)):
-        return torch.empty(0, dtype=torch.long), evidence
     known = ("answer", "truth") if "truth" in metric.needs else ("answer",)
-    masks = [evidence.each(f"finite:{name}", partial(_finite, name)) for name in known]
-    rows = torch.stack(masks).all(0).nonzero()[:, 0]
+    rows = torch.stack([_known(name, evidence) for name in known]).all(0).nonzero()[:, 0]
     if len(rows) == len(evidence):
         return rows, evidence
     usable: Evidence = evidence.of_real(f"usable:{evidence.do}:{known}", lambda: evidence.take(rows))
     return rows, usable
+
+
+def _known(images: str, evidence: Evidence) -> Tensor:
+    """Whether each of the answers (or truths) is finite: bool [N]."""
+    known: Tensor = evidence.each(f"finite:{images}", partial(_finite, images))
+    return known
 
 
 def _finite(images: str, evidence: Evidence) -> Tensor:
@@ -184,27 +209,22 @@ def _sets(results: dict[str, Tensor]) -> bool:
     return any(not value.ndim for value in results.values())
 
 
-def _replicates(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
-    """Set scores on the shared resamples of the factuals.
+def _pseudo_values(
+    metric: Metric, evidence: Evidence, results: Mapping[str, Tensor], groups: np.ndarray, count: int
+) -> dict[str, np.ndarray]:
+    """The pseudo-values [G] of each set score, from the scores without each group of rows.
 
-    Of many factuals a resample draws fewer, whose scores vary more: their differences from the mean are scaled by the
-    root of the ratio (m out of n, Bickel et al. 1997, Statistica Sinica 7).
+    Args:
+        metric: the metric.
+        evidence: the rows that it can score [N].
+        results: its scores of them.
+        groups: the group of each row [N].
+        count: number of groups G.
     """
-    collected: dict[str, list[float]] = {}
-    factuals = len(plan)
-    for r in range(REPLICATES):
-        rows = torch.as_tensor(resample_rows(plan.resample_key, factual, r, factuals=factuals))
-        results = _call(metric, evidence.take(rows)) if len(rows) > 1 else {}
-        for name, value in results.items():
-            if not value.ndim:
-                collected.setdefault(name, []).append(float(value))
-    found = {name: np.array(values) for name, values in collected.items()}
-    if (m := resample_size(factuals)) == factuals:
-        return found
-    return {name: _narrowed(values, math.sqrt(m / factuals)) for name, values in found.items()}
-
-
-def _narrowed(values: np.ndarray, ratio: float) -> np.ndarray:
-    known = values[np.isfinite(values)]
-    mean = known.mean() if len(known) else np.nan
-    return mean + ratio * (values - mean)
+    without = {name: np.full(count, np.nan) for name, value in results.items() if not value.ndim}
+    for g in np.unique(groups) if without else ():
+        rows = torch.from_numpy(groups != g).nonzero()[:, 0]
+        for name, value in _call(metric, evidence.take(rows)).items() if len(rows) > 1 else ():
+            if name in without:
+                without[name][g] = float(value)
+    return {name: pseudo_values(float(results[name]), scores) for name, scores in without.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import storage
+from ..runs.stage_reader import raw_scores
 
 __all__ = ["Difference", "differences"]
 
@@ -110,7 +111,8 @@ def _rows(stage: Path) -> dict[tuple[str, str, str], tuple[float, Tensor]]:
     """The value and raw scores of every row that is no cost, by (intervention, column, variable)."""
     rows: list[dict[str, Any]] = storage.read_json(stage / "scores.json")["rows"]
     tensors = storage.read_tensors(stage / "scores.safetensors")
-    at = [(r["do"], r["column"], r["variable"]) for r in rows]
     return {
-        a: (float(row["value"]), tensors["|".join(a)]) for a, row in zip(at, rows, strict=True) if row["kind"] != "cell"
+        (row["do"], row["column"], row["variable"]): (float(row["value"]), raw_scores(row, tensors))
+        for row in rows
+        if row["kind"] != "cell"
     }

@@ -35,7 +35,9 @@ class Score:
     """One column of one metric for one cell and one intervention.
 
     ``values`` depends on ``kind``: "image" holds one score a question [Q] (NaN where there is none), "set" the
-    replicates [R] on the shared bootstrap resamples, "cell" nothing. ``value`` is the score over all questions.
+    jackknife's pseudo-values [G] of groups of factuals (factual n is in group n mod G; NaN for groups without a score;
+    [0] in stages that cfbench 0.1.0 wrote, which have no interval), "cell" nothing. ``value`` is the score over all
+    questions.
     ``asked`` counts the questions (or rows) that the metric was asked about, ``finite`` those that it could score.
     """
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,16 @@ from ..storage.schema import (
     whole_number,
 )
 
-__all__ = ["check_plan_tensors", "optional_key", "read_card", "read_scores", "reading", "reading_run"]
+__all__ = [
+    "check_plan_tensors",
+    "optional_key",
+    "raw_scores",
+    "read_card",
+    "read_scores",
+    "reading",
+    "reading_run",
+    "score_tensor",
+]
 
 
 @contextmanager
@@ -71,8 +80,10 @@ def reading_run(folder: Path) -> Iterator[None]:
         yield
 
 
-MAX_REPLICATES = 10**5
-"""Of a set's score: hundreds are drawn."""
+Tensors = TypeVar("Tensors", Tensor, np.ndarray)
+
+MAX_PSEUDO_VALUES = 10**5
+"""Of a set's score: there are a few hundred groups at most."""
 
 optional_key = matching(re.compile(r"(?:[0-9a-f]{8,64})?"), "key")
 """A key, or the empty string."""
@@ -118,6 +129,26 @@ def _check_tensor(name: str, x: Tensor, shape: tuple[int, ...], *, whole: bool =
         raise SchemaError(f"the plan's {printable(name, 60)} is {x.dtype} {list(x.shape)[:8]}, not {list(shape)}")
 
 
+def score_tensor(row: Mapping[str, Any]) -> str:
+    """The name of the tensor of a row's raw scores, ``do|column|variable``, of a set with ``|jackknife``."""
+    name = f"{row['do']}|{row['column']}|{row['variable']}"
+    return f"{name}|jackknife" if row["kind"] == "set" else name
+
+
+def raw_scores(row: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> Tensors:
+    """The raw scores of a row among a stage's tensors (or arrays).
+
+    A set's score that was stored with bootstrap replicates, under the name without ``|jackknife``, has none: [0].
+
+    Raises:
+        KeyError: there is neither.
+    """
+    name = score_tensor(row)
+    if name in tensors or row["kind"] != "set":
+        return tensors[name]
+    return tensors[name.removesuffix("|jackknife")][:0]
+
+
 def read_scores(stage: Path, plan: Plan) -> Iterator[tuple[dict[str, Any], Column, np.ndarray]]:
     """Each row of a stage of scores (do, column, variable, kind, value, asked, finite), its column and raw scores.
 
@@ -130,18 +161,18 @@ def read_scores(stage: Path, plan: Plan) -> Iterator[tuple[dict[str, Any], Colum
     # A thousand cells have a thousand stages that describe the same columns: each description is parsed once.
     columns, rows = _columns(json.dumps(mapping(table)["columns"])), each(_score_row)(table["rows"])
     for row in rows:
-        values = arrays[f"{row['do']}|{row['column']}|{row['variable']}"]
+        values = raw_scores(row, arrays)
         if not _has_shape(values, row, plan):
             raise SchemaError(f"{stage.name} has {list(values.shape)[:8]} scores of {row['column']}, do({row['do']})")
         yield row, columns[row["column"]], values.astype(np.float64, copy=False)
 
 
 def _has_shape(values: np.ndarray, row: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether raw scores are one a question [Q], or replicates [R]."""
+    """Whether raw scores are one a question [Q], or pseudo-values [G]."""
     if values.ndim != 1 or values.dtype.kind != "f":
         return False
     if row["kind"] != "image":
-        return len(values) <= MAX_REPLICATES
+        return len(values) <= MAX_PSEUDO_VALUES
     return len(values) == (len(plan) if row["do"] == "null" else len(plan.asked[row["do"]]))
 
 
