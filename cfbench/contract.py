@@ -282,6 +282,7 @@ class Column:
         role: what else it is used for. ``effectiveness`` of each variable under each intervention makes a table of its
             own; ``error`` is the quality that is charted against cost; ``answer-cost`` and ``fit-cost`` are added up,
             unit by unit, to the costs of that chart.
+        averaged: whether the mean over the interventions stands in a table before theirs; for scores of sets.
         footnote: a sentence for the notes below the tables, with the methods whose score is above 0; a column that has
             one is not charted.
     """
@@ -298,6 +299,7 @@ class Column:
     printed: bool | None = None
     order: float = 100.0
     role: Role = ""
+    averaged: bool = False
     footnote: str = ""
 
 

@@ -300,7 +300,7 @@ def test_html_holds_the_numbers_and_no_markup_of_others(session_run):
     ].value.iloc[0]
     for shown in (page, text):
         assert f"{value:.2f}"[:4] in shown
-        assert "95 % percentile bootstrap" in shown
+        assert "95 % intervals" in shown
         assert "tunes chose dim=0.5" in shown
         assert "tunes: half as bright is enough." in shown
     assert page.count("<table>") == 3

@@ -19,13 +19,11 @@ from cfbench.errors import UserError
 from cfbench.evaluation import jackknife, scoring
 from cfbench.evaluation.answers import answer_plan, image_mechanism
 from cfbench.evaluation.plan import make_plan
-from cfbench.evaluation.resamples import Resamples
 from cfbench.images import ImageRows
 from cfbench.metrics import kernel, minimality
 from cfbench.metrics.interpretability import IM
 from cfbench.metrics.realism import Neighbours, Realism
 from cfbench.metrics.truth import TEA, TrueError
-from cfbench.report.bootstrap import Sample, estimate, estimates, interval, surely_below
 from cfbench.storage.tensors import ImageFile, open_arrays
 
 HERE = Path(__file__).parent
@@ -193,51 +191,6 @@ def test_groups_of_factuals_tell_the_standard_error(monkeypatch, groups):
     expected = float(asked.cf_pa[:, 1].double().std()) / 20
     assert row.values.std(ddof=1) / groups**0.5 == pytest.approx(expected, rel=0.4 if groups == 20 else 0.15)
     assert row.values.mean() == pytest.approx(row.value)
-
-
-def samples(seeds, questions, holes):
-    rng = np.random.default_rng(seeds)
-    factual = np.arange(questions)
-    for k in range(7):
-        values = rng.normal(k / 4, size=(seeds, questions))
-        if k in holes:
-            values[:, rng.integers(questions, size=questions - 2)] = np.nan
-        yield Sample("image", values.mean(1), values, factual)
-
-
-@pytest.mark.parametrize(("seeds", "holes"), [(1, ()), (3, ()), (9, (2,)), (1, (0, 4))])
-def test_samples_estimated_together_are_as_each_alone(seeds, holes):
-    some = list(samples(seeds, 12, holes))
-    rng = np.random.default_rng(0)
-    counts = np.stack([np.bincount(rng.integers(12, size=12), minlength=12) for _ in range(300)]).astype(float)
-    resamples = Resamples(counts, rng.integers(seeds, size=(300, seeds)))
-    for s, e in zip(some, estimates(some, resamples), strict=True):
-        alone = estimate(s, resamples)
-        np.testing.assert_allclose(e.replicates, alone.replicates, rtol=1e-12)
-        assert (e.value, e.low, e.high) == pytest.approx(
-            (alone.value, alone.low, alone.high), rel=0, abs=0, nan_ok=True
-        )
-        if seeds == 1:
-            ok = np.isfinite(s.values[0])
-            with np.errstate(invalid="ignore"):
-                plain = (counts[:, ok] @ s.values[0, ok]) / counts[:, ok].sum(1)
-            np.testing.assert_allclose(e.replicates, plain, rtol=1e-12)
-        assert (e.low, e.high) == pytest.approx(interval(e.replicates), nan_ok=True)
-
-
-@pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 7])
-@pytest.mark.parametrize("width", [2, 40, 200, 1000])
-def test_pairs_told_apart_by_order_statistics_are_those_of_their_intervals(level, width):
-    rng = np.random.default_rng(width)
-    common = rng.normal(size=width)
-    losses = np.stack([common + k / 12 + 0.3 * rng.normal(size=width) for k in range(24)] + [common, common])
-    losses[3, :: max(width // 5, 2)] = np.nan
-    losses[4, : width // 2 + 2] = np.nan
-    found = surely_below(losses, 1e-3, level)
-    for i, a in enumerate(losses):
-        for j, b in enumerate(losses):
-            assert found[i, j] == (i != j and interval(a - b, level)[1] < -1e-3), (i, j)
-    assert found.any() or width == 2
 
 
 SCORE = """

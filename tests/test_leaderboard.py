@@ -131,13 +131,13 @@ def _scores(method, seed, variables, shared, noise, sets):
 @pytest.fixture(scope="module")
 def board():
     """Three seeds, one of deepscm's trainings failed."""
-    return Board(build(seeds=(0, 1, 2), failed={("deepscm", 1)}), replicates=200)
+    return Board(build(seeds=(0, 1, 2), failed={("deepscm", 1)}))
 
 
 @pytest.fixture(scope="module")
 def failed():
     """One seed, and deepscm failed."""
-    return Board(build(failed={("deepscm", 0)}), replicates=200)
+    return Board(build(failed={("deepscm", 0)}))
 
 
 def terminal(thing, width=120):
@@ -217,7 +217,7 @@ def test_numbers_do_not_depend_on_the_order_of_methods_and_cells(failed):
     r = failed.results
     turned = replace(r, methods=r.methods[::-1], cells=r.cells[::-1], scores=r.scores[::-1], controls=r.controls[::-1])
     keys = ["method", "metric", "variable", "do", "questions", "seed"]
-    a, b = (t.sort_values(keys).reset_index(drop=True) for t in (failed.tidy, Board(turned, 200).tidy))
+    a, b = (t.sort_values(keys).reset_index(drop=True) for t in (failed.tidy, Board(turned).tidy))
     pd.testing.assert_frame_equal(a, b)
 
 
@@ -254,7 +254,7 @@ def test_printed_columns_are_derived_and_hold_a_plugins_own_metric(failed):
 def shown(results, column, **how):
     """Results in which a column says how it is shown."""
     scores = (replace(s, about=replace(s.about, **how)) if s.column == column else s for s in results.scores)
-    return Board(replace(results, scores=tuple(scores)), 20)
+    return Board(replace(results, scores=tuple(scores)))
 
 
 def test_a_plugins_column_is_printed_where_and_as_it_says(failed):
@@ -312,7 +312,7 @@ def test_a_metric_that_the_oracle_does_not_win_is_flagged(failed):
         else s
         for s in failed.results.scores
     )
-    board = Board(replace(failed.results, scores=scores), 200)
+    board = Board(replace(failed.results, scores=scores))
     assert {(k.column, k.do) for k in board.flagged} == {("l1_factual", "digit"), ("l1_factual", "thickness")}
     assert set(board.flagged.values()) == {"identity"}
     for text in (markdown(board), terminal(board)):
@@ -336,19 +336,6 @@ def test_truth_judges_seeds_plan_and_device_are_noted(failed, board):
     assert "Training seeds 0, 1, 2" in terminal(board)
 
 
-def test_fewer_draws_of_many_factuals_are_noted(failed, monkeypatch):
-    def notes_of(results):
-        return " ".join(footnotes(Board(results, 20)))
-
-    assert "drawn in each resample" not in notes_of(failed.results)
-    monkeypatch.setattr("cfbench.evaluation.resamples.MANY", 100)
-    monkeypatch.setattr("cfbench.evaluation.resamples.FEWER", 64)
-    assert "on 64 factuals drawn in each resample" in notes_of(failed.results)
-    assert "scaled by √(64/120)" in notes_of(failed.results)
-    without = tuple(s for s in failed.results.scores if s.kind != "set")
-    assert "drawn in each resample" not in notes_of(replace(failed.results, scores=without))
-
-
 def test_times_that_were_taken_while_other_tasks_ran_are_noted(failed):
     def notes_of(**others):
         (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
@@ -357,7 +344,7 @@ def test_times_that_were_taken_while_other_tasks_ran_are_noted(failed):
             for c, of in others.items()
             for m, n in of.items()
         ]
-        notes = footnotes(Board(replace(failed.results, scores=(*failed.results.scores, *more)), 20))
+        notes = footnotes(Board(replace(failed.results, scores=(*failed.results.scores, *more))))
         return [n for n in notes if n.startswith("Times")]
 
     assert notes_of() == notes_of(fit_others={"diffscm": 0}, answer_others={"diffscm": 0, "oracle": 3}) == []
@@ -372,7 +359,7 @@ def test_times_that_were_taken_while_other_tasks_ran_are_noted(failed):
 def test_the_number_of_other_tasks_is_no_cost_that_is_drawn(failed):
     (like,) = (s for s in failed.results.scores if (s.method, s.column) == ("diffscm", "fit_s"))
     counted = replace(like, column="fit_others", about=Runtime.columns["fit_others"])
-    drawn = _chunks(Board(replace(failed.results, scores=(*failed.results.scores, counted)), 20), "runtime")
+    drawn = _chunks(Board(replace(failed.results, scores=(*failed.results.scores, counted))), "runtime")
     columns = {key.column for part in drawn for key in part}
     assert "fit_s" in columns
     assert "fit_others" not in columns
@@ -404,7 +391,7 @@ def test_a_write_that_fails_leaves_the_old_file(failed, tmp_path, monkeypatch):
     before = {p: p.read_bytes() for p in files.values()}
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_tables(Board(build(factuals=40), 20), tmp_path)
+        write_tables(Board(build(factuals=40)), tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -419,7 +406,7 @@ def test_a_spreadsheet_runs_nothing(name):
 
 def test_latex_is_escaped_and_balanced():
     methods = ("a_b&c%d#e$f{g}h~i^j\\k", "diffscm[contrast=0]")
-    text = latex(Board(build(methods=methods), 50))
+    text = latex(Board(build(methods=methods)))
     assert r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in text
     bare = re.sub(r"\\.", "", re.sub(r"^%.*$", "", text, flags=re.M))
     assert bare.count("{") == bare.count("}")
@@ -451,14 +438,14 @@ def test_numbers_have_the_digits_that_their_interval_allows(x, low, high, text):
 def test_a_metric_that_could_not_score_a_cell_does_not_make_a_column(failed):
     stand_in = Score("deepscm", 0, "effectiveness", "accuracy", "", "digit", "image", np.nan, 120, 0,
                      ABOUT["effectiveness.accuracy"], np.full(120, np.nan))  # fmt: skip
-    board = Board(replace(failed.results, scores=(stand_in, *failed.results.scores)), 20)
+    board = Board(replace(failed.results, scores=(stand_in, *failed.results.scores)))
     assert list(board.columns) == list(failed.columns)
 
 
 def test_scores_that_do_not_match_the_questions_are_refused(failed):
     bad = replace(failed.results.scores[0], values=np.zeros(7))
     with pytest.raises(ValueError, match="7 scores for 120 questions"):
-        _ = Board(replace(failed.results, scores=(bad, *failed.results.scores[1:])), 20).tidy
+        _ = Board(replace(failed.results, scores=(bad, *failed.results.scores[1:]))).tidy
 
 
 def test_plots_show_every_family_and_the_failures(failed, tmp_path):
@@ -530,7 +517,7 @@ def test_an_incomplete_method_is_never_bold(failed):
             return s
         return replace(s, value=0.0, values=s.values - s.values.mean(), finite=s.asked // 2)
 
-    board = Board(replace(failed.results, scores=tuple(map(spoil, failed.results.scores))), 200)
+    board = Board(replace(failed.results, scores=tuple(map(spoil, failed.results.scores))))
     key = next(k for k in board.columns if k.column == "fid_real")
     assert board.ranks[key]["diffscm"][0] == 1
     assert board.best[key] == {"diffscm[contrast=0]"}

@@ -12,7 +12,7 @@ from ..contract import Column, Metric
 from ..evidence import Evidence
 from .pixels import GREY, grey, l1, mean_square
 
-__all__ = ["TEA", "TrueError"]
+__all__ = ["TEA", "Skill", "TrueError"]
 
 VISIBLE = 0.5
 """Root mean square in grey levels of the smallest true change that exceeds the rounding of pixels."""
@@ -48,6 +48,34 @@ class TrueError(Metric):
         """Per image [N], float64."""
         answer, truth = evidence.answer, _truth(evidence)
         return {"abs_error": l1(answer, truth), "squared_error": mean_square(grey(answer) - grey(truth))}
+
+
+class Skill(Metric):
+    """The share of the change of nothing's error that an answer removes: ``skill`` = 1 - Σ error / Σ |x - truth|.
+
+    The errors are mean absolute ones over the pixels, as in `TrueError`, summed over the questions. 1 is the truth, 0
+    the factual itself, negative worse than leaving the factual as it is: the skill score of forecasts (Murphy 1988,
+    Monthly Weather Review 116) with the factual as the reference.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "skill": Column(
+            "share of the factual's own error to the truth that is removed",
+            "higher",
+            high=1.0,
+            privileged=True,
+            printed=True,
+            order=-10,
+            averaged=True,
+        ),
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    def __call__(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """0-d, float64; NaN where the truth is the factual itself in all questions."""
+        error = evidence.each("abs_error", lambda block: l1(block.answer, _truth(block)))
+        change = evidence.each("abs_change", lambda block: l1(block.x, _truth(block)))
+        return {"skill": 1 - error.mean() / change.mean() if change.sum() > 0 else change.new_tensor(torch.nan)}
 
 
 class TEA(Metric):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, combinations, product
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation.resamples import Resamples, draw_resamples
+from ..contract import Column
 from ..runs.chain import Status
 from ..runs.reader import Results
-from .bootstrap import Estimate, estimates
 from .columns import Key, Section, matrix, sections
-from .ranking import Comparison, compare, ranks, surely_better
-from .score_table import ColumnScores, ScoreTable
+from .intervals import intervals
+from .ranking import Comparison, Family, restricted
+from .samples import ColumnScores, is_binary, pooled
+from .score_table import ScoreTable
 
-__all__ = ["TIDY", "Board", "TidyRows", "tidy", "wide"]
+__all__ = ["TIDY", "Board", "Estimate", "TidyRows", "tidy", "wide"]
 
 
 TIDY = [
@@ -28,12 +29,20 @@ TIDY = [
 ]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its 95 % interval, NaN where none can be given."""
+
+    value: float
+    low: float
+    high: float
+
+
 class TidyRows:
     """Makes rows: one for each method, all seeds, and one for each of its seeds where there are several."""
 
-    def __init__(self, scored: ScoreTable, resamples: Resamples) -> None:
+    def __init__(self, scored: ScoreTable) -> None:
         self.scored = scored
-        self.resamples = resamples
         self._parts: list[dict[str, list[Any]]] = []
         self._texts: dict[str, list[str]] = {}
 
@@ -65,8 +74,8 @@ class TidyRows:
         """
         about = self.scored.about(key)
         whole = [row == self.scored.pooled[m] for m, row in self.rows]
-        samples = [stack.sample(row) for _, row in self.rows]
-        of_seeds = iter(estimates([s for s, w in zip(samples, whole, strict=True) if not w], self.resamples, about))
+        apart = [row for (_, row), w in zip(self.rows, whole, strict=True) if not w]
+        of_seeds = iter(estimated(stack, apart, about) if apart else ())
         found = [pooled[m] if w else next(of_seeds) for (m, _), w in zip(self.rows, whole, strict=True)]
         ranked = [ranks.get(m, UNRANKED) if w else UNRANKED for (m, _), w in zip(self.rows, whole, strict=True)]
         direction = about.direction if about.target is None else f"target {about.target:g}"
@@ -79,8 +88,8 @@ class TidyRows:
             "value": [e.value for e in found],
             "low": [e.low for e in found],
             "high": [e.high for e in found],
-            "n": [s.finite for s in samples],
-            "coverage": [s.coverage for s in samples],
+            "n": [sum(stack.finite[row]) for _, row in self.rows],
+            "coverage": [stack.coverage(row) for _, row in self.rows],
             "status": self._status(key, stack),
             "keys": self._keys(key.metric),
             "rank_low": [low for low, _ in ranked],
@@ -137,9 +146,16 @@ def _seeds(lines: slice) -> Iterable[slice]:
     return (slice(i, i + 1) for i in range(lines.start, lines.stop))
 
 
+def estimated(scores: ColumnScores, rows: Sequence[slice], about: Column) -> list[Estimate]:
+    """The mean of each row over its lines, with its interval."""
+    means = pooled(scores, rows)
+    ends = intervals(means, about, is_binary(scores, about))
+    return [Estimate(*map(float, each)) for each in zip(means.value, *ends, strict=True)]
+
+
 @dataclass(frozen=True)
 class Standing:
-    """Each method in a column: its score, without replicates, how many questions it scored and was asked, its ranks."""
+    """Each method in a column: its score, how many questions it scored and was asked, and its ranks."""
 
     estimates: Mapping[str, Estimate]
     coverage: Mapping[str, tuple[int, int]]
@@ -147,16 +163,10 @@ class Standing:
 
 
 class Board(ScoreTable):
-    """The leaderboard of one data set, every interval and rank from the same resamples.
+    """The leaderboard of one data set: every interval, rank and comparison of it."""
 
-    ``replicates`` counts them; fewer are faster and coarser.
-    """
-
-    def __init__(self, results: Results, replicates: int = 1000) -> None:
+    def __init__(self, results: Results) -> None:
         super().__init__(results)
-        self.resamples: Resamples = draw_resamples(
-            results.resample_key, results.factuals, max(len(results.seeds), 1), replicates
-        )
         self._standings: dict[Key, Standing] = {}
 
     def standing(self, key: Key) -> Standing:
@@ -166,35 +176,58 @@ class Board(ScoreTable):
         return self._standings[key]
 
     def _standing(self, key: Key, stack: ColumnScores) -> Standing:
-        about = self.about(key)
-        samples = {m: stack.sample(lines) for m, lines in self.pooled.items()}
-        found = dict(zip(samples, estimates(list(samples.values()), self.resamples, about), strict=True))
-        own = {m: s for m, s in samples.items() if not self.is_control(m)}
-        coverage = {m: (s.finite, s.asked) for m, s in samples.items()}
-        without = {m: replace(e, replicates=np.empty(0)) for m, e in found.items()}
-        return Standing(without, coverage, ranks(own, self.resamples, about, found))
+        found = estimated(stack, list(self.pooled.values()), self.about(key))
+        coverage = {m: (sum(stack.finite[row]), sum(stack.asked[row])) for m, row in self.pooled.items()}
+        ranks = self.family(key, stack).ranks(self._own_rows)
+        return Standing(dict(zip(self.methods, found, strict=True)), coverage, ranks)
+
+    def family(self, key: Key, stack: ColumnScores | None = None) -> Family:
+        """The comparisons of a column: of all methods with each other and with the controls."""
+        return Family(self.stack(key) if stack is None else stack, self.pooled, self.about(key), self._compared)
+
+    @cached_property
+    def _own_rows(self) -> np.ndarray:
+        """The numbers of the rows that are no controls."""
+        return np.array([k for k, m in enumerate(self.methods) if not self.is_control(m)], dtype=np.int64)
+
+    @cached_property
+    def _compared(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the rows of each pair: methods first, then each method with each control."""
+        own, every = self._own_rows, np.arange(len(self.methods))
+        others = np.setdiff1d(every, own)
+        first, second = (own[x] for x in np.triu_indices(len(own), 1))
+        crossed = np.repeat(own, len(others)), np.tile(others, len(own))
+        return np.concatenate([first, crossed[0]]), np.concatenate([second, crossed[1]])
 
     @cached_property
     def flagged(self) -> dict[Key, str]:
         """Columns in which a row is surely better than the truth, with that row; costs are left out.
 
-        The level is Bonferroni's over the truth's rivals, for a flag accuses the metric.
+        Rows are compared on the questions that the truth has a score for, with Holm's correction over its rivals.
         """
-        truth = next((c.method for c in self.results.cells if c.is_truth), None)
-        level = 1 - 0.05 / max(len(self.methods) - 1, 1)
-        found = {}
+        truth = next((k for k, m in enumerate(self.methods) if m in self._truths), None)
+        found: dict[Key, str] = {}
+        if truth is None:
+            return found
+        rivals = np.setdiff1d(np.arange(len(self.methods)), [truth])
+        pairs = rivals, np.full(len(rivals), truth)
         for key, score in self.columns.items():
-            if score.kind == "cell" or truth is None:
+            if score.kind == "cell":
                 continue
-            pairs = surely_better(self.samples(key), self.resamples, score.about, level)
-            if winners := [a for a, b in pairs if b == truth]:
-                found[key] = min(winners, key=self.methods.index)
+            stack = restricted(self.stack(key), self.pooled[self.methods[truth]])
+            family = Family(stack, self.pooled, score.about, pairs)
+            if winners := [a for a in family.better.tolist() if a not in (-1, truth)]:
+                found[key] = self.methods[min(winners)]
         return found
+
+    @cached_property
+    def _truths(self) -> frozenset[str]:
+        return frozenset(c.method for c in self.results.cells if c.is_truth)
 
     @cached_property
     def tidy(self) -> pd.DataFrame:
         """One row for each method, column and intervention, whether or not there is a score."""
-        rows, supported = TidyRows(self, self.resamples), self.results.supported
+        rows, supported = TidyRows(self), self.results.supported
         for key, score in self.columns.items():
             standing = self.standing(key)
             rows.add(key, "all", self.stack(key), standing.estimates, standing.ranks)
@@ -206,7 +239,7 @@ class Board(ScoreTable):
 
     @cached_property
     def estimates(self) -> dict[tuple[str, Key], Estimate]:
-        """The pooled score of each method in each column, on all questions, without its replicates."""
+        """The pooled score of each method in each column, on all questions."""
         return {(m, key): e for key in self.columns for m, e in self.standing(key).estimates.items()}
 
     @cached_property
@@ -232,21 +265,11 @@ class Board(ScoreTable):
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Methods against each other, and against controls: paired differences on all questions, a row each.
-
-        Holm's correction runs over the pairs of a column, controls apart.
-        """
-        own = [m for m in self.methods if not self.is_control(m)]
-        others = [m for m in self.methods if self.is_control(m)]
+        """Methods against each other, and against controls: paired differences on all questions, a row each."""
         rows: list[dict[str, Any]] = []
-        for key, score in self.columns.items():
-            if score.about.direction == "none":
-                continue
+        for key in self.columns:
             about = {"dataset": self.results.dataset, "metric": key.path, "variable": key.variable, "do": key.do}
-            samples = self.samples(key)
-            for which in (combinations(own, 2), product(own, others)):
-                compared = compare(samples, self.resamples, score.about, which)
-                rows += [about | vars(c) for c in compared if np.isfinite(c.difference)]
+            rows += [about | vars(c) for c in self.family(key).comparisons()]
         fields = ("dataset", "metric", "variable", "do", *Comparison.__annotations__)
         return pd.DataFrame(rows, columns=list(fields))
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from ..contract import Column
 
-__all__ = ["Key", "Section", "matrix", "sections"]
+__all__ = ["MEAN", "Key", "Section", "matrix", "sections", "where"]
+
+MEAN = "mean of do()"
+"""In place of a variable: the mean over the interventions. No variable can be called so."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,22 @@ class Key:
     @property
     def name(self) -> str:
         """``do(digit) effectiveness.accuracy/digit``: unique within a data set."""
-        where = "" if not self.do else "no intervention " if self.do == "none" else f"do({self.do}) "
-        return where + self.path + (f"/{self.variable}" if self.variable else "")
+        place = f"{where(self.do)} " if self.do else ""
+        return place + self.path + (f"/{self.variable}" if self.variable else "")
 
     @property
     def path(self) -> str:
         return f"{self.metric}.{self.column}"
 
 
+def where(do: str) -> str:
+    """An intervention in words: ``do(digit)``, ``no intervention``, ``mean of do()``, or ``cost``."""
+    return {"": "cost", "none": "no intervention", MEAN: MEAN}.get(do, f"do({do})")
+
+
 @dataclass(frozen=True)
 class Section:
-    """One printed table: a title and its columns; ``do`` is the intervened variable, or empty."""
+    """One printed table: a title and its columns; ``do`` is the intervened variable, `MEAN`, or empty."""
 
     title: str
     do: str
@@ -47,7 +55,7 @@ def sections(scored: Sequence[Key], about: About) -> tuple[Section, ...]:
     found = []
     for do in dict.fromkeys(k.do for k in scored if k.do not in ("none", "")):
         own = [k for k in scored if k.do == do and k.variable in ("", do)]
-        found.append(Section(f"do({do})", do, _printed(own, about)))
+        found.append(Section(where(do), do, _printed(own, about)))
     null = _printed([k for k in scored if k.do == "none" and not k.variable], about)
     cost = _printed([k for k in scored if not k.do], about)
     return (*found, Section("no intervention, and cost", "", (*null, *cost)))

@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..evaluation.resamples import resample_size
 from ..runs.reader import Results
 from .board import Board
-from .columns import Key, Section
+from .columns import Key, Section, where
 
 __all__ = [
     "FLAG",
@@ -53,21 +52,13 @@ def footnotes(board: Board) -> list[str]:
     settings = {name: value for name, value in r.notes.items() if name != "bundle"}
     notes = [f"Preset {r.preset}; {_settings_text(settings)}; device: {_devices(board) or 'unknown'}."]
     seeds = ", ".join(map(str, r.seeds))
-    training = (
-        f"One training seed ({seeds}): the variance between trainings is not in the intervals."
-        if len(r.seeds) < 2
-        else f"Training seeds {seeds}; intervals hold the choice of factuals and of seeds."
-    )
     asked = ", ".join(f"{len(v)} on {k}" for k, v in r.factual.items() if k != "null")
     inside = ", ".join(f"{int(v.sum())} of {len(v)} on {k}" for k, v in r.supported.items() if k != "null")
     notes += [
-        training,
-        f"95 % percentile bootstrap intervals from {_plural(len(board.resamples.counts), 'resample')} of "
-        f"{_plural(r.factuals, 'factual')}, the same for every method; ± is half the interval's width. {_fewer(board)}"
+        _training(seeds, len(r.seeds)),
+        f"95 % intervals over {_plural(r.factuals, 'factual')}; ± is half of the interval's width. "
         f"n: questions {asked}" + (f"; inside the support of the training data: {inside}." if inside else "."),
-        "Bold: no other method is surely better (the interval of the paired difference holds 0). #: the ranks that a "
-        "method may hold; controls, last, are not ranked. (n%): the share of questions with a score, where not all "
-        "have one; for ranks the others count as the worst score seen.",
+        _bold(board),
         _asked(r),
     ]
     return [
@@ -81,14 +72,24 @@ def footnotes(board: Board) -> list[str]:
     ]
 
 
-def _fewer(board: Board) -> str:
-    """A note that the replicates of set scores are of fewer factuals, where they are."""
-    every = board.results.factuals
-    if (fewer := resample_size(every)) == every or all(s.kind != "set" for s in board.columns.values()):
-        return ""
+def _training(seeds: str, number: int) -> str:
+    """What intervals and comparisons say about other trainings."""
+    if number > 1:
+        return f"Training seeds {seeds}: intervals and comparisons hold the choice of factuals and of trainings."
     return (
-        f"Scores of a set are computed again on {fewer:,} factuals drawn in each resample, and their replicates' "
-        f"distances from their mean scaled by √({fewer:,}/{every:,}). "
+        f"One training seed ({seeds}): intervals and comparisons of learned rows hold for these trainings; how much "
+        "another training differs is not in them (docs/metrics.md says how much was found)."
+    )
+
+
+def _bold(board: Board) -> str:
+    """What bold and ranks mean."""
+    of = "" if len(board.results.seeds) > 1 else " of these trainings"
+    return (
+        f"Bold: no other method{of} is surely better. #: the ranks that a method may hold; controls, last, are not "
+        "ranked. Surely better: the paired difference has p <= .05 after Holm's correction over all pairs of a column, "
+        "controls included, so that of 20 columns without any difference one names a winner. (n%): the share of "
+        "questions with a score, where not all have one; in comparisons the others count as the worst score seen."
     )
 
 
@@ -165,7 +166,7 @@ def _marks(board: Board) -> Iterable[str]:
         of = f"do({', '.join(conventions)})"
         yield f"{MARKS['convention']} The truth of {of} is a convention: data do not determine it."
     if without := [v for v in r.variables if truths.get(v, "none") == "none"]:
-        yield f"{MARKS['none']} do({', '.join(without)}) has no known truth."
+        yield f"{MARKS['none']} do({', '.join(without)}) has no known truth, and no score that compares with it."
     if doubtful := sorted(weak(r)):
         yield f"{WEAK} The judges of {', '.join(doubtful)} are not good enough to tell methods apart by them."
     if measured := sorted(weak(r, "measured")):
@@ -173,8 +174,8 @@ def _marks(board: Board) -> Iterable[str]:
     if board.flagged:
         won: dict[str, list[str]] = {}
         for key, winner in board.flagged.items():
-            where = "no intervention" if key.do == "none" else f"do({key.do})"
-            won.setdefault("/".join(filter(None, (key.path, key.variable))), []).append(f"{where} {winner}")
+            name = "/".join(filter(None, (key.path, key.variable)))
+            won.setdefault(name, []).append(f"{where(key.do)} {winner}")
         columns = "; ".join(f"{name} ({', '.join(rows)})" for name, rows in won.items())
         yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {columns}."
 
@@ -265,7 +266,7 @@ def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str
 
 def title(board: Board, section: Section) -> str:
     """A printed table's title, with marks for how reliable its truth and its judges are."""
-    if not section.do:
+    if section.do not in board.results.variables:
         return section.title
     truth = board.results.truth.get(section.do, "none")
     kind = {"exact": "exact truth", "convention": "truth by convention", "none": "no truth"}[truth]

@@ -13,7 +13,7 @@ from ..plugins.spec import brief
 from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
-from .columns import Key
+from .columns import MEAN, Key, where
 from .format import column_name, heading
 
 if TYPE_CHECKING:
@@ -102,10 +102,6 @@ def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
     ax.set_xlabel(name + (f"\n[{unit}]" if unit else ""), fontsize=8.5)
 
 
-def _where(do: str) -> str:
-    return {"": "cost", "none": "no intervention"}.get(do, f"do({do})")
-
-
 def _panel_grid(keys: list[Key]) -> list[list[Key | None]]:
     """Interventions by outputs, or the other way round where that is wider than high."""
     dos = list(dict.fromkeys(k.do for k in keys))
@@ -132,7 +128,7 @@ def _family(board: Board, keys: list[Key]) -> Figure:
             _panel(ax, board, key, i == first)
             before = row[i - 1] if i else None
             if before is None or before.do != key.do:
-                ax.set_title(_where(key.do), loc="left", fontsize=9.5, fontweight="bold")
+                ax.set_title(where(key.do), loc="left", fontsize=9.5, fontweight="bold")
     return figure
 
 
@@ -164,7 +160,7 @@ def _cost_axes(board: Board) -> list[tuple[str, dict[str, float]]]:
 
 def _quality(board: Board) -> list[Key]:
     """For each intervened variable the error to the truth, or the first printed column where there is no truth."""
-    sections = [s for s in board.sections if s.do and s.keys]
+    sections = [s for s in board.sections if s.do not in ("", MEAN) and s.keys]
     return [next((k for k in s.keys if board.about(k).role == "error"), s.keys[0]) for s in sections]
 
 
@@ -231,7 +227,7 @@ def _quality_against_cost(board: Board) -> Figure:
             name, unit = heading(board, key)
             ax.set_ylabel(name + (f" [{unit}]" if unit else ""), fontsize=8.5)
             ax.set_xlabel(label, fontsize=8.5)
-            ax.set_title(_where(key.do), loc="right", fontsize=9.5, fontweight="bold")
+            ax.set_title(where(key.do), loc="right", fontsize=9.5, fontweight="bold")
     _legend(figure, board, absent)
     return figure
 

@@ -1,43 +1,39 @@
-"""Paired comparisons of methods in a column, and the ranks that each may hold."""
+"""Which rows of a column are surely better than which: paired tests of all pairs, corrected for their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import cached_property
 
 import numpy as np
+from scipy import special
 
 from ..contract import Column
-from ..evaluation.resamples import Resamples
-from .bootstrap import (
-    LEVEL,
-    NUMBERS,
-    Estimate,
-    Sample,
-    estimates,
-    finite_mean,
-    intervals,
-    loss,
-    seed_points,
-    surely_below,
-)
+from .intervals import LEVEL, critical, intervals, quantile, studentised, tail
+from .samples import ColumnScores, is_binary, penalised, pooled
 
-__all__ = ["Comparison", "compare", "holm", "ranks", "surely_better"]
-
+__all__ = ["Comparison", "Family", "holm", "negligible", "restricted"]
 
 DETECTABLE = 1.95996 + 0.84162
 """Standard errors in the smallest difference that a two-sided 5 % test finds with 80 % power."""
+CANCELLED = 1e-10
+"""Variance of a difference, as a share of those of its terms, below which it is computed from the differences."""
+TRAININGS = {True: "any training", False: "these trainings"}
+STEPS = 40
+"""Bisections of the logarithm of a p-value."""
+LEAST = -300.0
+"""The natural logarithm of the least p-value that bisection finds."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same resamples and on the questions that both have a score for.
+    """Two rows of a column on the same questions, a missing answer counted as the worst score seen.
 
     ``difference`` is first minus second (of the distances to the target, where the column has one) with its 95 %
-    interval; ``p`` is two-sided and no smaller than 2 / (R + 1); ``holm`` is p corrected over all pairs;
-    ``detectable`` is the smallest difference that 80 % of such comparisons would find. ``better`` is empty in a
-    tie: when the interval of the difference holds 0.
+    interval; ``p`` is two-sided; ``holm`` is p corrected over all pairs of the column; ``detectable`` is the smallest
+    difference that 80 % of such comparisons would find; ``better`` names a row where holm is at most .05. ``holds_for``
+    says whether the claim is about ``any training`` of learned rows or about ``these trainings`` only.
     """
 
     first: str
@@ -49,203 +45,316 @@ class Comparison:
     holm: float
     detectable: float
     better: str
-
-    @property
-    def tie(self) -> bool:
-        return not self.better
+    holds_for: str
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values [K] after Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
+    """p-values [P] after Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
+    corrected = np.full(len(p), np.nan)
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
+    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
     corrected[order] = np.minimum(steps, 1.0)
     return corrected
 
 
-def compare(
-    samples: Mapping[str, Sample],
-    resamples: Resamples,
-    about: Column,
-    which: Iterable[tuple[str, str]] | None = None,
-) -> tuple[Comparison, ...]:
-    """Pairs of methods in one column (by default all), with Holm's correction over those that have a p."""
-    asked = list(combinations(samples, 2) if which is None else which)
-    common, size = _PairEstimates(samples, resamples), max(NUMBERS // len(resamples.seeds), 1)
-    pairs: list[Comparison] = []
-    for start in range(0, len(asked), size):
-        some = asked[start : start + size]
-        pairs += _compared(some, common.estimates(some), about)
-    tested = [i for i, c in enumerate(pairs) if np.isfinite(c.p)]
-    for i, p in zip(tested, holm(np.array([pairs[i].p for i in tested])), strict=True):
-        pairs[i] = replace(pairs[i], holm=float(p))
-    return tuple(pairs)
+def negligible(value: np.ndarray, about: Column) -> float:
+    """The difference that is none: a millionth of the largest score of the column, or of the column's range."""
+    largest = 1e-6 * float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
+    if about.low is None or about.high is None:
+        return largest
+    return max(largest, 1e-6 * (about.high - about.low))
 
 
-class _PairEstimates:
-    """Estimates of samples on the questions that both methods of a pair have a score for."""
+@dataclass(frozen=True)
+class _Differences:
+    """Differences [P] of signed means, with the estimates of their errors."""
 
-    def __init__(self, samples: Mapping[str, Sample], resamples: Resamples) -> None:
-        self.samples, self.resamples = samples, resamples
-        images = {k: s.values for k, s in samples.items() if s.kind == "image" and s.values is not None}
-        self.scored = {k: np.isfinite(values) for k, values in images.items()}
-        self.full = {k for k, ok in self.scored.items() if ok.all()}
-        self.known: dict[tuple[object, ...], Estimate] = {}
+    value: np.ndarray
+    error: np.ndarray
+    skewness: np.ndarray
+    units: np.ndarray
+    trained: np.ndarray
+    freedom: np.ndarray
 
-    def estimates(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Estimate, Estimate]]:
-        """The estimates of the first and the second of each pair."""
-        wanted = {self._name(a, b): (a, b) for pair in pairs for a, b in (pair, pair[::-1])}
-        missing = {name: self._sample(*of) for name, of in wanted.items() if name not in self.known}
-        estimated = dict(zip(missing, estimates(list(missing.values()), self.resamples), strict=True))
-        # An estimate on the questions that one pair shares serves no other pair.
-        self.known |= {name: e for name, e in estimated.items() if len(name) < 3}
-        estimated = self.known | estimated
-        return [(estimated[self._name(a, b)], estimated[self._name(b, a)]) for a, b in pairs]
+    def halves(self, alpha: float | np.ndarray, side: np.ndarray) -> np.ndarray:
+        """The half width [P] of the intervals on one side: below the value where ``side`` is positive, else above."""
+        chosen = np.zeros(len(self.value))
+        if (self.units > 1).any():
+            n = np.maximum(self.units, 2)
+            chosen = self.error * critical(quantile(alpha, n - 1), side * self.skewness, n)
+        return np.asarray(np.hypot(chosen, quantile(alpha, self.freedom) * np.sqrt(self.trained)))
 
-    def _name(self, a: str, b: str) -> tuple[object, ...]:
-        """What the estimate of a in a pair with b depends on."""
-        if a not in self.scored or b not in self.scored:
-            return (a,)
-        if a in self.full and b in self.full:
-            return a, max(len(self.scored[a]), len(self.scored[b]))
-        both = self.scored[a] & self.scored[b]
-        return a, len(both), both.tobytes()
+    def p(self, slack: float) -> np.ndarray:
+        """The two-sided p-values [P] of a difference beyond ``slack``."""
+        n, side, beyond = self._beyond(slack)
+        p = np.where(self.error > 0, tail(self._t(beyond, side), n - 1), self._constant)
+        if (several := self.trained > 0).any():
+            p[several] = self._take(several)._p_by_bisection(beyond[several], side[several])
+        return np.where(beyond > 0, np.minimum(p, 1.0), 1.0)
 
-    def _sample(self, a: str, b: str) -> Sample:
-        s = self.samples[a]
-        if s.values is None or a not in self.scored or b not in self.scored:
-            return s
-        both = self.scored[a] & self.scored[b]
-        points = np.broadcast_to(s.points, len(both))
-        return replace(s, values=np.where(both, s.values, np.nan), points=points)
+    def surpass(self, slack: float, alpha: float) -> np.ndarray:
+        """Whether these p-values are at most ``alpha``, without computing them."""
+        n, side, beyond = self._beyond(slack)
+        each, which = np.unique(n, return_inverse=True)
+        q = quantile(alpha, each - 1)[which]
+        found = np.where(self.error > 0, np.abs(self._t(beyond, side)) >= q, self._constant <= alpha)
+        if (several := self.trained > 0).any():
+            found[several] = self._take(several).halves(alpha, side[several]) <= beyond[several]
+        return found & (beyond > 0)
 
+    def _beyond(self, slack: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.maximum(self.units, 2), np.where(self.value < 0, -1.0, 1.0), np.abs(self.value) - slack
 
-def _compared(
-    pairs: Sequence[tuple[str, str]], estimated: Sequence[tuple[Estimate, Estimate]], about: Column
-) -> list[Comparison]:
-    found: dict[int, Comparison] = {}
-    rows = [min(len(a.replicates), len(b.replicates)) for a, b in estimated]
-    for number in set(rows):
-        members = [i for i, n in enumerate(rows) if n == number]
-        some = _comparisons([pairs[i] for i in members], [estimated[i] for i in members], number, about)
-        found |= zip(members, some, strict=True)
-    return [found[i] for i in range(len(pairs))]
+    def _t(self, beyond: np.ndarray, side: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return studentised(beyond / self.error, side * self.skewness, np.maximum(self.units, 2))
 
+    @property
+    def _constant(self) -> np.ndarray:
+        """The p-values of units that all differ by the same: of the sign test; costs that no seed changes are known."""
+        return np.where(self.units > 1, 2.0 ** (1.0 - self.units), 0.0)
 
-def _comparisons(
-    pairs: Sequence[tuple[str, str]], estimated: Sequence[tuple[Estimate, Estimate]], rows: int, about: Column
-) -> list[Comparison]:
-    """Comparisons of pairs whose estimates have at least ``rows`` replicates."""
-    sign = -1.0 if about.direction == "higher" else 1.0
-    a, b = (np.array([both[side].value for both in estimated]) for side in (0, 1))
-    values = sign * (loss(a, about) - loss(b, about))
-    a, b = (np.stack([both[side].replicates[:rows] for both in estimated]) for side in (0, 1))
-    spread = sign * (loss(a, about) - loss(b, about))
-    spread = np.where(np.isfinite(spread), spread, np.nan)  # [P, R]
-    tails = np.minimum((spread <= 0).sum(1), (spread >= 0).sum(1))
-    found = zip(pairs, values.tolist(), intervals(spread), tails.tolist(), spread, strict=True)
-    return [_comparison(*pair, sign, about, value, ends, tail, x) for pair, value, ends, tail, x in found]
+    def _p_by_bisection(self, beyond: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """The level at which the interval of the factuals' and the trainings' errors just holds 0."""
+        low, high = np.full(len(beyond), LEAST), np.zeros(len(beyond))
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            outside = self.halves(np.exp(middle), side) < beyond
+            low, high = np.where(outside, low, middle), np.where(outside, middle, high)
+        return np.exp(high)
+
+    def _take(self, which: np.ndarray) -> _Differences:
+        return _Differences(**{name: value[which] for name, value in vars(self).items()})
 
 
-def _comparison(
-    first: str,
-    second: str,
-    sign: float,
-    about: Column,
-    value: float,
-    ends: tuple[float, float],
-    tail: int,
-    spread: np.ndarray,
-) -> Comparison:
-    low, high = ends
-    spread = spread[np.isfinite(spread)]
-    p = min(1.0, 2 * float(tail + 1) / (len(spread) + 1)) if len(spread) else np.nan
-    ahead = "" if not (low > 0 or high < 0) or about.direction == "none" else (first if sign * value < 0 else second)
-    detectable = DETECTABLE * float(np.std(spread)) if len(spread) else np.nan
-    return Comparison(first, second, value, low, high, p, p, detectable, ahead)
+class Family:
+    """All pairs of rows of a column that are compared, and which row of a pair is surely better.
 
+    Scores are compared question by question. One rule for tables and pairs: the p-value of the paired difference, with
+    Holm's correction over the pairs, is at most .05. It is that of the skewness-corrected paired t test; where all
+    scores are 0 or 1, of the exact test of McNemar (Psychometrika 12, 1947) on the factuals on which the rows differ;
+    with several seeds, of the interval that holds the variance between trainings too (Welch's t). With a target, the
+    row whose mean is nearer to it is better if it is so on both sides. Where only the set has a score, a row that
+    answered less than another is not better.
 
-def _penalised(samples: Mapping[str, Sample], about: Column) -> dict[str, Sample]:
-    """Samples in which each missing answer to a question that another method answered counts as the worst seen.
-
-    So a method gains nothing by leaving out what it cannot do. With a target, the worst lies on the side of the
-    target on which the method already is.
+    Args:
+        scores: of the column.
+        rows: the lines of each row, seeds of one method.
+        about: the column.
+        pairs: numbers of the rows to compare [P], [P].
+        level: of the family: 1 - .95 is the chance that any row is wrongly called better.
     """
-    stacks = [s.values for s in samples.values() if s.kind == "image" and s.values is not None]
-    if not stacks or not np.isfinite(np.concatenate(stacks)).any():
-        return dict(samples)
-    everything = np.concatenate(stacks)
-    scored = np.isfinite(everything).any(0)
-    top, bottom = float(np.nanmax(everything)), float(np.nanmin(everything))
 
-    def penalise(s: Sample) -> Sample:
-        missing = None if s.values is None else ~np.isfinite(s.values)
-        if s.values is None or missing is None or missing.all() or not (missing & scored).any():
-            return s
-        worst = top if about.direction == "lower" else bottom
-        if about.direction == "target":
-            target = about.target or 0.0
-            worst = max(top, target) if float(finite_mean(seed_points(s))) >= target else min(bottom, target)
-        return replace(s, values=np.where(missing & scored, worst, s.values))
+    def __init__(
+        self,
+        scores: ColumnScores,
+        rows: Mapping[str, slice],
+        about: Column,
+        pairs: tuple[np.ndarray, np.ndarray],
+        level: float = LEVEL,
+    ) -> None:
+        self.names, self.about, self.level = list(rows), about, level
+        self.seeded = np.array([row.stop - row.start > 1 for row in rows.values()], dtype=bool)
+        slices = list(rows.values())
+        self.scores = penalised(scores, slices, about)
+        self.coverage = np.array([scores.coverage(row) for row in slices])
+        self.binary = is_binary(self.scores, about)
+        self.rows = pooled(self.scores, slices)
+        testable = np.isfinite(self.rows.value) & ((self.rows.units > 1) | (self.rows.seeds > 1))
+        keep = testable[pairs[0]] & testable[pairs[1]] if about.direction != "none" else np.zeros(len(pairs[0]), bool)
+        self.first, self.second = pairs[0][keep], pairs[1][keep]
 
-    return {name: penalise(s) for name, s in samples.items()}
+    @cached_property
+    def slack(self) -> float:
+        """Differences up to this are none."""
+        return negligible(self.rows.value, self.about)
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the units of a b and of a² b, for the influences of each pair of rows: [K, K] each."""
+        x = self.rows.influence
+        return x @ x.T, np.square(x) @ x.T
+
+    def _differences(self, i: np.ndarray, j: np.ndarray, of: np.ndarray, less: np.ndarray) -> _Differences:
+        """The differences of · mean_i - less · mean_j, of signs [P] and rows [P]; means count from the target."""
+        rows, (two, three) = self.rows, self._moments
+        centre = (self.about.target or 0.0) if self.about.direction == "target" else 0.0
+        value = of * (rows.value[i] - centre) - less * (rows.value[j] - centre)
+        at, flat = i * len(two) + j, two.ravel()
+        own, cube = two.diagonal(), three.diagonal()
+        second = own[i] + own[j] - 2 * of * less * flat[at]
+        third = of * cube[i] - less * cube[j] - 3 * less * three.ravel()[at] + 3 * of * three.ravel()[j * len(two) + i]
+        if (close := second < CANCELLED * (own[i] + own[j])).any():
+            apart = of[close, None] * rows.influence[i[close]] - less[close, None] * rows.influence[j[close]]
+            second[close], third[close] = np.square(apart).sum(1), (apart**3).sum(1)
+        n = np.maximum(rows.units[i], rows.units[j])
+        error = np.sqrt(second * n / np.maximum(n - 1, 1))
+        skewness = np.sqrt(n) * third / np.where(second > 0, second, np.inf) ** 1.5
+        a, b = rows.between[i], rows.between[j]
+        parts = a**2 / np.maximum(rows.seeds[i] - 1, 1) + b**2 / np.maximum(rows.seeds[j] - 1, 1)
+        freedom = np.where(parts > 0, (a + b) ** 2 / np.where(parts > 0, parts, 1.0), 1.0)
+        return _Differences(value, error, skewness, n, a + b, freedom)
+
+    @cached_property
+    def _losses(self) -> np.ndarray:
+        """What each row loses [K]: lower is better."""
+        value = self.rows.value
+        if self.about.direction == "target":
+            return np.abs(value - (self.about.target or 0.0))
+        return -value if self.about.direction == "higher" else value
+
+    @cached_property
+    def p(self) -> np.ndarray:
+        """The p-value of each pair [P]."""
+        return self._p(self.first, self.second)
+
+    def _p(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """The p-values of some pairs."""
+        if self.about.direction == "target":
+            return np.maximum(*(np.where(d.value < 0, d.p(self.slack), 1.0) for d in self._distances(i, j)))
+        one = np.ones(len(i))
+        p = self._differences(i, j, one, one).p(self.slack)
+        if not self.binary:
+            return p
+        exact, simple = self._mcnemar(i, j)
+        return np.where(simple, exact, np.maximum(p, exact))
+
+    def _surpass(self, alpha: float) -> np.ndarray:
+        """Whether the p-value of each pair is at most ``alpha`` [P], computed where that is no detour."""
+        i, j, one = self.first, self.second, np.ones(len(self.first))
+        if self.about.direction == "target":
+            a, b = ((d.value < 0) & d.surpass(self.slack, alpha) for d in self._distances(i, j))
+            return np.asarray(a & b)
+        return self.p <= alpha if self.binary else self._differences(i, j, one, one).surpass(self.slack, alpha)
+
+    def _distances(self, i: np.ndarray, j: np.ndarray) -> list[_Differences]:
+        """The nearer row's distance to the target less the other's, on either side that the nearer one may lie on."""
+        swap = self._losses[i] > self._losses[j]
+        near, far = np.where(swap, j, i), np.where(swap, i, j)
+        side = np.where(self.rows.value[far] < (self.about.target or 0.0), -1.0, 1.0)
+        return [self._differences(near, far, sign * np.ones(len(near)), side) for sign in (1.0, -1.0)]
+
+    def _mcnemar(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Exact p-values [P] of the signs of the factuals' differences, and whether these have one size only [P]."""
+        means = self.rows.influence + (self.rows.value / np.maximum(self.rows.units, 1))[:, None]
+        p, simple = np.ones(len(i)), np.zeros(len(i), dtype=bool)
+        for start in range(0, len(i), 4096):
+            some = slice(start, start + 4096)
+            apart = means[i[some]] - means[j[some]]
+            size = np.abs(apart)
+            apart = np.where(size > 1e-12, apart, 0.0)
+            more, less = (apart > 0).sum(1), (apart < 0).sum(1)
+            p[some] = np.minimum(1.0, 2 * special.bdtr(np.minimum(more, less), np.maximum(more + less, 1), 0.5))
+            largest = size.max(1, initial=0.0)
+            simple[some] = ((size < 1e-12) | (size > largest[:, None] * (1 - 1e-9))).all(1)
+        return p, simple & (self.rows.between[i] == 0) & (self.rows.between[j] == 0)
+
+    @cached_property
+    def corrected(self) -> np.ndarray:
+        """The p-values after Holm's correction [P]."""
+        return holm(self.p)
+
+    @cached_property
+    def _significant(self) -> np.ndarray:
+        """Whether Holm's procedure rejects that the rows of each pair are equal [P].
+
+        Most pairs are told by the least and the greatest level that it may test them at; only the rest need a p-value.
+        """
+        alpha, number = 1 - self.level, len(self.first)
+        found = self._surpass(alpha / max(number, 1))
+        doubtful = (self._surpass(alpha) & ~found).nonzero()[0]
+        p = self._p(self.first[doubtful], self.second[doubtful])
+        order = np.argsort(p, kind="stable")
+        levels = alpha / (number - found.sum() - np.arange(len(order)))
+        found[doubtful[order[np.logical_and.accumulate(p[order] <= levels)]]] = True
+        return found
+
+    @cached_property
+    def better(self) -> np.ndarray:
+        """The number of the better row of each pair, -1 in a tie [P]."""
+        loss = self._losses[self.first] - self._losses[self.second]
+        winner = np.where(loss < 0, self.first, self.second)
+        loser = np.where(loss < 0, self.second, self.first)
+        sure = self._significant & (np.abs(loss) > self.slack)
+        if self.scores.kind == "set":
+            sure &= self.coverage[winner] >= self.coverage[loser]
+        return np.where(sure, winner, -1)
+
+    @cached_property
+    def surely_better(self) -> set[tuple[str, str]]:
+        """The pairs (better, worse)."""
+        other = self.first + self.second - self.better
+        return {(self.names[a], self.names[b]) for a, b in zip(self.better, other, strict=True) if a >= 0}
+
+    def ranks(self, among: np.ndarray) -> dict[str, tuple[int, int]]:
+        """The first and the last rank that each row may hold: 1 + those surely better .. all - those surely worse.
+
+        Args:
+            among: the numbers of the rows that are ranked; of them those without an interval have no rank.
+        """
+        if self.about.direction == "none":
+            return {}
+        ranked = among[np.isfinite(self.rows.value[among]) & ((self.rows.units > 1) | (self.rows.seeds > 1))[among]]
+        inside = np.isin(self.first, ranked) & np.isin(self.second, ranked) & (self.better >= 0)
+        winner = self.better[inside]
+        loser = (self.first + self.second)[inside] - winner
+        ahead, behind = (np.bincount(x, minlength=len(self.names)) for x in (loser, winner))
+        return {self.names[k]: (1 + int(ahead[k]), len(ranked) - int(behind[k])) for k in ranked}
+
+    def comparisons(self) -> list[Comparison]:
+        """Every pair in words and numbers."""
+        sign = -1.0 if self.about.direction == "higher" else 1.0
+        value = sign * (self._losses[self.first] - self._losses[self.second])
+        low, high, detectable = self._ends(value)
+        names, seeded = self.names, self.seeded[self.first] | self.seeded[self.second]
+        found = zip(self.first, self.second, self.better, seeded, strict=True)
+        fields = ("difference", "low", "high", "p", "holm", "detectable")
+        columns = (value, low, high, self.p, self.corrected, detectable)
+        numbers = [dict(zip(fields, each, strict=True)) for each in np.stack(columns, axis=1).tolist()]
+        return [
+            Comparison(names[i], names[j], better=names[k] if k >= 0 else "", holds_for=TRAININGS[bool(s)], **each)
+            for (i, j, k, s), each in zip(found, numbers, strict=True)
+        ]
+
+    def _ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The interval of each difference, and the difference that could be found: [P] each."""
+        alpha, one = 1 - self.level, np.ones(len(value))
+        if self.about.direction == "target":
+            return self._ends_of_distances(alpha)
+        d = self._differences(self.first, self.second, one, one)
+        detectable = DETECTABLE * np.sqrt(d.error**2 + d.trained)
+        if self.binary:
+            return *self._ends_of_shares(value), detectable
+        return value - d.halves(alpha, one), value + d.halves(alpha, -one), detectable
+
+    def _ends_of_distances(self, alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The hull of the intervals on both sides of the target that each row may lie on."""
+        one, target = np.ones(len(self.first)), self.about.target or 0.0
+        a, b = (np.where(self.rows.value[k] < target, -1.0, 1.0) for k in (self.first, self.second))
+        nearer = self._losses[self.first] <= self._losses[self.second]
+        tried = [(a, b), (np.where(nearer, -a, a), np.where(nearer, b, -b))]
+        found = [self._differences(self.first, self.second, *signs) for signs in tried]
+        low = np.minimum(*(d.value - d.halves(alpha, one) for d in found))
+        high = np.maximum(*(d.value + d.halves(alpha, -one) for d in found))
+        return low, high, DETECTABLE * np.sqrt(found[0].error ** 2 + found[0].trained)
+
+    def _ends_of_shares(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Newcombe's interval of paired shares from those of both rows (Statistics in Medicine 17, 1998, method 10)."""
+        i, j = self.first, self.second
+        low, high = intervals(self.rows, self.about, binary=True, level=self.level)
+        two, p = self._moments[0], self.rows.value
+        spread = np.sqrt(two[i, i] * two[j, j])
+        r = np.where(spread > 0, two[i, j] / np.where(spread > 0, spread, 1.0), 0.0)
+
+        def half(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            return np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0))
+
+        return value - half((p - low)[i], (high - p)[j]), value + half((high - p)[i], (p - low)[j])
 
 
-def surely_better(
-    samples: Mapping[str, Sample], resamples: Resamples, about: Column, level: float = LEVEL
-) -> set[tuple[str, str]]:
-    """The pairs (better, worse) whose paired interval excludes 0.
-
-    Unanswered questions count as the worst score seen; where only the set has a score, a method that answered
-    less is never surely better. Differences below a millionth of the column's scale are none.
-    """
-    estimated = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
-    names, better = _better(samples, estimated, resamples, about, level)
-    return {(names[i], names[j]) for i, j in zip(*better.nonzero(), strict=True)}
-
-
-def _better(
-    samples: Mapping[str, Sample],
-    known: Mapping[str, Estimate],
-    resamples: Resamples,
-    about: Column,
-    level: float = LEVEL,
-) -> tuple[list[str], np.ndarray]:
-    """The methods that have an interval, and whether each is surely better than each: [K, K]."""
-    penalised = {name: s for name, s in _penalised(samples, about).items() if s is not samples[name]}
-    estimated = {name: known[name] for name in samples}
-    estimated |= zip(penalised, estimates(list(penalised.values()), resamples), strict=True)
-    estimated = {k: e for k, e in estimated.items() if np.isfinite(e.value) and np.isfinite(e.low)}
-    names = list(estimated)
-    if about.direction == "none" or not estimated:
-        return names, np.zeros((len(estimated), len(estimated)), dtype=bool)
-    negligible = 1e-6 * max(abs(e.value) for e in estimated.values())
-    if about.low is not None and about.high is not None:
-        negligible = max(negligible, 1e-6 * (about.high - about.low))
-    rows = min(len(e.replicates) for e in estimated.values())
-    better = surely_below(loss(np.stack([e.replicates[:rows] for e in estimated.values()]), about), negligible, level)
-    coverage = np.array([samples[k].coverage for k in names])
-    sets = np.array([samples[k].kind == "set" for k in names])
-    return names, better & (~(sets[:, None] | sets) | np.greater_equal.outer(coverage, coverage))
-
-
-def ranks(
-    samples: Mapping[str, Sample],
-    resamples: Resamples,
-    about: Column,
-    known: Mapping[str, Estimate] | None = None,
-) -> dict[str, tuple[int, int]]:
-    """The first and last rank that each method may hold: 1 + those surely better .. all - those surely worse.
-
-    Methods without an interval have no rank, nor has any in a column without a direction. Estimates of the samples
-    that are ``known`` are not computed again.
-    """
-    if about.direction == "none":
-        return {}
-    if known is None:
-        known = dict(zip(samples, estimates(list(samples.values()), resamples), strict=True))
-    names, better = _better(samples, known, resamples, about)
-    ahead, behind = (dict(zip(names, better.sum(axis).tolist(), strict=True)) for axis in (0, 1))
-    ranked = [k for k in samples if np.isfinite(known[k].low)]
-    return {k: (1 + ahead.get(k, 0), len(ranked) - behind.get(k, 0)) for k in ranked}
+def restricted(scores: ColumnScores, lines: slice) -> ColumnScores:
+    """The scores of the questions that some lines have a score for."""
+    if scores.kind != "image" or scores.values is None:
+        return scores
+    known = np.isfinite(scores.values[lines]).all(0)
+    return replace(scores, values=np.where(known, scores.values, np.nan))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,10 +12,10 @@ import numpy as np
 from ..contract import Column
 from ..runs.chain import Status
 from ..runs.reader import CellState, Results, Score
-from .bootstrap import Sample
-from .columns import Key
+from .columns import MEAN, Key
+from .samples import ColumnScores
 
-__all__ = ["ColumnScores", "PooledStatus", "ScoreStatus", "ScoreTable"]
+__all__ = ["PooledStatus", "ScoreStatus", "ScoreTable"]
 
 
 @dataclass(frozen=True)
@@ -69,34 +70,29 @@ class PooledStatus:
         return f"{self.word}; {'; '.join(bad)}"
 
 
-@dataclass(frozen=True)
-class ColumnScores:
-    """A column's scores, a line for each cell, NaN where there is none.
-
-    points [M]; values [M, Q], for sets [M, R], for costs absent; factual [Q]; finite and asked [M] count questions;
-    width [M] counts the replicates that a set has.
-    """
-
-    kind: str
-    points: np.ndarray
-    finite: list[int]
-    asked: list[int]
-    values: np.ndarray | None = None
-    factual: np.ndarray | None = None
-    width: np.ndarray | None = None
-
-    def sample(self, lines: slice) -> Sample:
-        """The scores of some lines, seeds of one method."""
-        values = None if self.values is None else self.values[lines]
-        if values is not None and self.width is not None:
-            values = values[:, : self.width[lines].min(initial=values.shape[1])]
-        finite, asked = sum(self.finite[lines]), sum(self.asked[lines])
-        return Sample(self.kind, self.points[lines], values, self.factual, finite, asked)
-
-
 def _key(score: Score) -> Key:
     do = "" if score.kind == "cell" else score.do
     return Key(score.metric, score.column, score.variable, "none" if do == "null" else do)
+
+
+def _means(scores: Mapping[Key, Mapping[tuple[str, int], Score]]) -> Iterator[Score]:
+    """The means over the interventions of each cell's scores in columns that have one, where there are several."""
+    columns: dict[Key, list[Mapping[tuple[str, int], Score]]] = {}
+    for key, cells in scores.items():
+        if key.do not in ("none", "") and all(s.about.averaged and s.kind == "set" for s in cells.values()):
+            columns.setdefault(replace(key, do=MEAN), []).append(cells)
+    for several in columns.values():
+        for cell in dict.fromkeys(cell for cells in several for cell in cells) if len(several) > 1 else ():
+            own = [cells[cell] for cells in several if cell in cells]
+            width = min(len(s.values) for s in own)
+            yield replace(
+                own[0],
+                do=MEAN,
+                value=float(np.mean([s.value for s in own])) if len(own) == len(several) else math.nan,
+                values=np.mean([s.values[:width] for s in own], axis=0),
+                asked=sum(s.asked for s in own),
+                finite=sum(s.finite for s in own),
+            )
 
 
 class ScoreTable:
@@ -107,6 +103,8 @@ class ScoreTable:
         self.scores: dict[Key, dict[tuple[str, int], Score]] = {}
         for s in results.scores:
             self.scores.setdefault(_key(s), {})[s.method, s.seed] = s
+        for mean in list(_means(self.scores)):
+            self.scores.setdefault(_key(mean), {})[mean.method, mean.seed] = mean
         self.cells = {(c.method, c.seed): c for c in results.cells}
         self._controls = frozenset(results.controls)
 
@@ -125,7 +123,7 @@ class ScoreTable:
         """
         named = {replace(k, variable="") for k in self.scores if k.variable}
         order = {m: i for i, m in enumerate(dict.fromkeys(k.metric for k in self.scores))}
-        dos = {d: i for i, d in enumerate([*self.results.variables, "none", ""])}
+        dos = {d: i for i, d in enumerate([MEAN, *self.results.variables, "none", ""])}
         keys = sorted(
             (k for k in self.scores if k.variable or k not in named),
             key=lambda k: (dos.get(k.do, len(dos)), order[k.metric], dos.get(k.variable, -1)),
@@ -208,11 +206,6 @@ class ScoreTable:
         every, known = np.arange(self.results.factuals), self.results.factual
         return {s.do: np.asarray(known.get(s.do, every), np.int64) for s in self.columns.values()}
 
-    def samples(self, key: Key) -> dict[str, Sample]:
-        """Every method's scores in a column, all seeds."""
-        stack = self.stack(key)
-        return {m: stack.sample(lines) for m, lines in self.pooled.items()}
-
     def status(self, method: str, seed: int, key: Key | None = None) -> ScoreStatus:
         """Whether a cell is ok, or has a score in a column, and why not."""
         cell = self.cells.get((method, seed), CellState(method, seed, Status.PENDING))
@@ -236,11 +229,8 @@ class ScoreTable:
 
 def _sets(stack: ColumnScores, scores: list[Score | None]) -> ColumnScores:
     known = [None if s is None or s.kind != "set" else s.values for s in scores]
-    sizes = [0 if v is None else len(v) for v in known]
-    values = np.full((len(known), max(sizes, default=0)), np.nan)
+    values = np.full((len(known), max((len(v) for v in known if v is not None), default=0)), np.nan)
     for line, v in zip(values, known, strict=True):
         if v is not None:
             line[: len(v)] = v
-    # A missing score has as many replicates as those of the other cells.
-    width = np.array([len(values[0]) if v is None else n for v, n in zip(known, sizes, strict=True)])
-    return replace(stack, values=values, width=width)
+    return replace(stack, values=values)
