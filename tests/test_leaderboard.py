@@ -15,8 +15,9 @@ from cfbench.metrics.minimality import CLD, FactualDistance
 from cfbench.metrics.realism import Realism
 from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
-from cfbench.metrics.truth import TEA, TrueError
+from cfbench.metrics.truth import TEA, Skill, TrueError
 from cfbench.report.board import TIDY, Board, tidy, wide
+from cfbench.report.columns import MEAN
 from cfbench.report.format import footnotes, number
 from cfbench.report.plots import _chunks, _cost_axes, _quality, charts, write_plots
 from cfbench.report.render import csv, html, latex, markdown, render, write_tables
@@ -537,3 +538,29 @@ def test_an_incomplete_method_is_never_bold(failed):
 )
 def test_large_numbers_keep_their_size(x, text):
     assert number(x)(x) == text
+
+
+def test_the_mean_over_interventions_of_a_column_that_has_one_stands_first():
+    results, rng = build(), np.random.default_rng(0)
+    like = next(s for s in results.scores if s.column == "fid_real")
+    pseudo = {(c.method, do): rng.normal(0.5, 0.1, 120) for c in results.cells for do in ("digit", "thickness")}
+    skill = Skill.columns["skill"]
+    scores = [
+        replace(like, method=m, metric="skill", column="skill", do=do, value=float(v.mean()), values=v, about=skill)
+        for (m, do), v in pseudo.items()
+    ]
+    board = Board(replace(results, scores=(*results.scores, *scores)))
+    (key,) = (k for k in board.columns if k.do == MEAN)
+    means = np.mean([pseudo["deepscm", do] for do in ("digit", "thickness")], axis=0)
+    e = board.estimates["deepscm", key]
+    assert e.value == pytest.approx(means.mean())
+    assert e.high - e.low == pytest.approx(2 * 1.98 * means.std(ddof=1) / 120**0.5, rel=0.02)
+    assert (board.sections[0].title, board.sections[0].keys) == (MEAN, (key,))
+    assert board.ranks[key].keys() == set(METHODS)
+    assert board.tidy.query("do == @MEAN").method.tolist() == list(board.methods)
+    assert "mean of do()" in terminal(board)
+    assert all(k.do != MEAN for k in _quality(board))
+    without = Board(
+        replace(results, scores=(*results.scores, *(s for s in scores if s.method != "deepscm" or s.do == "digit")))
+    )
+    assert np.isnan(without.estimates["deepscm", key].value), "one intervention has no score"

@@ -23,7 +23,7 @@ from cfbench.metrics.minimality import CLD, FactualDistance
 from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
 from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
-from cfbench.metrics.truth import TEA, TrueError
+from cfbench.metrics.truth import TEA, Skill, TrueError
 
 pytestmark = pytest.mark.portable
 
@@ -54,9 +54,10 @@ METRICS = [
     Reversibility,
     TrueError,
     TEA,
+    Skill,
     Runtime,
 ]
-SETS = [Realism, TrueRealism, Neighbours, IMOfMeans]
+SETS = [Realism, TrueRealism, Neighbours, IMOfMeans, Skill]
 PER_IMAGE = [m for m in METRICS if m not in SETS and m is not Runtime]
 
 

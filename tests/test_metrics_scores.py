@@ -19,7 +19,7 @@ from cfbench.metrics.interpretability import IM, IMOfMeans
 from cfbench.metrics.pixels import l1
 from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
-from cfbench.metrics.truth import TEA, TrueError
+from cfbench.metrics.truth import TEA, Skill, TrueError
 
 pytestmark = pytest.mark.portable
 
@@ -227,6 +227,19 @@ class TestTruth:
         assert TEA()(oracle)["tea_amplification"].max() < 1e-9
         assert all((v == 0).all() for v in TEA()(identity).values())
         assert (TrueError()(identity)["abs_error"] > TrueError()(oracle)["abs_error"]).all()
+
+    def test_skill_by_numpy(self):
+        e = make()
+        x, truth, answer = (t.numpy().astype(np.float64) for t in (e.x, e.truth, e.answer))
+        expected = 1 - np.abs(answer - truth).sum() / np.abs(x - truth).sum()
+        assert Skill()(e)["skill"].item() == pytest.approx(expected)
+        skill = {name: Skill()(replace(e, memo={}, answer=image))["skill"].item() for name, image in
+                 {"oracle": e.truth, "identity": e.x, "worse": 2 * e.x - e.truth}.items()}  # fmt: skip
+        assert (skill["oracle"], skill["identity"]) == (1, 0)
+        assert skill["worse"] == pytest.approx(-1, abs=1e-6), "twice as far, on the other side"
+        black = Skill()(replace(e, memo={}, answer=torch.zeros_like(e.x)))["skill"].item()
+        assert black < 0, "worse than leaving the factual as it is"
+        assert Skill()(replace(e, memo={}, truth=e.x))["skill"].isnan()
 
     def test_errors_by_numpy(self):
         e = make()
