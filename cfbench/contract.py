@@ -283,6 +283,7 @@ class Column:
             own; ``error`` is the quality that is charted against cost; ``answer-cost`` and ``fit-cost`` are added up,
             unit by unit, to the costs of that chart.
         averaged: whether the mean over the interventions stands in a table before theirs; for scores of sets.
+        caveat: what may score well without being good; the column is marked, and the notes have the sentence.
         footnote: a sentence for the notes below the tables, with the methods whose score is above 0; a column that has
             one is not charted.
     """
@@ -300,6 +301,7 @@ class Column:
     order: float = 100.0
     role: Role = ""
     averaged: bool = False
+    caveat: str = ""
     footnote: str = ""
 
 

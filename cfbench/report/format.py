@@ -14,6 +14,7 @@ from .board import Board
 from .columns import Key, Section, where
 
 __all__ = [
+    "CAVEAT",
     "FLAG",
     "MARKS",
     "WEAK",
@@ -33,6 +34,7 @@ __all__ = [
 
 MARKS = {"convention": "*", "none": "°", "exact": ""}
 FLAG = "‡"
+CAVEAT = "†"
 WEAK = "§"
 
 
@@ -177,7 +179,11 @@ def _marks(board: Board) -> Iterable[str]:
             name = "/".join(filter(None, (key.path, key.variable)))
             won.setdefault(name, []).append(f"{where(key.do)} {winner}")
         columns = "; ".join(f"{name} ({', '.join(rows)})" for name, rows in won.items())
-        yield f"{FLAG} The oracle does not win these; in brackets, a row that is surely better: {columns}."
+        yield f"{FLAG} Beyond the truth: the oracle does not win these; in brackets, a row that is surely better: {columns}."
+    printed = [k for s in board.sections for k in s.keys]
+    caveats = {board.about(k).caveat: column_name(board, k) for k in printed if board.about(k).caveat}
+    if caveats:
+        yield f"{CAVEAT} {'; '.join(f'{name}: {caveat}' for caveat, name in caveats.items())}."
 
 
 def _failures(board: Board) -> Iterable[str]:
@@ -261,7 +267,8 @@ def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str
     arrow = f"→{about.target:g}" if about.target is not None else ARROWS[about.direction]
     counted = f"n={board.asked(key)}" if about.subset else ""
     unit = ", ".join(part for part in (UNITS.get(about.unit, about.unit), counted) if part)
-    return f"{name} {arrow}".strip() + (FLAG if key in board.flagged else ""), unit
+    marks = FLAG * (key in board.flagged) + CAVEAT * bool(about.caveat)
+    return f"{name} {arrow}".strip() + marks, unit
 
 
 def title(board: Board, section: Section) -> str:

@@ -15,7 +15,7 @@ from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
 from .columns import Section
-from .format import FLAG, WEAK, Entry, card_line, card_table, footnotes, heading, headings, residual_and_status, title
+from .format import CAVEAT, FLAG, WEAK, Entry, card_line, card_table, footnotes, heading, headings, residual_and_status, title
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -43,6 +43,7 @@ _TEX = {
     "*": r"\textsuperscript{*}",
     FLAG: r"\textsuperscript{$\ddagger$}",
     WEAK: r"\textsuperscript{\S}",
+    CAVEAT: r"\textsuperscript{$\dagger$}",
     "±": r"$\pm$",
     "µ": r"$\mu$",
     "×": r"$\times$",
@@ -212,7 +213,7 @@ def _md_name(board: Board, method: str) -> str:
 
 def _md_matrix(board: Board) -> str:
     keys = {(k.do, k.metric, k.column, k.variable): k for k in board.matrix}
-    columns = {(k.metric, k.column, k.variable): heading(board, k)[0].rstrip(FLAG) for k in board.matrix}
+    columns = {(k.metric, k.column, k.variable): heading(board, k)[0].rstrip(FLAG + CAVEAT) for k in board.matrix}
     rows = [
         [_md_name(board, m), f"do({do})"]
         + [_md_cell(Entry.of(board, m, keys[do, *c])) if (do, *c) in keys else "" for c in columns]

@@ -96,6 +96,7 @@ _COLUMN: dict[str, Callable[[Any], Any]] = {
     "privileged": boolean,
     "subset": boolean,
     "printed": optional(boolean),
+    "averaged": boolean,
     "order": number,
     "role": one_of(*get_args(Role)),
 }
