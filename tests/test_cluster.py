@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from cfbench.engine import transfer
 from cfbench.engine.transfer import RemoteResult
 from cfbench.errors import UserError
 from cfbench.plugins.spec import Spec
-from cfbench.runs.chain import Outcome, Status, Task
+from cfbench.runs.chain import Outcome, Status, Task, failure_folder
 from cfbench.runs.progress import read_events
 
 
@@ -148,3 +149,32 @@ def test_baggage_is_an_installation(tmp_path):
     ).stdout  # fmt: skip
     assert "diffscm" in output
     assert "knows" in output
+
+
+@dataclass(frozen=True)
+class Place:
+    """What `run_remotely` needs of a job."""
+
+    folder: Path
+    data_root: Path
+
+
+def test_a_node_sends_a_failure_back_with_the_task_that_recorded_it(tmp_path, monkeypatch):
+    """Two tasks at once on a node without the run's folder write into the same one: each sees what the other wrote."""
+    bars = Spec("bars")
+    mine, other = Task("prepare", bars), Task("judges", bars)
+
+    def fails(job, task, loaded):
+        for some in (mine, other):
+            folder = job.folder / failure_folder(some)
+            with storage.write_stage(storage.next_numbered(folder, f"failed-{some.stage}"), key=""):
+                pass
+        return Outcome(task, Status.FAILED, "", 0.0)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name, stand_in in (("with_packed_plugins", lambda job: job), ("load_job", lambda job: None)):
+        monkeypatch.setattr(transfer, name, stand_in)
+    monkeypatch.setattr(transfer, "run_task", fails)
+    (tmp_path / "cfbench-token" / "env").mkdir(parents=True)
+    sent = transfer.run_remotely(Place(tmp_path / "run", tmp_path), mine, "token", {})
+    assert list(sent.stages) == [f"{failure_folder(mine)}/failed-prepare-1"]

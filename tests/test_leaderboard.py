@@ -89,7 +89,7 @@ def build(seeds=(0,), factuals=120, methods=METHODS, failed=(), variables=("digi
     return Results(
         "strokes", "quick", tuple(methods), tuple(seeds), tuple(variables), factuals, factual,
         {v: np.arange(factuals) % 4 > 0 for v in variables}, {"digit": "convention", "thickness": "exact"},
-        "0123456789abcdef" * 2, "0123456789abcdef" * 2, tuple(cells), tuple(scores),
+        "0123456789abcdef" * 2, tuple(cells), tuple(scores),
         CARD,
         CONTROLS, {"budget": {"name": "quick", "images": 200000, "seeds": [0]}, "split": "test"},
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,16 +94,6 @@ def test_no_rows_and_classes_that_are_not_numbers_have_answers():
 def test_what_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         Support(graph(1, 2), drawn(0, 400, 1, 2, 3, 0.0))(torch.tensor([[0.0, torch.nan, 0.0]]))
-
-
-def test_resamples_follow_from_who_is_asked_about_what_alone():
-    made = make_plan(Bars(), Path(), name="marginal", split="test", factuals=16)
-    asked = {v: replace(a, value=a.value + 1e-6, cf_pa=a.cf_pa + 1e-6) for v, a in made.asked.items()}
-    assert replace(made, name="other", pa=made.pa + 1e-6, asked=asked).resample_key == made.resample_key
-    assert replace(made, index=made.index + 1).resample_key != made.resample_key
-    assert replace(made, split="valid").resample_key != made.resample_key
-    fewer = {v: replace(a, factual=a.factual.flip(0)) for v, a in made.asked.items()}
-    assert replace(made, asked=fewer).resample_key != made.resample_key
 
 
 class Holes(Bars):

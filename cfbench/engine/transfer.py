@@ -17,7 +17,7 @@ from typing import Any
 from .. import storage
 from ..errors import UserError
 from ..plugins.files import sibling_modules
-from ..runs.chain import Outcome, Task, input_folders
+from ..runs.chain import Outcome, Task, failure_folder, input_folders
 from ..runs.context import LoadedJob, load_job
 from ..runs.folders import DATA_ROOT
 from ..runs.job import Job
@@ -136,8 +136,16 @@ def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) ->
             _write_stage(folder, path, ray.get(reference))
     before = set(_stages(folder))
     outcome = run_task(job, task, load_job(job))
-    written = sorted(set(_stages(folder)) - before)
+    written = sorted(path for path in set(_stages(folder)) - before if _may_be_of(task, path))
     return RemoteResult(outcome, {path: _read(folder / path) for path in written}, _read(folder / "env"))
+
+
+def _may_be_of(task: Task, path: str) -> bool:
+    """Whether a stage of this node's folder may be of a task: a failure that another one recorded meanwhile is not."""
+    folder = PurePosixPath(path)
+    if not folder.name.startswith("failed-"):
+        return True
+    return folder.parent == PurePosixPath(failure_folder(task)) and folder.name.startswith(f"failed-{task.stage}-")
 
 
 def remove_node_folder(token: str) -> None:

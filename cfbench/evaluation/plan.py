@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from ..contract import Dataset, Split
 from ..errors import UserError, did_you_mean
 from ..graph import CausalGraph, Variable
-from ..plugins.digest import key_of
 from ..rng import derive
 from ..storage.stage import read_json, read_tensors, write_json, write_tensors
 
@@ -57,16 +55,6 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @cached_property
-    def resample_key(self) -> str:
-        """Twelve hexadecimal digits that seed the bootstrap's resamples: a digest of the factuals of all questions.
-
-        It depends neither on code nor on the values of interventions, so that the same questions have the same
-        resamples in every version and on every machine.
-        """
-        asked = {v: a.factual.tolist() for v, a in self.asked.items()}
-        return key_of(self.split, self.index.tolist(), asked)
 
     def save(self, folder: Path) -> None:
         """Write the plan into a folder."""

@@ -179,7 +179,7 @@ def _marks(board: Board) -> Iterable[str]:
             name = "/".join(filter(None, (key.path, key.variable)))
             won.setdefault(name, []).append(f"{where(key.do)} {winner}")
         columns = "; ".join(f"{name} ({', '.join(rows)})" for name, rows in won.items())
-        yield f"{FLAG} Beyond the truth: the oracle does not win these; in brackets, a row that is surely better: {columns}."
+        yield f"{FLAG} Beyond the truth: the oracle does not win these (in brackets a row that surely does): {columns}."
     printed = [k for s in board.sections for k in s.keys]
     caveats = {board.about(k).caveat: column_name(board, k) for k in printed if board.about(k).caveat}
     if caveats:

@@ -15,7 +15,19 @@ from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
 from .columns import Section
-from .format import CAVEAT, FLAG, WEAK, Entry, card_line, card_table, footnotes, heading, headings, residual_and_status, title
+from .format import (
+    CAVEAT,
+    FLAG,
+    WEAK,
+    Entry,
+    card_line,
+    card_table,
+    footnotes,
+    heading,
+    headings,
+    residual_and_status,
+    title,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group

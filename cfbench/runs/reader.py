@@ -90,7 +90,6 @@ class Results:
     supported: Mapping[str, np.ndarray]
     truth: Mapping[str, str]
     plan_key: str
-    resample_key: str
     cells: tuple[CellState, ...]
     scores: tuple[Score, ...]
     card: tuple[Mapping[str, Any], ...] = ()
@@ -234,7 +233,6 @@ def _results(run: StoredRun, dataset: str) -> Results:
         supported={"null": factuals >= 0} | {v: a.supported.numpy() for v, a in plan.asked.items()},
         truth={v.name: v.truth for v in entry.variables},
         plan_key=entry.plan_key,
-        resample_key=plan.resample_key,
         cells=tuple(state for _, state in found),
         scores=tuple(s for cell, state in found for s in _scores(folder, cell, state, units, plan)),
         card=tuple(row for path in cards if storage.is_complete(path) for row in read_card(path / "card.json")),

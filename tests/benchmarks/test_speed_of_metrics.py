@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torchmetrics.image.fid import _compute_fid
 
-from cfbench.evaluation.resamples import draw_resamples
 from cfbench.metrics.frechet import frechet, moments, reference
 
 
@@ -29,18 +27,3 @@ def test_fid(benchmark, features, who):
 
     value = benchmark(library if who == "torchmetrics" else lambda: frechet(made, root))
     assert float(value) == pytest.approx(float(frechet(made, root)), rel=1e-6)
-
-
-@pytest.mark.benchmark(group="1,000 resamples of 500 factuals")
-@pytest.mark.parametrize("how", ["counts at once", "rows one by one"])
-def test_resampling(benchmark, how):
-    scores = np.random.default_rng(0).normal(size=500)
-
-    def counts():
-        return draw_resamples("key", 500, 1, 1000).counts @ scores / 500
-
-    def rows():
-        every = draw_resamples("key", 500, 1, 1000).counts.astype(int)
-        return np.array([scores[np.repeat(np.arange(500), counts)].mean() for counts in every])
-
-    np.testing.assert_allclose(benchmark(counts if how == "counts at once" else rows), rows())
