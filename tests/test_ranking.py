@@ -218,7 +218,14 @@ def test_differences_below_a_millionth_of_the_scale_are_none():
     assert only(family(tiny)).better == ""
     assert only(family(tiny)).p == 1
     assert only(family(column(x + np.array([[1.0], [1 + 5e-6]])))).better == "a"
-    assert negligible(np.array([2.0, np.nan]), Column("", "lower", low=0.0, high=255.0)) == pytest.approx(2.55e-4)
+    ranged = Column("", "lower", low=0.0, high=255.0)
+    assert negligible(np.array([2.0]), np.array([-3.0]), ranged) == pytest.approx([2.55e-4])
+    assert negligible(np.array([2.0]), np.array([-3.0]), LOWER) == pytest.approx([3e-6])
+
+
+def test_one_absurd_row_does_not_hide_the_differences_of_the_others():
+    x = np.random.default_rng(21).normal(0, 0.01, (3, 60)) + np.array([[0.1], [0.2], [1e9]])
+    assert family(column(x)).surely_better == {("a", "b"), ("a", "c"), ("b", "c")}
 
 
 def test_costs_are_compared_over_seeds_only():

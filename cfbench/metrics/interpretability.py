@@ -13,6 +13,7 @@ from ..evidence import Evidence
 
 __all__ = ["EPS", "IM", "IMOfMeans"]
 
+BLURRED = "auto-encoders draw a mean image better than a true one"
 EPS = 1e-7
 SLACK = 1e-4
 
@@ -64,6 +65,7 @@ class IM(Metric):
             0.0,
             heading="IM2",
             printed=False,
+            caveat=BLURRED,
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})
@@ -84,7 +86,13 @@ class IMOfMeans(Metric):
             "IM1, mean numerator over mean denominator", "lower", "", 0.0, heading="IM1 of means", printed=False
         ),
         "im2_of_means": Column(
-            "IM2, mean numerator over mean denominator", "lower", "", 0.0, heading="IM2 of means", printed=False
+            "IM2, mean numerator over mean denominator",
+            "lower",
+            "",
+            0.0,
+            heading="IM2 of means",
+            printed=False,
+            caveat=BLURRED,
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})

@@ -17,6 +17,7 @@ __all__ = ["CLD", "FactualDistance", "cld", "kl", "pools"]
 
 Code = tuple[Tensor, Tensor]
 """Means and standard deviations [..., Z] of Gaussian codes."""
+UNIFORM = "one uniform or mean image for all questions can score better than the truth"
 BINS = 10
 CHUNK = 64
 PAIRS = 2**24
@@ -101,6 +102,7 @@ class CLD(Metric):
             heading="CLD",
             printed=True,
             order=40,
+            caveat=UNIFORM,
         ),
         "cld_weighted": Column(
             "counterfactual latent divergence, weights .8 and .2",
@@ -111,12 +113,25 @@ class CLD(Metric):
             heading="CLD weighted",
             printed=True,
             order=41,
+            caveat=UNIFORM,
         ),
         "p1": Column(
-            "real images of the wanted value nearer to the factual", "lower", "share of images", 0.0, 1.0, printed=False
+            "real images of the wanted value nearer to the factual",
+            "lower",
+            "share of images",
+            0.0,
+            1.0,
+            printed=False,
+            caveat=UNIFORM,
         ),
         "p2": Column(
-            "real images of the factual's value farther from it", "lower", "share of images", 0.0, 1.0, printed=False
+            "real images of the factual's value farther from it",
+            "lower",
+            "share of images",
+            0.0,
+            1.0,
+            printed=False,
+            caveat=UNIFORM,
         ),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"judges"})

@@ -14,6 +14,7 @@ from .pixels import GREY, grey, l1, mean_square
 
 __all__ = ["TEA", "Skill", "TrueError"]
 
+FIXED = "one image for all questions makes half of a true change of class and more of one of a value; read both TEA"
 VISIBLE = 0.5
 """Root mean square in grey levels of the smallest true change that exceeds the rounding of pixels."""
 
@@ -93,6 +94,7 @@ class TEA(Metric):
             target=1.0,
             privileged=True,
             heading="TEA effectiveness",
+            caveat=FIXED,
             printed=False,
         ),
         "tea_amplification": Column(
@@ -103,6 +105,7 @@ class TEA(Metric):
             255.0,
             privileged=True,
             heading="TEA amplification",
+            caveat=FIXED,
             printed=False,
         ),
     }

@@ -57,12 +57,12 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def negligible(value: np.ndarray, about: Column) -> float:
-    """The difference that is none: a millionth of the largest score of the column, or of the column's range."""
-    largest = 1e-6 * float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
-    if about.low is None or about.high is None:
-        return largest
-    return max(largest, 1e-6 * (about.high - about.low))
+def negligible(a: np.ndarray, b: np.ndarray, about: Column) -> np.ndarray:
+    """The differences [P] of scores a and b [P] that are none: a millionth of the larger one, or of the range."""
+    scale = np.maximum(np.abs(a), np.abs(b))
+    if about.low is not None and about.high is not None:
+        scale = np.maximum(scale, about.high - about.low)
+    return np.asarray(1e-6 * scale)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Differences:
             chosen = self.error * critical(quantile(alpha, n - 1), side * self.skewness, n)
         return np.asarray(np.hypot(chosen, quantile(alpha, self.freedom) * np.sqrt(self.trained)))
 
-    def p(self, slack: float) -> np.ndarray:
+    def p(self, slack: np.ndarray) -> np.ndarray:
         """The two-sided p-values [P] of a difference beyond ``slack``."""
         n, side, beyond = self._beyond(slack)
         p = np.where(self.error > 0, tail(self._t(beyond, side), n - 1), self._constant)
@@ -92,7 +92,7 @@ class _Differences:
             p[several] = self._take(several)._p_by_bisection(beyond[several], side[several])
         return np.where(beyond > 0, np.minimum(p, 1.0), 1.0)
 
-    def surpass(self, slack: float, alpha: float) -> np.ndarray:
+    def surpass(self, slack: np.ndarray, alpha: float) -> np.ndarray:
         """Whether these p-values are at most ``alpha``, without computing them."""
         n, side, beyond = self._beyond(slack)
         each, which = np.unique(n, return_inverse=True)
@@ -102,7 +102,7 @@ class _Differences:
             found[several] = self._take(several).halves(alpha, side[several]) <= beyond[several]
         return found & (beyond > 0)
 
-    def _beyond(self, slack: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _beyond(self, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.maximum(self.units, 2), np.where(self.value < 0, -1.0, 1.0), np.abs(self.value) - slack
 
     def _t(self, beyond: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -164,10 +164,9 @@ class Family:
         keep = testable[pairs[0]] & testable[pairs[1]] if about.direction != "none" else np.zeros(len(pairs[0]), bool)
         self.first, self.second = pairs[0][keep], pairs[1][keep]
 
-    @cached_property
-    def slack(self) -> float:
-        """Differences up to this are none."""
-        return negligible(self.rows.value, self.about)
+    def _slack(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Differences of some pairs up to which there is none [P]."""
+        return negligible(self.rows.value[i], self.rows.value[j], self.about)
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -211,9 +210,9 @@ class Family:
     def _p(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """The p-values of some pairs."""
         if self.about.direction == "target":
-            return np.maximum(*(np.where(d.value < 0, d.p(self.slack), 1.0) for d in self._distances(i, j)))
+            return np.maximum(*(np.where(d.value < 0, d.p(self._slack(i, j)), 1.0) for d in self._distances(i, j)))
         one = np.ones(len(i))
-        p = self._differences(i, j, one, one).p(self.slack)
+        p = self._differences(i, j, one, one).p(self._slack(i, j))
         if not self.binary:
             return p
         exact, simple = self._mcnemar(i, j)
@@ -223,9 +222,9 @@ class Family:
         """Whether the p-value of each pair is at most ``alpha`` [P], computed where that is no detour."""
         i, j, one = self.first, self.second, np.ones(len(self.first))
         if self.about.direction == "target":
-            a, b = ((d.value < 0) & d.surpass(self.slack, alpha) for d in self._distances(i, j))
+            a, b = ((d.value < 0) & d.surpass(self._slack(i, j), alpha) for d in self._distances(i, j))
             return np.asarray(a & b)
-        return self.p <= alpha if self.binary else self._differences(i, j, one, one).surpass(self.slack, alpha)
+        return self.p <= alpha if self.binary else self._differences(i, j, one, one).surpass(self._slack(i, j), alpha)
 
     def _distances(self, i: np.ndarray, j: np.ndarray) -> list[_Differences]:
         """The nearer row's distance to the target less the other's, on either side that the nearer one may lie on."""
@@ -275,7 +274,7 @@ class Family:
         loss = self._losses[self.first] - self._losses[self.second]
         winner = np.where(loss < 0, self.first, self.second)
         loser = np.where(loss < 0, self.second, self.first)
-        sure = self._significant & (np.abs(loss) > self.slack)
+        sure = self._significant & (np.abs(loss) > self._slack(self.first, self.second))
         if self.scores.kind == "set":
             sure &= self.coverage[winner] >= self.coverage[loser]
         return np.where(sure, winner, -1)
