@@ -305,6 +305,14 @@ def test_a_column_with_a_footnote_is_noted_and_not_charted(failed):
     assert "glitter" not in {k.column for part in _chunks(board, "novel") for k in part}
 
 
+def test_a_column_with_a_caveat_is_marked_and_the_notes_say_why(failed):
+    for text in (markdown(failed), terminal(failed), latex(failed)):
+        words = " ".join(text.replace("\\n", " ").split())
+        assert "CLD, CLD weighted: one uniform or mean image for all questions" in words
+    assert "CLD ↓†" in markdown(failed)
+    assert r"\textsuperscript{$\dagger$}" in latex(failed)
+
+
 def test_a_metric_that_the_oracle_does_not_win_is_flagged(failed):
     assert failed.flagged == {}
     scores = tuple(

@@ -180,10 +180,13 @@ def _marks(board: Board) -> Iterable[str]:
             won.setdefault(name, []).append(f"{where(key.do)} {winner}")
         columns = "; ".join(f"{name} ({', '.join(rows)})" for name, rows in won.items())
         yield f"{FLAG} Beyond the truth: the oracle does not win these (in brackets a row that surely does): {columns}."
-    printed = [k for s in board.sections for k in s.keys]
-    caveats = {board.about(k).caveat: column_name(board, k) for k in printed if board.about(k).caveat}
+    caveats: dict[str, list[str]] = {}
+    for key in dict.fromkeys(k for s in board.sections for k in s.keys if board.about(k).caveat):
+        if (name := column_name(board, key)) not in (names := caveats.setdefault(board.about(key).caveat, [])):
+            names.append(name)
     if caveats:
-        yield f"{CAVEAT} {'; '.join(f'{name}: {caveat}' for caveat, name in caveats.items())}."
+        parts = (f"{', '.join(names)}: {caveat}" for caveat, names in caveats.items())
+        yield f"{CAVEAT} {'; '.join(parts)}."
 
 
 def _failures(board: Board) -> Iterable[str]:
