@@ -80,7 +80,7 @@ def _training(seeds: str, number: int) -> str:
         return f"Training seeds {seeds}: intervals and comparisons hold the choice of factuals and of trainings."
     return (
         f"One training seed ({seeds}): intervals and comparisons of learned rows hold for these trainings; how much "
-        "another training differs is not in them (docs/metrics.md says how much was found)."
+        "another training differs is not in them (docs/statistics.md)."
     )
 
 
