@@ -145,13 +145,13 @@ def test_taking_rows_of_rows_reads_nothing():
 def test_kernels_from_third_moments_equal_those_of_pairs(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     a, b = torch.rand(900, 6, generator=rng), torch.rand(700, 6, generator=rng)
-    pairs = kernel.within(a), kernel.paired_mmd(a[:700], b), kernel.mean_kernel(a, b)
+    pairs = kernel.within(a), kernel.Pairs.of(a[:700], b).mean(), kernel.mean_kernel(a, b)
     monkeypatch.setattr(kernel, "MANY", 10)
     assert kernel._by_moments(b)
-    moments = kernel.within(a), kernel.paired_mmd(a[:700], b), kernel.mean_kernel(a, b)
+    moments = kernel.within(a), kernel.Pairs.of(a[:700], b).mean(), kernel.mean_kernel(a, b)
     for one, other in zip(pairs, moments, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-    assert kernel.paired_mmd(b, b) == 0
+    assert kernel.Pairs.of(b, b).mean() == 0
 
 
 def test_divergences_from_products_equal_those_of_pairs():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Pairs", "kernel", "mean_kernel", "paired_mmd", "within"]
+__all__ = ["Pairs", "kernel", "mean_kernel", "within"]
 
 BLOCK = 512
 """Rows of third moments at a time."""
@@ -86,14 +86,17 @@ class Pairs:
         """
         return cls(sides, _others(*sides))
 
-    def mean(self, rows: Tensor) -> Tensor:
-        """The mean of h(i, j) over i ≠ j of some rows [S]: 0-d, float64.
+    def mean(self, rows: Tensor | None = None) -> Tensor:
+        """The mean of h(i, j) over i ≠ j of some rows [S], by default all: 0-d, float64.
 
-        Where few rows are missing, what they had in common is taken from the sum of all.
+        Of pairs it is the unbiased squared MMD of Gretton et al. 2012 (JMLR 13), equation 4, exactly 0 where both
+        images of each pair are the same. Where few rows are missing, what they had in common is taken from the sum of
+        all.
 
         Raises:
             ValueError: fewer than two rows.
         """
+        rows = torch.arange(len(self.others)) if rows is None else rows
         missing = torch.ones(len(self.others), dtype=torch.bool)
         missing[rows] = False
         out = missing.nonzero()[:, 0]
@@ -133,16 +136,4 @@ def within(features: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than two rows.
     """
-    return Pairs.of(features).mean(torch.arange(len(features)))
-
-
-def paired_mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Unbiased squared MMD of features a, b [N, F] that come in pairs: 0-d, float64, exactly 0 where a is b.
-
-    The mean over i ≠ j of k(a_i, a_j) + k(b_i, b_j) - k(a_i, b_j) - k(a_j, b_i): Gretton et al. 2012 (JMLR 13),
-    equation 4.
-
-    Raises:
-        ValueError: fewer than two rows.
-    """
-    return Pairs.of(a, b).mean(torch.arange(len(a)))
+    return Pairs.of(features).mean()
