@@ -3,8 +3,8 @@
 Methods give functions of a setting, a mapping such as {"contrast": 0.5, "scale": 3.0}:
 
     q = asked(graph, run, len(settings))
-    found = curve(run, q, settings, answers(q, abduct, predict), score)
-    choice = settle(found, lambda rows: choose(rows, "effectiveness", 0.97))
+    found = curve(run, q, graph.names, settings, answers(q, abduct, predict), score)
+    choice = settle(found, rule)  # of rows: the one that `choose` picks, and its scale or scales
 
 The rule has thresholds, and at a threshold one question decides between settings whose answers differ. So it is asked
 of many resamples of the questions, and the choice is the mean of what it picks (bagging; Breiman 1996, "Heuristics of
