@@ -75,7 +75,7 @@ class TidyRows:
         about = self.scored.about(key)
         whole = [row == self.scored.pooled[m] for m, row in self.rows]
         apart = [row for (_, row), w in zip(self.rows, whole, strict=True) if not w]
-        of_seeds = iter(estimated(stack, apart, about) if apart else ())
+        of_seeds = iter(_estimated(stack, apart, about) if apart else ())
         found = [pooled[m] if w else next(of_seeds) for (m, _), w in zip(self.rows, whole, strict=True)]
         ranked = [ranks.get(m, UNRANKED) if w else UNRANKED for (m, _), w in zip(self.rows, whole, strict=True)]
         direction = about.direction if about.target is None else f"target {about.target:g}"
@@ -146,7 +146,7 @@ def _seeds(lines: slice) -> Iterable[slice]:
     return (slice(i, i + 1) for i in range(lines.start, lines.stop))
 
 
-def estimated(scores: ColumnScores, rows: Sequence[slice], about: Column) -> list[Estimate]:
+def _estimated(scores: ColumnScores, rows: Sequence[slice], about: Column) -> list[Estimate]:
     """The mean of each row over its lines, with its interval."""
     means = pooled(scores, rows)
     ends = intervals(means, about, is_binary(scores, about))
@@ -176,7 +176,7 @@ class Board(ScoreTable):
         return self._standings[key]
 
     def _standing(self, key: Key, stack: ColumnScores) -> Standing:
-        found = estimated(stack, list(self.pooled.values()), self.about(key))
+        found = _estimated(stack, list(self.pooled.values()), self.about(key))
         coverage = {m: (sum(stack.finite[row]), sum(stack.asked[row])) for m, row in self.pooled.items()}
         ranks = self.family(key, stack).ranks(self._own_rows)
         return Standing(dict(zip(self.methods, found, strict=True)), coverage, ranks)
@@ -205,7 +205,7 @@ class Board(ScoreTable):
 
         Rows are compared on the questions that the truth has a score for, with Holm's correction over its rivals.
         """
-        truth = next((k for k, m in enumerate(self.methods) if m in self._truths), None)
+        truth = next((self.methods.index(c.method) for c in self.results.cells if c.is_truth), None)
         found: dict[Key, str] = {}
         if truth is None:
             return found
@@ -219,10 +219,6 @@ class Board(ScoreTable):
             if winners := [a for a in family.better.tolist() if a not in (-1, truth)]:
                 found[key] = self.methods[min(winners)]
         return found
-
-    @cached_property
-    def _truths(self) -> frozenset[str]:
-        return frozenset(c.method for c in self.results.cells if c.is_truth)
 
     @cached_property
     def tidy(self) -> pd.DataFrame:

@@ -90,8 +90,8 @@ def _bold(board: Board) -> str:
     return (
         f"Bold: no other method{of} is surely better. #: the ranks that a method may hold; controls, last, are not "
         "ranked. Surely better: the paired difference has p <= .05 after Holm's correction over all pairs of a column, "
-        "controls included, so that of 20 columns without any difference one names a winner. (n%): the share of "
-        "questions with a score, where not all have one; in comparisons the others count as the worst score seen."
+        "controls included, so that of 20 columns without any difference at most one names a winner. (n%): the share "
+        "of questions with a score, where not all have one; in comparisons the others count as the worst score seen."
     )
 
 

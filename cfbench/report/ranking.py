@@ -11,7 +11,7 @@ from scipy import special
 
 from ..contract import Column
 from .intervals import LEVEL, critical, intervals, quantile, studentised, tail
-from .samples import ColumnScores, is_binary, penalised, pooled
+from .samples import ColumnScores, is_binary, penalised, pooled, skewness_of
 
 __all__ = ["Comparison", "Family", "holm", "negligible", "restricted"]
 
@@ -76,6 +76,11 @@ class _Differences:
     trained: np.ndarray
     freedom: np.ndarray
 
+    @property
+    def detectable(self) -> np.ndarray:
+        """The smallest differences [P] that 80 % of such comparisons would find."""
+        return np.asarray(DETECTABLE * np.sqrt(self.error**2 + self.trained))
+
     def halves(self, alpha: float | np.ndarray, side: np.ndarray) -> np.ndarray:
         """The half width [P] of the intervals on one side: below the value where ``side`` is positive, else above."""
         chosen = np.zeros(len(self.value))
@@ -89,7 +94,7 @@ class _Differences:
         n, side, beyond = self._beyond(slack)
         p = np.where(self.error > 0, tail(self._t(beyond, side), n - 1), self._constant)
         if (several := self.trained > 0).any():
-            p[several] = self._take(several)._p_by_bisection(beyond[several], side[several])
+            p[several] = self.take(several)._p_by_bisection(beyond[several], side[several])
         return np.where(beyond > 0, np.minimum(p, 1.0), 1.0)
 
     def surpass(self, slack: np.ndarray, alpha: float) -> np.ndarray:
@@ -99,7 +104,7 @@ class _Differences:
         q = quantile(alpha, each - 1)[which]
         found = np.where(self.error > 0, np.abs(self._t(beyond, side)) >= q, self._constant <= alpha)
         if (several := self.trained > 0).any():
-            found[several] = self._take(several).halves(alpha, side[several]) <= beyond[several]
+            found[several] = self.take(several).halves(alpha, side[several]) <= beyond[several]
         return found & (beyond > 0)
 
     def _beyond(self, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +128,8 @@ class _Differences:
             low, high = np.where(outside, low, middle), np.where(outside, middle, high)
         return np.exp(high)
 
-    def _take(self, which: np.ndarray) -> _Differences:
+    def take(self, which: np.ndarray) -> _Differences:
+        """Some of the differences, by their numbers or a mask."""
         return _Differences(**{name: value[which] for name, value in vars(self).items()})
 
 
@@ -160,8 +166,8 @@ class Family:
         self.coverage = np.array([scores.coverage(row) for row in slices])
         self.binary = is_binary(self.scores, about)
         self.rows = pooled(self.scores, slices)
-        testable = np.isfinite(self.rows.value) & ((self.rows.units > 1) | (self.rows.seeds > 1))
-        keep = testable[pairs[0]] & testable[pairs[1]] if about.direction != "none" else np.zeros(len(pairs[0]), bool)
+        known = self.rows.known & (about.direction != "none")
+        keep = known[pairs[0]] & known[pairs[1]]
         self.first, self.second = pairs[0][keep], pairs[1][keep]
 
     def _slack(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -188,7 +194,7 @@ class Family:
             second[close], third[close] = np.square(apart).sum(1), (apart**3).sum(1)
         n = np.maximum(rows.units[i], rows.units[j])
         error = np.sqrt(second * n / np.maximum(n - 1, 1))
-        skewness = np.sqrt(n) * third / np.where(second > 0, second, np.inf) ** 1.5
+        skewness = skewness_of(second, third, n)
         a, b = rows.between[i], rows.between[j]
         parts = a**2 / np.maximum(rows.seeds[i] - 1, 1) + b**2 / np.maximum(rows.seeds[j] - 1, 1)
         freedom = np.where(parts > 0, (a + b) ** 2 / np.where(parts > 0, parts, 1.0), 1.0)
@@ -203,16 +209,31 @@ class Family:
         return -value if self.about.direction == "higher" else value
 
     @cached_property
+    def _tested(self) -> list[_Differences]:
+        """What is tested of each pair: its difference; with a target, two differences of which both must be below 0.
+
+        These are the nearer row's distance to the target less the other's, on either side that it may lie on.
+        """
+        i, j, one = self.first, self.second, np.ones(len(self.first))
+        if self.about.direction != "target":
+            return [self._differences(i, j, one, one)]
+        swap = self._losses[i] > self._losses[j]
+        near, far = np.where(swap, j, i), np.where(swap, i, j)
+        side = np.where(self.rows.value[far] < (self.about.target or 0.0), -1.0, 1.0)
+        return [self._differences(near, far, sign * one, side) for sign in (1.0, -1.0)]
+
+    @cached_property
     def p(self) -> np.ndarray:
         """The p-value of each pair [P]."""
-        return self._p(self.first, self.second)
+        return self._p(np.arange(len(self.first)))
 
-    def _p(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """The p-values of some pairs."""
-        if self.about.direction == "target":
-            return np.maximum(*(np.where(d.value < 0, d.p(self._slack(i, j)), 1.0) for d in self._distances(i, j)))
-        one = np.ones(len(i))
-        p = self._differences(i, j, one, one).p(self._slack(i, j))
+    def _p(self, which: np.ndarray) -> np.ndarray:
+        """The p-values of some pairs, by their numbers."""
+        i, j = self.first[which], self.second[which]
+        tested = [d.take(which) for d in self._tested]
+        if len(tested) > 1:
+            return np.maximum(*(np.where(d.value < 0, d.p(self._slack(i, j)), 1.0) for d in tested))
+        p = tested[0].p(self._slack(i, j))
         if not self.binary:
             return p
         exact, simple = self._mcnemar(i, j)
@@ -220,18 +241,12 @@ class Family:
 
     def _surpass(self, alpha: float) -> np.ndarray:
         """Whether the p-value of each pair is at most ``alpha`` [P], computed where that is no detour."""
-        i, j, one = self.first, self.second, np.ones(len(self.first))
-        if self.about.direction == "target":
-            a, b = ((d.value < 0) & d.surpass(self._slack(i, j), alpha) for d in self._distances(i, j))
-            return np.asarray(a & b)
-        return self.p <= alpha if self.binary else self._differences(i, j, one, one).surpass(self._slack(i, j), alpha)
-
-    def _distances(self, i: np.ndarray, j: np.ndarray) -> list[_Differences]:
-        """The nearer row's distance to the target less the other's, on either side that the nearer one may lie on."""
-        swap = self._losses[i] > self._losses[j]
-        near, far = np.where(swap, j, i), np.where(swap, i, j)
-        side = np.where(self.rows.value[far] < (self.about.target or 0.0), -1.0, 1.0)
-        return [self._differences(near, far, sign * np.ones(len(near)), side) for sign in (1.0, -1.0)]
+        if self.binary:
+            return self.p <= alpha
+        slack = self._slack(self.first, self.second)
+        if len(self._tested) == 1:
+            return self._tested[0].surpass(slack, alpha)
+        return np.logical_and(*((d.value < 0) & d.surpass(slack, alpha) for d in self._tested))
 
     def _mcnemar(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Exact p-values [P] of the signs of the factuals' differences, and whether these have one size only [P]."""
@@ -257,12 +272,12 @@ class Family:
     def _significant(self) -> np.ndarray:
         """Whether Holm's procedure rejects that the rows of each pair are equal [P].
 
-        Most pairs are told by the least and the greatest level that it may test them at; only the rest need a p-value.
+        Most pairs are decided by the least and the greatest level that it may test them at; the rest need a p-value.
         """
         alpha, number = 1 - self.level, len(self.first)
         found = self._surpass(alpha / max(number, 1))
         doubtful = (self._surpass(alpha) & ~found).nonzero()[0]
-        p = self._p(self.first[doubtful], self.second[doubtful])
+        p = self._p(doubtful)
         order = np.argsort(p, kind="stable")
         levels = alpha / (number - found.sum() - np.arange(len(order)))
         found[doubtful[order[np.logical_and.accumulate(p[order] <= levels)]]] = True
@@ -293,7 +308,7 @@ class Family:
         """
         if self.about.direction == "none":
             return {}
-        ranked = among[np.isfinite(self.rows.value[among]) & ((self.rows.units > 1) | (self.rows.seeds > 1))[among]]
+        ranked = among[self.rows.known[among]]
         inside = np.isin(self.first, ranked) & np.isin(self.second, ranked) & (self.better >= 0)
         winner = self.better[inside]
         loser = (self.first + self.second)[inside] - winner
@@ -320,11 +335,10 @@ class Family:
         alpha, one = 1 - self.level, np.ones(len(value))
         if self.about.direction == "target":
             return self._ends_of_distances(alpha)
-        d = self._differences(self.first, self.second, one, one)
-        detectable = DETECTABLE * np.sqrt(d.error**2 + d.trained)
+        (d,) = self._tested
         if self.binary:
-            return *self._ends_of_shares(value), detectable
-        return value - d.halves(alpha, one), value + d.halves(alpha, -one), detectable
+            return *self._ends_of_shares(value), d.detectable
+        return value - d.halves(alpha, one), value + d.halves(alpha, -one), d.detectable
 
     def _ends_of_distances(self, alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The hull of the intervals on both sides of the target that each row may lie on."""
@@ -335,7 +349,7 @@ class Family:
         found = [self._differences(self.first, self.second, *signs) for signs in tried]
         low = np.minimum(*(d.value - d.halves(alpha, one) for d in found))
         high = np.maximum(*(d.value + d.halves(alpha, -one) for d in found))
-        return low, high, DETECTABLE * np.sqrt(found[0].error ** 2 + found[0].trained)
+        return low, high, found[0].detectable
 
     def _ends_of_shares(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Newcombe's interval of paired shares from those of both rows (Statistics in Medicine 17, 1998, method 10)."""

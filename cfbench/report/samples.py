@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contract import Column
 
-__all__ = ["ColumnScores", "Rows", "finite_mean", "is_binary", "penalised", "pooled"]
+__all__ = ["ColumnScores", "Rows", "finite_mean", "is_binary", "penalised", "pooled", "skewness_of"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,19 @@ class Rows:
         return np.asarray(n / (n - 1) * np.square(self.influence).sum(1))
 
     @property
+    def known(self) -> np.ndarray:
+        """Whether each row has a score whose error can be estimated [K]: from several units or several seeds."""
+        return np.isfinite(self.value) & ((self.units > 1) | (self.seeds > 1))
+
+    @property
     def skewness(self) -> np.ndarray:
         """The skewness of each row's units [K], 0 where they do not vary."""
-        second, third = np.square(self.influence).sum(1), (self.influence**3).sum(1)
-        return np.sqrt(self.units) * third / np.where(second > 0, second, np.inf) ** 1.5
+        return skewness_of(np.square(self.influence).sum(1), (self.influence**3).sum(1), self.units)
+
+
+def skewness_of(second: np.ndarray, third: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The skewness of units from the sums of their squared and cubed influences, 0 where they do not vary."""
+    return np.asarray(np.sqrt(units) * third / np.where(second > 0, second, np.inf) ** 1.5)
 
 
 def finite_mean(x: np.ndarray, axis: int | None = None) -> np.ndarray:
@@ -86,7 +95,7 @@ def pooled(scores: ColumnScores, rows: Sequence[slice]) -> Rows:
     """The mean of each row over its lines, seeds of one method.
 
     The score of a seed is the mean over its questions, a ratio where questions or answers are missing: its influences
-    are those of the linearised ratio (Särndal, Swensson & Wretman 1992, Model Assisted Survey Sampling, section 5.7).
+    are those of the linearised ratio (Särndal, Swensson & Wretman 1992, Model Assisted Survey Sampling).
     """
     points, influence, known = _lines(scores)
     scored = np.isfinite(points)
@@ -117,10 +126,10 @@ def _lines(scores: ColumnScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     influence = np.where(ok, values - means[:, None], 0.0) / np.maximum(ok.sum(1), 1)[:, None]
     if scores.factual is None:
         return points, influence, ok
-    return means, by_factual(influence, scores.factual), by_factual(ok, scores.factual) > 0
+    return means, _by_factual(influence, scores.factual), _by_factual(ok, scores.factual) > 0
 
 
-def by_factual(x: np.ndarray, factual: np.ndarray) -> np.ndarray:
+def _by_factual(x: np.ndarray, factual: np.ndarray) -> np.ndarray:
     """The sums of x [M, Q] over the questions about each factual: [M, N]."""
     units = int(factual.max(initial=-1)) + 1
     sums = np.zeros((len(x), units))
