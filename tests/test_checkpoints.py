@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small import toy_run
 
+from cfbench import storage
 from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Control, Derived, Fit
 from cfbench.engine.checkpoints import Checkpoints
@@ -112,7 +113,8 @@ def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_pat
 
     disturbed, calm = begin(tmp_path / "a", CFBENCH_CHECKPOINT_S="0", PATIENCE="0.05"), None
     deadline = time.monotonic() + 300
-    while not any(int(p.stem.split("-")[1]) >= 16 for p in tmp_path.rglob(".train-*-checkpoints/*-*.safetensors")):
+    # A checkpoint counts from when the JSON names it, which is after its tensors are there.
+    while not any(storage.read_json(p)["step"] >= 16 for p in tmp_path.rglob(".train-*-checkpoints/[0-9].json")):
         assert time.monotonic() < deadline
         assert disturbed.poll() is None
         time.sleep(0.02)
