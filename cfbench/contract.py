@@ -201,6 +201,8 @@ class Control:
     """Whether the contact sheet has a row of its answers; False where they repeat another row of it."""
     is_truth: ClassVar[bool] = False
     """Whether its answers are the truth: a column in which another row is surely better is flagged."""
+    is_real: ClassVar[bool] = False
+    """Whether its answers are real images of the wanted classes, so that what is read wrongly is the judge's error."""
     paper: ClassVar[str] = ""
 
     def __init__(self, graph: CausalGraph, **params: Any) -> None:
@@ -222,6 +224,8 @@ class Dataset:
     plans: ClassVar[tuple[str, ...]] = ("marginal",)
     network: ClassVar[bool] = False
     """Whether `prepare` may download."""
+    moves: ClassVar[int] = 0
+    """Pixels by which an image may move along both axes and keep all its variables: judges learn from moved images."""
     progress: Callable[..., None] = staticmethod(lambda stage, done, total: None)
     """Set by the harness while data are made: ``progress(stage, done, total)`` moves the live display."""
 

@@ -67,6 +67,7 @@ class MNIST(Dataset):
     graph = CausalGraph((Variable("digit", "categorical", size=10),), (1, 28, 28))
     plans: ClassVar[tuple[str, ...]] = ("marginal", "schut")
     network: ClassVar[bool] = True
+    moves: ClassVar[int] = 1
 
     def __init__(self, valid: int = 6_000, seed: int = 0) -> None:
         if not 0 < valid < 60_000:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Nearest(Control):
     Args:
         candidates: how many training images count as having the wanted continuous parents.
     """
+
+    is_real: ClassVar[bool] = True
 
     def __init__(self, graph: CausalGraph, candidates: int = 20, **params: Any) -> None:
         super().__init__(graph, **params)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from cfbench_datasets.strokes.dataset import Strokes
 
 from cfbench.contract import Dataset, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
 from cfbench.judges import JudgeBudget, Judges, card, train_judges
+from cfbench.judges.augmentation import blurred, blurred_labels, moved
 
 pytestmark = pytest.mark.portable
 
@@ -129,11 +131,89 @@ def test_reads_each_variable_of_held_out_images(table):
 
 
 def test_level_is_not_read_off_the_width(trained):
-    width = torch.linspace(1.2, 3.8, 40)
-    pa = torch.stack([torch.zeros(40), width, torch.full((40,), 150.0)], dim=1)
-    level = trained.read(draw(pa, torch.full((40,), 0.5)).float() / 255)["level"]
+    width, place = torch.linspace(1.2, 3.8, 40).repeat(9), torch.linspace(0.1, 0.9, 9).repeat_interleave(40)
+    pa = torch.stack([torch.zeros(360), width, torch.full((360,), 150.0)], dim=1)
+    level = trained.read(draw(pa, place).float() / 255)["level"]
     slope = ((level - level.mean()) * (width - width.mean())).sum() / (width - width.mean()).square().sum()
     assert abs(slope) < 4  # grey levels a pixel, where the confounded data have 40
+
+
+def test_a_blurred_image_shows_what_is_measured_of_it():
+    x = Bars().split(Path(), "valid").x[:40]
+    pa = Bars().split(Path(), "valid").parents[:40]
+    assert torch.equal(blurred(x, torch.zeros(40)), x)
+    soft = blurred(x, torch.ones(40))
+    flat = torch.full((1, 1, 8, 8), 0.3)
+    assert torch.allclose(blurred(flat, torch.ones(1)), flat)
+    labels = blurred_labels(Bars(), Bars.graph, x, pa, soft)
+    assert torch.equal(labels[:, 0], pa[:, 0])
+    assert labels[:, 1].isnan().all()
+    drop = 255 * (x.flatten(1).amax(1) - soft.flatten(1).amax(1))
+    assert drop.mean() > 5
+    assert torch.allclose(pa[:, 2] - labels[:, 2], drop, atol=1e-3)
+
+
+def test_the_reader_learns_from_blurred_noisy_and_moved_images(root, monkeypatch):
+    class Moving(Bars):
+        moves = 1
+
+    images, parents = [], []
+
+    def loss(self, x, pa):
+        images.append(x.detach().clone())
+        parents.append(pa)
+        return self.head.bias.sum()
+
+    monkeypatch.setattr("cfbench.judges.reader.Reader.loss", loss)
+    data = Moving().judge_split(root, "train")
+    train_judges(Moving(), root, Bars.graph, JudgeBudget(2000, 64, 64, 64, 40))
+    x, pa = torch.cat(images), torch.cat(parents)
+    soft = pa[:, 1].isnan()
+    assert 0.1 < soft.float().mean() < 0.3
+    assert not pa[:, ::2].isnan().any()
+    whole = ((255 * x) - (255 * x).round()).abs().flatten(1).amax(1) < 1e-3
+    assert 0.3 < whole.float().mean() < 0.7  # the others are noisy
+    known = {tuple(image.flatten().tolist()) for image in data.images}
+    clean = (255 * x[whole & ~soft]).round().to(torch.uint8)
+    assert 0.1 < sum(tuple(image.flatten().tolist()) in known for image in clean) / len(clean) < 0.5
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_budget_may_be_as_small_as_one_likes(steps, root):
+    judges = train_judges(Bars(), root, Bars.graph, JudgeBudget(*[steps * 8] * 4, batch=8))
+    assert all(p.isfinite().all() for p in judges.parameters())
+
+
+def test_moved_images_keep_their_pixels():
+    x = torch.rand(50, 2, 9, 7, generator=torch.Generator().manual_seed(0))
+    out = moved(x, 1, torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    found = [
+        [torch.equal(out[n], padded[n, :, i : i + 9, j : j + 7]) for i in range(3) for j in range(3)] for n in range(50)
+    ]
+    assert all(sum(one) == 1 for one in found)
+    assert all(any(column) for column in zip(*found, strict=True))
+
+
+def test_values_that_are_not_known_do_not_count(trained, x):
+    pa = Bars().split(Path(), "valid").parents[:50]
+    unknown = pa.clone()
+    unknown[:, 1] = torch.nan
+    only = trained.reader.loss(x, pa) - trained.reader.loss(x, unknown)
+    width = (trained.read(x)["width"] - pa[:, 1]) / trained.reader.std[1]
+    assert float(only) == pytest.approx(float(width.square().mean()), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_reader_holds_on_blurred_images(tmp_path):
+    """Without blurred images to learn from, the error on them is twice that on clean ones."""
+    data = Strokes(train=3000, valid=300, test=1)
+    judges = train_judges(data, tmp_path, data.graph, JudgeBudget(60_000, 64, 64, 64))
+    valid = data.split(tmp_path, "valid")
+    soft = blurred(valid.x, torch.ones(300))
+    clean = (judges.read(valid.x)["intensity"] - valid.parents[:, 2]).abs().mean()
+    labels = blurred_labels(data, data.graph, valid.x, valid.parents, soft)
+    assert (judges.read(soft)["intensity"] - labels[:, 2]).abs().mean() < 1.5 * clean
 
 
 def test_class_auto_encoders_draw_their_own_class_better(table):
@@ -144,7 +224,9 @@ def test_class_auto_encoders_draw_their_own_class_better(table):
 def test_card_has_a_row_for_each_judge_and_kind_of_data(table):
     kinds = ("unconfounded", "real", "oracle")
     want = {("reader", v, data) for v in Bars.graph.names for data in kinds}
-    want |= {("measured", "level", data) for data in kinds}
+    want |= {("measured", "level", data) for data in (*kinds, "noisy")}
+    want |= {("reader", v, "noisy") for v in Bars.graph.names}
+    want |= {("reader", v, "blurred") for v in ("way", "level")}  # no one knows how wide a blurred bar is
     want |= {("vae", "", "real"), ("auto-encoder", "", "real")}
     want |= {("class auto-encoder", "way", data) for data in ("real", "real, other class")}
     assert {(r["judge"], r["variable"], r["data"]) for r in table} == want
@@ -154,6 +236,7 @@ def test_card_has_a_row_for_each_judge_and_kind_of_data(table):
         assert 0 <= r["error"] < 255
         assert (r["good"] is not None) == (r["judge"] in ("reader", "measured") and r["data"] == "real")
     assert row(table, "reader", "way", "oracle")["n"] == 3 * (SIZES["valid"] - 1)  # one truth of each is NaN
+    assert row(table, "reader", "level", "blurred")["n"] == row(table, "measured", "level", "noisy")["n"] == 300
     assert row(table, "reader", "width", "real")["unit"] == "px"
     held_out = Bars().judge_split(Path(), "valid")
     miss = (held_out.images.flatten(1).amax(1).float() - held_out.parents[:, 2]).abs().mean()

@@ -19,6 +19,7 @@ from cfbench.metrics.truth import TEA, Skill, TrueError
 from cfbench.report.board import TIDY, Board, tidy, wide
 from cfbench.report.columns import MEAN
 from cfbench.report.format import footnotes, number
+from cfbench.report.judge_card import card_line, card_table, judge_card
 from cfbench.report.plots import _chunks, _cost_axes, _quality, charts, write_plots
 from cfbench.report.render import csv, html, latex, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
@@ -572,3 +573,21 @@ def test_the_mean_over_interventions_of_a_column_that_has_one_stands_first():
         replace(results, scores=(*results.scores, *(s for s in scores if s.method != "deepscm" or s.do == "digit")))
     )
     assert np.isnan(without.estimates["deepscm", key].value), "one intervention has no score"
+
+
+def test_the_judge_card_ends_with_the_controls_of_real_images():
+    results = build()
+    assert judge_card(results) == list(CARD)
+    cells = [replace(cell, is_real=cell.method == "nearest") for cell in results.cells]
+    real = replace(results, cells=tuple(cells))
+    *card, row = judge_card(real)
+    assert card == list(CARD)
+    assert "nearest" in list(card_table(real)["data"])
+    assert f"nearest {number(row['error'])(row['error'])} (n=120)" in card_line(real)
+    (accuracy,) = [
+        s.value for s in results.scores
+        if (s.method, s.column, s.variable, s.do) == ("nearest", "accuracy", "digit", "digit")
+    ]  # fmt: skip
+    assert row.keys() == CARD[0].keys()
+    assert (row["judge"], row["variable"], row["data"], row["n"]) == ("reader", "digit", "nearest", 120)
+    assert row["error"] == 1 - accuracy

@@ -385,6 +385,16 @@ def test_measures_are_those_of_morpho_mnist(plain, digits):
         assert found["intensity"][n].item() == np.median(image[image >= image.max() / 2])
 
 
+def test_images_are_measured_without_rounding(plain, digits):
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(digits[:20] * 0.31 + 2 * rng.random((20, 28, 28)))[:, None] / 255
+    found = MorphoMNIST().measure(images)["thickness"]
+    wanted = [plain.thickness(plain.outline(255 * image.numpy(), 4), 4) for image in images[:, 0]]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-6)
+    rounded = MorphoMNIST().measure((255 * images).round() / 255)["thickness"]
+    assert (found != rounded).any()
+
+
 def test_measures_survive_any_image():
     rng = torch.Generator().manual_seed(0)
     odd = [torch.zeros(1, 28, 28), torch.ones(1, 28, 28), torch.full((1, 28, 28), torch.nan), torch.eye(28)[None]]
@@ -406,14 +416,23 @@ def test_measures_survive_any_image():
 def test_judges_learn_from_independent_parents(root):
     data = MorphoMNIST(judge=100)
     judge, check = data.judge_split(root, "train"), data.judge_split(root, "valid")
-    assert [len(judge), len(check)] == [100, 20]
+    assert [len(judge), len(check)] == [100 + 54_000, 20]
+    brightened = judge[100:]
+    train = data.split(root, "train")
+    assert torch.equal(brightened.parents[:, :2], train.parents[:, :2])
+    assert np.abs(np.corrcoef(brightened.parents.numpy().T)[2, :2]).max() < 0.02
+    found = data.measure(brightened.x[:200])
+    assert (found["intensity"] - brightened.parents[:200, 2]).abs().mean() < 1
+    assert (found["thickness"] - brightened.parents[:200, 1]).abs().mean() < 0.2
+    judge = judge[:100]
     correlation = np.corrcoef(judge.parents.numpy().T)
     assert np.abs(correlation[np.triu_indices(3, 1)]).max() < 0.35  # 3.5 standard errors
     found = data.measure(judge.x)
     assert (found["intensity"] - judge.parents[:, 2]).abs().mean() < 1.5
     assert (found["thickness"] - judge.parents[:, 1]).abs().mean() < 0.5
     again = MorphoMNIST(judge=100).judge_split(root, "train")
-    assert torch.equal(judge.images, again.images)
+    assert torch.equal(judge.images, again.images[:100])
+    assert torch.equal(brightened.images, again.images[100:])
 
 
 def test_generated_images_follow_the_published_equations(raw_root, digits):

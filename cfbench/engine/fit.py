@@ -162,6 +162,7 @@ def images(context: Context, cell: Cell) -> None:
         about: dict[str, Any] = {"residual": str(method.residual), "wrong": _wrong(method, answers.wrong)}
         about |= {
             "is_truth": isinstance(method, Control) and bool(method.is_truth),
+            "is_real": isinstance(method, Control) and bool(method.is_real),
             "in_gallery": bool(method.in_gallery),
         }
         about |= {"batch": batch, "env": context.record_environment()}

@@ -81,11 +81,15 @@ class Reader(nn.Module):
         }
 
     def loss(self, x: Tensor, pa: Tensor) -> Tensor:
-        """Cross-entropy of the classes plus squared errors of the standardised values, summed over variables."""
+        """Cross-entropy of the classes plus squared errors of the standardised values, summed over variables.
+
+        A value that is not known (NaN) does not count.
+        """
         total = x.new_zeros(())
         for d, (v, out) in enumerate(zip(self.variables, self._outputs(x), strict=True)):
             if v.categorical:
                 total = total + F.cross_entropy(out, pa[:, d].long())
             else:
-                total = total + F.mse_loss(out[:, 0], (pa[:, d] - self.mean[d]) / self.std[d])
+                value, known = (pa[:, d] - self.mean[d]) / self.std[d], pa[:, d].isfinite()
+                total = total + F.mse_loss(out[:, 0].where(known, 0), value.where(known, 0))
         return total

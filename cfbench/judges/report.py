@@ -12,10 +12,12 @@ from torch import Tensor
 from ..contract import Dataset, Split
 from ..graph import CausalGraph, Variable
 from ..rng import derive
+from .augmentation import blurred, blurred_labels, noisy
 from .panel import Judges
 
 __all__ = ["ENOUGH", "card"]
 
+CARD_NOISE = 8 / 255
 ENOUGH = {"categorical": 0.97, "continuous": 0.9}
 """The accuracy, or the share of variance explained, from which a reader is good enough to compare methods."""
 Row = dict[str, Any]
@@ -26,11 +28,14 @@ Data = tuple[Tensor, Tensor]
 def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int = 2000, truths: int = 500) -> list[Row]:
     """A row {judge, variable, data, error, unit, n, good} for each judge and kind of data.
 
-    Data are ``unconfounded`` (held-out rows of ``judge_split``), ``real`` (the validation split) and ``oracle`` (true
+    Data are ``unconfounded`` (held-out rows of ``judge_split``), ``real`` (the validation split), ``oracle`` (true
     counterfactuals of validation rows, one intervention on each variable drawn from its training marginal; absent
-    where the data set has none). Errors are the share of images read wrongly for classes, the mean absolute error in
-    the variable's unit for values, and the mean absolute difference in grey levels for the VAE and the
-    auto-encoders. ``good`` says whether a reader reaches `ENOUGH` on real images and is None elsewhere.
+    where the data set has none), ``blurred`` and ``noisy`` (validation images, each blurred by a random weight or with
+    noise of 8 grey levels). A blurred image has the labels of `blurred_labels`; values that are not measured have no
+    row there, nor have measurements, which those labels follow. Errors are the share of images read wrongly for
+    classes, the mean absolute error in the variable's unit for values, and the mean absolute difference in grey
+    levels for the VAE and the auto-encoders. ``good`` says whether a reader reaches `ENOUGH` on real images and is
+    None elsewhere.
 
     Args:
         judges: the judges.
@@ -38,7 +43,7 @@ def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int 
         root: its data root.
         seed: seed of the interventions.
         rows: maximum number of held-out images of each kind.
-        truths: maximum number of factuals for the oracle.
+        truths: maximum number of factuals for the oracle, and of blurred and noisy images.
     """
     valid = dataset.split(root, "valid")[:rows]
     judge = dataset.judge_split(root, "valid")[:rows]
@@ -49,11 +54,28 @@ def card(judges: Judges, dataset: Dataset, root: Path, seed: int = 0, rows: int 
     for name, (x, pa) in data.items():
         table += _readings("reader", judges.read(x), judges.graph, pa, name)
         table += _readings("measured", dataset.measure(x) or {}, judges.graph, pa, name)
-    return table + _reconstructions(judges, valid)
+    return table + _disturbed(judges, dataset, valid[:truths], seed) + _reconstructions(judges, valid)
+
+
+def _disturbed(judges: Judges, dataset: Dataset, valid: Split, seed: int) -> list[Row]:
+    """The readings of blurred and of noisy images."""
+    x, pa, graph = valid.x, valid.parents, judges.graph
+    rng = torch.Generator().manual_seed(derive(seed, "judge card", "blurred and noisy"))
+    soft = blurred(x, torch.rand(len(x), generator=rng))
+    rough = noisy(x, torch.full((len(x),), CARD_NOISE), rng)
+    table = _readings("reader", judges.read(soft), graph, blurred_labels(dataset, graph, x, pa, soft), "blurred")
+    table += _readings("reader", judges.read(rough), graph, pa, "noisy")
+    return table + _readings("measured", dataset.measure(rough) or {}, graph, pa, "noisy")
 
 
 def _readings(judge: str, found: Mapping[str, Tensor], graph: CausalGraph, pa: Tensor, data: str) -> list[Row]:
-    return [_reading(judge, found[v.name], v, pa[:, d], data) for d, v in enumerate(graph.variables) if v.name in found]
+    """The errors of the variables that are ``found``, but of those of which no parent is known (NaN)."""
+    known = pa.isfinite()
+    return [
+        _reading(judge, found[v.name][known[:, d]], v, pa[known[:, d], d], data)
+        for d, v in enumerate(graph.variables)
+        if v.name in found and known[:, d].any()
+    ]
 
 
 def _reading(judge: str, found: Tensor, variable: Variable, target: Tensor, data: str) -> Row:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from ..contract import Dataset, Split
 from ..graph import CausalGraph
 from ..rng import derive
+from .augmentation import NOISE, moved, noisy, with_blurred
 from .autoencoders import AutoEncoder
 from .panel import Judges, seeded
 
 __all__ = ["JudgeBudget", "train_judges"]
 
+NOISY = 0.5
+"""The share of the reader's images that are noisy."""
 Progress = Callable[..., None]
 
 
@@ -28,7 +31,7 @@ class JudgeBudget:
     ``all_encoder`` for that of all classes. Auto-encoders, which have few images, use a quarter of ``batch``.
     """
 
-    reader: int = 110_000
+    reader: int = 150_000
     vae: int = 30_000
     class_encoder: int = 7_000
     all_encoder: int = 8_000
@@ -61,9 +64,10 @@ class _Trainer:
         module.requires_grad_(True).train()
         batch = min(self.batch, len(self.data))
         steps = max(2, images // batch)
+        rise = max(0.2, 1.1 / steps)  # with a rise of exactly one step, OneCycleLR divides by zero
         optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, rate, total_steps=steps, pct_start=0.2, final_div_factor=1e3, cycle_momentum=False
+            optimiser, rate, total_steps=steps, pct_start=rise, final_div_factor=1e3, cycle_momentum=False
         )
         with torch.enable_grad():
             for step, rows in enumerate(_rows(len(self.data), batch, steps, rng)):
@@ -126,10 +130,18 @@ def train_judges(
     def on(data: Split, share: int = 1) -> _Trainer:
         return _Trainer(data, max(1, budget.batch // share), device, seed, progress)
 
+    def varied(x: Tensor, rng: torch.Generator) -> Tensor:
+        moves = moved(x, dataset.moves, rng) if dataset.moves else x
+        spread = NOISE * torch.rand(len(x), generator=rng) * (torch.rand(len(x), generator=rng) < NOISY)
+        return noisy(moves, spread, rng).contiguous(memory_format=torch.channels_last)
+
     def bound(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         return judges.vae.loss(x, torch.randn(len(x), judges.sizes["latents"], generator=rng).to(x.device))
 
-    on(unconfounded)(judges.reader, lambda x, pa, rng: judges.reader.loss(x, pa), budget.reader, 4e-3, "reader")
+    rng = torch.Generator().manual_seed(derive(seed, "judge", "blurred rows"))
+    count = min(len(unconfounded) // 4, budget.reader // 40)
+    seen = with_blurred(unconfounded, dataset, graph, count, rng)
+    on(seen)(judges.reader, lambda x, pa, rng: judges.reader.loss(varied(x, rng), pa), budget.reader, 4e-3, "reader")
     on(train)(judges.vae, bound, budget.vae, 2e-3, "vae")
     on(train, 4)(judges.all_encoder, _of(judges.all_encoder), budget.all_encoder, 1e-2, "auto-encoder")
     for d, v in enumerate(graph.variables):

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from ..runs.reader import Results
 from .board import Board
 from .columns import Key, Section, where
@@ -19,8 +17,6 @@ __all__ = [
     "MARKS",
     "WEAK",
     "Entry",
-    "card_line",
-    "card_table",
     "column_name",
     "footnotes",
     "heading",
@@ -289,29 +285,6 @@ def residual_and_status(board: Board, section: Section, method: str) -> list[str
     if section.do:
         return []
     return [board.residual(method) or "-", board.pooled_status(method).word]
-
-
-def card_table(results: Results) -> pd.DataFrame:
-    """The judge card as text."""
-    rows = [{**row, "good": _good(row.get("good"))} for row in results.card]
-    card = pd.DataFrame(rows)
-    if "error" in card:
-        card["error"] = [number(float(e))(float(e)) for e in card["error"]]
-    return card
-
-
-def _good(flag: bool | None) -> str:
-    return "" if flag is None else "yes" if flag else "NO"
-
-
-def card_line(results: Results) -> str:
-    """The judge card in a line: each judge's errors, one a kind of data."""
-    errors: dict[tuple[str, str], list[str]] = {}
-    for row in card_table(results).to_dict("records"):
-        judge = " ".join(filter(None, (str(row.get("judge", "")), str(row.get("variable", "")))))
-        error = f"{row.get('data', '')} {row['error']} (n={row.get('n', '')})"
-        errors.setdefault((judge, str(row.get("unit", ""))), []).append(error)
-    return "; ".join(f"{judge} [{unit or 'own unit'}]: {', '.join(e)}" for (judge, unit), e in errors.items())
 
 
 def headings(board: Board, s: Section) -> list[tuple[str, str]]:

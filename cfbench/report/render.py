@@ -20,14 +20,13 @@ from .format import (
     FLAG,
     WEAK,
     Entry,
-    card_line,
-    card_table,
     footnotes,
     heading,
     headings,
     residual_and_status,
     title,
 )
+from .judge_card import card_line, card_table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -66,6 +66,7 @@ class CellState:
     residual: str = ""
     is_truth: bool = False
     in_gallery: bool = True
+    is_real: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,7 +98,12 @@ class Results:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-_ANSWERS: dict[str, Callable[[Any], Any]] = {"residual": printable, "is_truth": boolean, "in_gallery": boolean}
+_ANSWERS: dict[str, Callable[[Any], Any]] = {
+    "residual": printable,
+    "is_truth": boolean,
+    "in_gallery": boolean,
+    "is_real": boolean,
+}
 """Fields of the manifest of a cell's answers that describe the method."""
 
 

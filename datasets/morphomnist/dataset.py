@@ -24,7 +24,7 @@ from ..common import cache
 from ..common.threads import one_blas_thread, one_torch_thread
 from ..mnist import MNIST
 from . import morphology, published
-from .renderer import Renderer
+from .renderer import Renderer, brighten_all
 from .scm import ConfoundedThickness, Scm, ThicknessIntensity, ThicknessSlant
 
 __all__ = ["MorphoMNIST"]
@@ -51,7 +51,9 @@ class MorphoMNIST(Dataset):
         invert: thicker is darker; not with ``slant``.
         train, valid: rows of these splits, of the 60,000 training images; the order is fixed by ``seed``.
         test: rows of the test split, the first of 10,000.
-        judge: rows that judges learn from, and a fifth as many to check them; their parents are independent.
+        judge: digits rendered for judges to learn from, and a fifth as many to check them; their parents are
+            independent. Where thickness depends on nothing, judges also learn from the training images at other
+            intensities.
         seed: of the division of the training images, of generated parents and of the judges' parents.
 
     Raises:
@@ -60,6 +62,7 @@ class MorphoMNIST(Dataset):
 
     graph: CausalGraph = ThicknessIntensity.graph
     network: ClassVar[bool] = True
+    moves: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -132,14 +135,22 @@ class MorphoMNIST(Dataset):
         return Split(table["images"][rows][:, None], table["parents"][rows], rows)
 
     def judge_split(self, root: Path, name: Literal["train", "valid"]) -> Split:
-        """Return source digits of the split under parents that are independent; the split itself without raw MNIST."""
+        """Return source digits of the split under parents that are independent; the split itself without raw MNIST.
+
+        Those to train on are followed, where thickness depends on nothing, by the training images at intensities
+        drawn anew: rendering is slow, and 10,000 digits are few to learn reading from.
+        """
         root = Path(root)
         if not published.has_sources(root):
             return self.split(root, name)
         part = f"judge-{name}"
         if (root, part) not in self._tables:
             file = f"{self._folder}/{part}-{self.sizes['judge']}.safetensors"
-            self._tables[root, part] = cache.load(root, file, lambda: self._render_judge(root, name))
+            table = cache.load(root, file, lambda: self._render_judge(root, name))
+            if name == "train" and self.variant == "published":
+                more = self._brightened(root)
+                table = {key: torch.cat([table[key], more[key]]) for key in table}
+            self._tables[root, part] = table
         table = self._tables[root, part]
         return Split(table["images"][:, None], table["parents"], torch.arange(len(table["images"])))
 
@@ -171,7 +182,8 @@ class MorphoMNIST(Dataset):
         """Return thickness (pixels) and intensity (grey levels) or slant (degrees), each [B], of images [B, 1, 28, 28].
 
         As in Morpho-MNIST: twice the mean distance over the medial axis at four times the size, the median of the
-        pixels that reach half the image's range, the shear of the grey levels. NaN for blank images.
+        pixels that reach half the image's range, the shear of the grey levels. Images need not have whole grey
+        levels; those that have are measured as the published procedure measures bytes. NaN for blank images.
         """
         grey = 255 * images[:, 0].detach().cpu().double().nan_to_num(0).clamp(0, 1).numpy()
         whole = np.rint(grey)
@@ -260,6 +272,13 @@ class MorphoMNIST(Dataset):
         report = partial(self.progress, "drawing digits for judges")
         return {"images": self._renderer(root).render(rows, parents, report), "parents": parents}
 
+    def _brightened(self, root: Path) -> dict[str, Tensor]:
+        """Return the training images at intensities that do not depend on their other parents."""
+        train, rng = self.split(root, "train"), self._generator("judge", "brightened")
+        parents = train.parents.clone()
+        parents[:, 2] = self.scm.draw_independent(parents[:, 0], rng)[:, 2]
+        return {"images": brighten_all(train.images[:, 0], parents[:, 2]), "parents": parents}
+
     def _renderer(self, root: Path) -> Renderer:
         if root not in self._renderers:
             self._renderers[root] = Renderer(root, self.variant == "slant")
@@ -273,6 +292,5 @@ def _measure(grey: NDArray[np.float64], second: str) -> tuple[float, float]:
     """Return thickness, and intensity or slant, of one image [28, 28] in grey levels."""
     if not grey.max() > grey.min():
         return float("nan"), float("nan")
-    whole = np.rint(grey).astype(np.uint8)
-    value = morphology.grey_level(grey) if second == "intensity" else morphology.slant(whole)
-    return morphology.thickness(morphology.outline(whole, scale=4)), value
+    value = morphology.grey_level(grey) if second == "intensity" else morphology.slant(grey)
+    return morphology.thickness(morphology.outline(grey, scale=4)), value

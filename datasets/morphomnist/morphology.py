@@ -61,8 +61,8 @@ def thickness(mask: Mask) -> float:
     return 2 * morphometry.axis_distance(mask) / (len(mask) // SIZE)
 
 
-def slant(image: Bytes) -> float:
-    """Return how many degrees the stroke in an image uint8 [28, 28] leans to the right, by the shear of its levels."""
+def slant(image: Bytes | Array) -> float:
+    """Return how many degrees the stroke in an image [28, 28] leans to the right, by the shear of its grey levels."""
     levels = np.floor(255 * resampling.expand(image, 4))
     if not levels.any():
         return float("nan")
@@ -81,8 +81,8 @@ def grey_level(image: Bytes | Array) -> float:
     return float(np.median(image[image >= low + (high - low) * 0.5]))
 
 
-def outline(image: Bytes, scale: int = SCALE) -> Mask:
-    """Return where an image uint8 [28, 28], scaled up and smoothed, reaches half its range [28 scale, 28 scale]."""
+def outline(image: Bytes | Array, scale: int = SCALE) -> Mask:
+    """Return where an image [28, 28], scaled up and smoothed, reaches half its range [28 scale, 28 scale]."""
     mask = np.zeros((SIZE * scale, SIZE * scale), dtype=bool)
     if not image.any():
         return ~mask
@@ -192,7 +192,7 @@ def _ambiguous(levels: Array | float) -> NDArray[np.bool_]:
     return (np.abs(levels - nearest) < _TOLERANCE) & (nearest > 0)
 
 
-def _enlarge(image: Bytes, scale: int, rows: slice, columns: slice) -> Array:
+def _enlarge(image: Bytes | Array, scale: int, rows: slice, columns: slice) -> Array:
     """Return rows and columns of the image, scaled up and smoothed, in grey levels."""
     cubic = _cubic(scale)
     tall, wide = (_times(scale, s) for s in morphometry.box(image > 0, 2))

@@ -14,7 +14,7 @@ from cfbench.plugins.digest import source_digest
 from . import morphology, published, worker_pool
 from .render_cache import RenderCache
 
-__all__ = ["Renderer"]
+__all__ = ["Renderer", "brighten_all"]
 
 CHUNK = 1_000
 """Digits between two reports: some seconds of work."""
@@ -61,5 +61,10 @@ class Renderer:
         """Return shapes uint8 [B, 28, 28] at the intensities in parents [B, 3], where intensity is one of them."""
         if self.slanted:
             return shapes
-        pairs = zip(shapes.numpy(), parents[:, 2].tolist(), strict=True)
-        return torch.from_numpy(np.stack([morphology.brighten(image, level) for image, level in pairs]))
+        return brighten_all(shapes, parents[:, 2])
+
+
+def brighten_all(images: Tensor, intensities: Tensor) -> Tensor:
+    """Return images uint8 [B, 28, 28] scaled to these intensities [B] in grey levels."""
+    pairs = zip(images.numpy(), intensities.tolist(), strict=True)
+    return torch.from_numpy(np.stack([morphology.brighten(image, level) for image, level in pairs]))

@@ -15,8 +15,8 @@ SIZE = 28
 Array = NDArray[np.float64]
 
 
-def expand(image: NDArray[np.uint8], scale: int) -> Array:
-    """Return an image uint8 [28, 28] scaled up, clipped to its range and smoothed [28 scale, 28 scale], in [0, 1]."""
+def expand(image: NDArray[np.uint8] | Array, scale: int) -> Array:
+    """Return grey levels [28, 28] scaled up, clipped to its range and smoothed [28 scale, 28 scale], in [0, 1]."""
     grey = image.astype(np.float64) * (1 / 255)
     up = cubic(cubic(grey, SIZE * scale, axis=1), SIZE * scale, axis=0)
     return smooth(np.clip(up, grey.min(), grey.max()), scale)
