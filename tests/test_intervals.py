@@ -144,6 +144,17 @@ def test_one_question_has_no_interval_and_a_constant_score_one_of_no_width():
     assert intervals(rows(column(np.full((1, 20), 3.0)))) == pytest.approx(np.array([[3.0], [3.0]]))
 
 
+def test_a_share_of_a_set_without_spread_at_the_end_of_its_range_has_that_of_clopper_and_pearson():
+    groups, score = 40, np.array([0.0, 1.0, 0.5])
+    scores = column(np.repeat(score[:, None], groups, 1), kind="set", points=score)
+    low, high = intervals(rows(scores), SHARE)
+    unseen = 1 - 0.025 ** (1 / groups)
+    assert low == pytest.approx([0, 1 - unseen, 0.5])
+    assert high == pytest.approx([unseen, 1, 0.5])
+    assert intervals(rows(scores), LOWER) == pytest.approx(np.stack([score, score]))
+    assert np.isnan(intervals(rows(column([[0.0]], kind="set", points=[0.0])), SHARE)).all()
+
+
 def test_costs_have_an_interval_only_over_seeds():
     assert np.isnan(intervals(rows(costs([3.0])))).all()
     three = intervals(rows(costs([3.0, 4.0, 5.0]), 3))[:, 0]

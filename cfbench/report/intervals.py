@@ -69,9 +69,10 @@ def intervals(rows: Rows, about: Column | None = None, binary: bool = False, lev
     """Both ends [2, K] of the interval of each row's mean; NaN where none can be given.
 
     The choice of factuals gives one interval: Clopper & Pearson's (Biometrika 26, 1934) where all scores are 0 or 1,
-    with the effective number of factuals of Korn & Graubard (Survey Methodology 24, 1998); else that of the
-    skewness-corrected t. The spread over seeds gives another, Student's with a degree of freedom fewer than seeds.
-    Their half widths are added in quadrature on each side (Zou & Donner, Statistics in Medicine 27, 2008).
+    with the effective number of factuals of Korn & Graubard (Survey Methodology 24, 1998), and where a share of a set
+    is 0 or 1 without any spread; else that of the skewness-corrected t. The spread over seeds gives another,
+    Student's with a degree of freedom fewer than seeds. Their half widths are added in quadrature on each side (Zou &
+    Donner, Statistics in Medicine 27, 2008).
 
     Args:
         rows: the means.
@@ -81,6 +82,10 @@ def intervals(rows: Rows, about: Column | None = None, binary: bool = False, lev
     """
     alpha = 1 - level
     below, above = _clopper_pearson(rows, alpha) if binary else _corrected(rows, alpha)
+    if about is not None and (about.low, about.high) == (0.0, 1.0) and not binary:
+        same, unseen = ~rows.influence.any(1) & (rows.units > 1), 1 - (alpha / 2) ** (1 / np.maximum(rows.units, 1))
+        below = np.where(same & (rows.value == 1), unseen, below)
+        above = np.where(same & (rows.value == 0), unseen, above)
     trained = quantile(alpha, np.maximum(rows.seeds - 1, 1)) * np.sqrt(rows.between)
     ends = rows.value + np.stack([-np.hypot(below, trained), np.hypot(above, trained)])
     return _clipped(ends, rows.value, about)
