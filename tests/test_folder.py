@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 import re
 from pathlib import Path
@@ -267,10 +268,10 @@ def test_common_types_are_read(tmp_path):
     lossless = {"png": {}, "bmp": {}, "tif": {}, "pgm": {}, "webp": {"lossless": True}}
     for suffix, options in lossless.items():
         Image.fromarray(grey).save(tmp_path / f"a.{suffix}", **options)
-        found = decode.decode((tmp_path / f"a.{suffix}").read_bytes(), "grey")
+        found, _ = decode.decode((tmp_path / f"a.{suffix}").read_bytes(), "grey")
         assert np.abs(found[0].astype(int) - grey).max() <= (1 if suffix == "webp" else 0), suffix
     Image.fromarray(grey).save(tmp_path / "a.jpg", quality=98)
-    assert np.abs(decode.decode((tmp_path / "a.jpg").read_bytes())[0].astype(int) - grey).mean() < 2
+    assert np.abs(decode.decode((tmp_path / "a.jpg").read_bytes())[0][0].astype(int) - grey).mean() < 2
 
 
 def test_unusual_pixels_are_read_as_meant(tmp_path):
@@ -278,7 +279,7 @@ def test_unusual_pixels_are_read_as_meant(tmp_path):
 
     def saved(image: Image.Image, name: str = "a.png", **options) -> np.ndarray:
         image.save(tmp_path / name, **options)
-        return decode.decode((tmp_path / name).read_bytes())
+        return decode.decode((tmp_path / name).read_bytes())[0]
 
     assert np.array_equal(saved(Image.fromarray(grey.astype(np.uint16) * 257))[0], grey)
     assert np.array_equal(saved(Image.fromarray(grey).convert("P"))[0], grey)
@@ -330,7 +331,7 @@ def test_it_conforms(pets):
         ("", r'declares no variable; write a table \[variables\.NAME\]'),
         ("modes = 3\n" + GRAPH, r"unknown key 'modes'; did you mean 'mode'\?"),
         ('mode = "gray"\n' + GRAPH, r"""mode is "grey" or "rgb", found 'gray'"""),
-        ("size = 64\n" + GRAPH, r"size is \[height, width\] of at least 8 pixels each, found 64"),
+        ("size = 64\n" + GRAPH, r"size is \[height, width\] of 8 to 1024 pixels each, found 64"),
         ("size = [64, 4]\n" + GRAPH, r"size is \[height, width\] .* found \[64, 4\]"),
         ('csv = "../parents.csv"\n' + GRAPH, r"csv is the name of a file in .* folder, found '\.\./parents\.csv'"),
         ("[variables.shade]\nkind = 3\n", r"variable 'shade': kind is .* found 3"),
@@ -471,6 +472,48 @@ def test_images_that_expand_beyond_pillows_limit_are_refused(pets, monkeypatch):
     for sides in ((40, 40), (60, 60)):
         Image.fromarray(np.zeros(sides, dtype=np.uint8)).save(pets / names(160)[5])
         assert "img/005.png has more than 1,000 pixels" in complaint(pets)
+
+
+@pytest.mark.parametrize("name", ["graph.toml", "parents.csv", "img/005.png"])
+@pytest.mark.parametrize("what", ["pipe", "endless", "large"])
+def test_pipes_devices_and_files_without_end_are_not_read(pets, monkeypatch, name, what):
+    monkeypatch.setattr(image_folder, "MAX_GRAPH", 10_000)
+    monkeypatch.setattr(image_folder, "MAX_TABLE", 100_000)
+    monkeypatch.setattr(image_folder, "MAX_IMAGE", 100_000)
+    path = pets / name
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    says = "it has 1,099,511,627,776 bytes" if what == "large" else "it is a pipe or a device"
+    assert f"{name} cannot be read ({says}" in complaint(pets)
+
+
+@pytest.mark.parametrize("size", ["[100000, 100000]", "[8, 1025]", "[7, 64]"])
+def test_a_size_beyond_what_is_of_use_is_refused(pets, size):
+    (pets / "graph.toml").write_text(f"size = {size}\n{GRAPH}")
+    assert f"size is [height, width] of 8 to 1024 pixels each, found {size}" in complaint(pets)
+
+
+def test_images_that_no_memory_holds_are_refused_before_they_are_read(pets, monkeypatch):
+    (pets / "graph.toml").write_text("size = [1024, 1024]\n" + GRAPH)
+    monkeypatch.setattr(image_folder.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**16}.__getitem__)
+    monkeypatch.setattr(image_folder, "read_images", lambda *args: pytest.fail("read"))
+    assert "160 images of 1024 x 1024 pixels need 0.5 GiB of memory" in complaint(pets)
+
+
+def test_16_bit_images_that_use_little_of_their_range_are_reported_once_decoded_or_kept(pets, monkeypatch, capsys):
+    for k, row in enumerate(table(160)):
+        Image.fromarray(pixels(k, row["kind"]).astype(np.uint16)).save(pets / row["image"])
+    for slow in (1e9, 0.0, 0.0):
+        monkeypatch.setattr(image_folder, "SLOW", slow)
+        monkeypatch.setattr(image_folder, "_OPENED", {})
+        assert opened(pets.parent).split(pets.parent, "train").images.max() <= 1
+        assert capsys.readouterr().err.count("images of more than 8 bits use 0.4 % of their range") == 1
 
 
 def test_sizes_that_differ_or_do_not_fit_are_named(pets):

@@ -25,8 +25,8 @@ TOP = ("variables", "csv", "mode", "size")
 OWN = {"categorical": ("classes", "size"), "continuous": ("low", "high")}
 """Keys that only one kind of variable has."""
 COMMON = ("kind", "unit", "parents")
-SMALLEST = 8
-"""Pixels of a side that judges need at least."""
+SMALLEST, MOST = 8, 1024
+"""Pixels of a side that judges need at least, and that images may be resized to."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def _size(table: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     size = table.get("size")
     if size is None:
         return None
-    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n >= SMALLEST for n in size)):
-        raise UserError(f"{where}: size is [height, width] of at least {SMALLEST} pixels each, found {size!r}")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and SMALLEST <= n <= MOST for n in size)):
+        raise UserError(f"{where}: size is [height, width] of {SMALLEST} to {MOST} pixels each, found {size!r}")
     return size[0], size[1]
 
 

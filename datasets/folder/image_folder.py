@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -17,9 +19,10 @@ from cfbench.contract import Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
 from cfbench.plugins.digest import key_of, source_digest
+from cfbench.storage.plain import read_plain
 
 from ..common import cache
-from .decode import LARGEST, TYPES, read_images
+from .decode import TYPES, Decoded, read_images, warn_of_range
 from .graph_file import FILE, Cause, Declaration, read_declaration
 from .parents_table import PARTS, Row, raise_first, read_rows
 
@@ -31,6 +34,8 @@ MAX_COPIES = 0.05
 """Share of the validation or test images that may be copies of training images."""
 SLOW = 2.0
 """Seconds of decoding from which on the images are kept on disk."""
+MAX_GRAPH, MAX_TABLE, MAX_IMAGE = 2**20, 2**26, 2**28
+"""Bytes that graph.toml, the table and an image file may have: a million images, and more than Pillow decodes."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,10 @@ def open_folder(folder: Path, root: Path) -> ImageFolder:
     Raises:
         UserError: anything in the folder is invalid.
     """
-    graph = _read(folder, FILE, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
+    graph = _read(folder, FILE, MAX_GRAPH, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
     declaration = read_declaration(graph, f"{folder}/{FILE}")
     where = f"{folder}/{declaration.csv}"
-    table = _read(folder, declaration.csv, "write it with a column image and one for each variable")
+    table = _read(folder, declaration.csv, MAX_TABLE, "write it with a column image and one for each variable")
     rows = read_rows(table, declaration, where)
     checksums = _checksums(folder, where, rows)
     digest = _digest([graph, table, *(row.name.encode() for row in rows), *checksums])
@@ -79,9 +84,9 @@ def open_folder(folder: Path, root: Path) -> ImageFolder:
     return known
 
 
-def _read(folder: Path, name: str, remedy: str) -> bytes:
+def _read(folder: Path, name: str, largest: int, remedy: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return read_plain(folder / name, largest)
     except FileNotFoundError:
         raise UserError(f"{folder} has no {name}; {remedy}") from None
     except OSError as error:
@@ -101,7 +106,7 @@ def _checksums(folder: Path, where: str, rows: list[Row]) -> list[bytes]:
             mistakes.append(f"{at}: {row.name} has the unknown image type {suffix!r}; known: {', '.join(TYPES)}")
             continue
         try:
-            checksums.append(hashlib.sha256((folder / row.name).read_bytes()).digest())
+            checksums.append(hashlib.sha256(read_plain(folder / row.name, MAX_IMAGE)).digest())
         except FileNotFoundError:
             mistakes.append(f"{at}: no image {row.name} in {folder}; put it there or leave the row out")
         except OSError as error:
@@ -170,27 +175,35 @@ def _shown(cause: Cause, value: float) -> str:
 
 def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row], digest: str) -> Tensor:
     """Return the decoded images, kept on disk where decoding is slow."""
-    names = [row.name for row in rows]
 
     def decode() -> dict[str, Tensor]:
-        mode, size = declaration.mode, declaration.size
-        images = read_images(names, lambda name: (folder / name).read_bytes(), mode, size, str(folder))
-        height, width = images.shape[2:]
-        if size is None and max(height, width) > LARGEST:
-            raise UserError(
-                f"{folder}: images have {height} x {width} pixels, too many to train on in a benchmark; write"
-                f" size = [64, 64] in {FILE} to resize all (or any size that you mean)"
-            )
-        return {"images": images}
+        decoded = _decode(folder, declaration, [row.name for row in rows])
+        return {"images": decoded.images, "used": torch.tensor(decoded.used or (), dtype=torch.float64)}
 
     file = f"folder-cache/{key_of(digest, source_digest(read_images))}.safetensors"
-    if not (root / file).is_file():
-        start = time.perf_counter()
-        decoded = decode()
-        if time.perf_counter() - start < SLOW:
-            return decoded["images"]
-        return cache.load(root, file, partial(dict, decoded))["images"]
-    return cache.load(root, file, decode)["images"]
+    start = time.perf_counter()
+    found = cache.load(root, file, decode) if (root / file).is_file() else decode()
+    if not (root / file).is_file() and time.perf_counter() - start >= SLOW:
+        found = cache.load(root, file, partial(dict, found))
+    used = found["used"].tolist()
+    warn_of_range((used[0], used[1]) if used else None, str(folder))
+    return found["images"]
+
+
+def _decode(folder: Path, declaration: Declaration, names: list[str]) -> Decoded:
+    """Return the images of the files ``names``.
+
+    Raises:
+        UserError: there is no memory for all of them, or one cannot be read.
+    """
+    mode, size = declaration.mode, declaration.size
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size is not None and (needed := 3 * len(names) * math.prod(size)) > memory:
+        raise UserError(
+            f"{folder}/{FILE}: {len(names)} images of {size[0]} x {size[1]} pixels need {needed / 2**30:.1f} GiB of"
+            f" memory, this machine has {memory / 2**30:.1f}; write a smaller size"
+        )
+    return read_images(names, lambda name: read_plain(folder / name, MAX_IMAGE), mode, size, str(folder))
 
 
 def _divide(declaration: Declaration, images: Tensor, parents: Tensor, parts: list[str], digest: str) -> ImageFolder:
