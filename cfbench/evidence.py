@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -147,7 +147,8 @@ class Evidence:
     x, answer and truth are float32 [N, C, H, W] in [0, 1], pa and cf_pa float32 [N, D]. The harness gives only
     rows whose answer is finite (and whose truth is, where the metric needs it); `real` holds images that trained
     no method, the factuals excluded. ``cycles[k]`` is the image after k null interventions with fresh abduction,
-    ``reverse`` the image after the intervention and its reversal.
+    ``reverse`` the image after the intervention and its reversal. ``do`` is the variable that is intervened on where
+    ``scope`` is "do"; it means nothing under the null intervention ("null") and for costs ("cell").
 
     Images may be given as `ImageRows`, which are loaded when a metric accesses them. A metric whose scores are all per
     image is called on blocks of rows where there are many.
@@ -168,6 +169,7 @@ class Evidence:
     costs: Mapping[str, float] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
+    scope: Literal["do", "null", "cell"] = "do"
     block_of: tuple[Evidence, Tensor] | None = None
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ QUICK = {
 NAMED = {"cfbench.engine.transfer"}
 """Modules that name the folders of built-in plugins: one lays out the whole distribution for other machines."""
 LAYERS = (
-    ("version", "errors", "rng", "graph", "images", "contract", "evidence"),
+    ("version", "errors", "names", "rng", "graph", "images", "contract", "evidence"),
     ("storage", "plugins"),
     ("metrics", "judges", "evaluation"),
     ("runs",),
@@ -36,6 +36,8 @@ LAYERS = (
 )
 """From the bottom up: what a module may import stands on its own floor or below."""
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
+TOOLS = ("errors", "evidence", "names", "plugins.spec", "plugins.digest", "runs.environment", "storage.plain")
+"""What built-in plugins take besides the contract."""
 LAZY = {ROOT / "cfbench/__init__.py"}
 """Files that import by a name: the package's own, which loads what Python users take from it when they do."""
 
@@ -232,8 +234,7 @@ def test_no_module_is_loaded_by_a_name_that_is_made_up():
 
 @pytest.mark.parametrize("folder", ["methods", "datasets"])
 def test_built_in_plugins_need_only_what_any_plugin_may_have(folder):
-    of = ("errors", "evidence", "plugins.spec", "plugins.digest", "runs.environment", "storage.plain")
-    tools = {f"cfbench.{name}" for name in of}
+    tools = {f"cfbench.{name}" for name in TOOLS}
     for file in (ROOT / folder).rglob("*.py"):
         found = {u for u in imports(ast.parse(file.read_text()), f"cfbench_{folder}") if u in modules()}
         assert found <= {"cfbench"} | CORE | tools, file

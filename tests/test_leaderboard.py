@@ -72,7 +72,7 @@ METHODS = tuple(m for m in QUALITY if m not in CONTROLS)
 
 def build(seeds=(0,), factuals=120, methods=METHODS, failed=(), variables=("digit", "thickness"), noise=0.3, sets=200):
     """Results of synthetic methods, better and worse; cells in ``failed`` (method, seed) have no score."""
-    factual = {v: np.arange(factuals) for v in variables} | {"null": np.arange(factuals)}
+    factual = {v: np.arange(factuals) for v in variables}
     rng = np.random.default_rng(0)
     shared = {v: rng.normal(0, 1, factuals) for v in (*variables, "null")}
     scores, cells = [], []
@@ -127,7 +127,8 @@ def _scores(method, seed, variables, shared, noise, sets):
                         values[32:] = np.nan
                     value = float(np.nanmean(values))
                 asked = 32 if about.subset else n if kind != "cell" else 1
-                yield Score(method, seed, metric, column, variable, do, kind, value, asked, asked, about, values)
+                known = value, asked, asked, about, values, scope or "do"
+                yield Score(method, seed, metric, column, variable, do, kind, *known)
 
 
 @pytest.fixture(scope="module")

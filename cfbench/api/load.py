@@ -64,10 +64,10 @@ def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | 
     """The cell of a row and its state."""
     found = cell_states(folder, manifest)
     labels = list(dict.fromkeys(c.method.label for c, _ in found))
-    specs = parse_specs(row)
-    if len(specs) != 1 or specs[0].label not in labels:
+    row = row if row in labels else ",".join(s.label for s in parse_specs(row))
+    if row not in labels:
         raise UserError(f"the run {folder.name} has no row {row!r}; {did_you_mean(row, labels)}")
-    row_cells = [(c, s) for c, s in found if c.method.label == specs[0].label]
+    row_cells = [(c, s) for c, s in found if c.method.label == row]
     name = one_of("data set", dataset, dict.fromkeys(c.dataset.label for c, _ in row_cells))
     seeds = {c.seed: (c, s) for c, s in row_cells if c.dataset.label == name}
     if seed not in seeds:

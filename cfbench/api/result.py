@@ -196,7 +196,7 @@ class Result:
 
         if board.results.dataset not in self._drawn:
             with drawing():
-                paths = write_curves(self.stored, board.results.dataset, self._folder)
+                paths = write_curves(self.stored, board.results.dataset, self._folder, board.results.stem)
             self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
         return self._drawn[board.results.dataset]
 

@@ -14,7 +14,6 @@ from ..engine.launch import Todo, launch
 from ..engine.request import Request
 from ..errors import UserError
 from ..plugins.registry import Registry, SessionPlugins
-from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..runs.budget import DATASETS, METHODS
 from ..runs.context import Run, open_dataset
@@ -178,10 +177,11 @@ def load_dataset(
     if not isinstance(dataset, (str, type)):
         dataset.open(root)
         return dataset
-    specs = parse_specs(session.specs("dataset", dataset))
+    registry = Registry(session.files, session.classes)
+    specs = registry.parse("dataset", session.specs("dataset", dataset))
     if len(specs) != 1:
         raise UserError(f"{dataset!r} names {len(specs)} data sets; give one")
-    return open_dataset(Registry(session.files, session.classes), specs[0], root)
+    return open_dataset(registry, specs[0], root)
 
 
 def load_method(

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..engine.launch import Todo, launch, report_unfinished
 from ..engine.request import Request
-from ..plugins.spec import parse_specs
 from ..report.curves import check_installed, scalar_writer
 from ..report.publish import publish
 from ..runs.console import print_dataset_progress
@@ -55,7 +54,7 @@ def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[P
     from ..plugins.registry import Registry
 
     registry, root = Registry(plugins), data_root.resolve()
-    opened = [(s, open_dataset(registry, s, root)) for text in datasets for s in parse_specs(text)]
+    opened = [(s, open_dataset(registry, s, root)) for text in datasets for s in registry.parse("dataset", text)]
     for spec, dataset in opened:
         with print_dataset_progress(dataset, f"preparing {spec.label}"):
             dataset.prepare(root)

@@ -130,7 +130,7 @@ def _named(registry: Registry, text: str) -> Iterator[Candidate]:
     for kind in kinds:
         label = spec.label if len(kinds) == 1 else f"{kind} {spec.label}"
         try:
-            cls, params = registry.resolve(kind, spec)
+            cls, params = registry.resolve(kind, registry.parse(kind, text)[0])
             yield Candidate(label, kind, registry.find(kind, spec.name).origin, cls, params)
         except PluginError as error:
             yield Candidate(label, kind, registry.plugins[kind, spec.name].origin, problem=str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..contract import Fit
 from ..plugins.digest import key_of
 from ..storage.stage import read_json, sha256, write_json
-from ..storage.temporary import atomic_write
+from ..storage.temporary import atomic_write, remove_tree
 from ..storage.tensors import load_state, restore_state, save_state
 
 __all__ = ["Checkpoints"]
@@ -117,7 +116,7 @@ class Checkpoints:
 
     def discard(self) -> None:
         """Remove all checkpoints."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder, ignore_errors=True)
 
 
 def _lists(state: Any) -> Any:

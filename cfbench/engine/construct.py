@@ -10,6 +10,8 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 from ..errors import PluginError, UserError, reason_of
+from ..graph import CausalGraph
+from ..names import name_error
 from ..plugins.discovery import is_instance
 from ..plugins.signatures import Kind, required
 from ..plugins.spec import Spec
@@ -33,18 +35,27 @@ class _WithoutInitialisation(TorchFunctionMode):
 
 
 def check_datasets(loaded: LoadedJob, datasets: Iterable[Spec]) -> None:
-    """Raise unless every data set can be constructed and opened.
+    """Raise unless every data set can be constructed and opened, and its variables have names that can be told apart.
 
     Raises:
         UserError: one cannot.
     """
     for spec in datasets:
         try:
-            loaded.dataset(spec)
+            _check_names(spec, loaded.dataset(spec).graph)
         except UserError:
             raise
         except (Exception, SystemExit) as error:
             raise UserError(_message(loaded, "dataset", spec, error)) from error
+
+
+def _check_names(spec: Spec, graph: CausalGraph) -> None:
+    """Raise unless tables can tell the names of all variables from other words, and show their units."""
+    for v in graph.variables:
+        if error := name_error(v.name):
+            raise UserError(f"{spec.label}: the variable {v.name!r} {error}")
+        if not v.unit.isprintable():
+            raise UserError(f"{spec.label}: the unit {v.unit!r} of {v.name} is no line that can be printed")
 
 
 def check_rows(loaded: LoadedJob, datasets: Iterable[Spec], rows: Iterable[Spec]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..rng import derive
 from ..runs.context import Context
 from ..runs.environment import peak_memory
 from ..runs.job import Cell, PretrainedWeights
+from ..storage.schema import mapping, scalar
 from .checkpoints import Checkpoints
 from .failures import with_smaller_batches
 
@@ -29,6 +31,10 @@ __all__ = ["images", "train", "tune"]
 
 BATCH = {"cpu": 64, "cuda": 512}
 """Images in one call of a method, as many as fit a CPU's caches or keep a GPU busy."""
+
+
+TAKEN = ("costs", "chosen", "stage")
+"""Names of tables that the harness writes beside those that a method records."""
 
 
 class TrainingLog:
@@ -49,6 +55,19 @@ class TrainingLog:
         if isinstance(loss, float) and not math.isfinite(loss):
             where = ", ".join(f"{k} {row[k]}" for k in ("stage", "step") if k in row)
             raise FloatingPointError(f"training diverged: the loss is {loss} at {where or f'row {len(self.rows)}'}")
+
+    def record(self, name: str, table: object) -> None:
+        """Keep a table, which gets a file of its name.
+
+        Raises:
+            ValueError: the name is no plain one, or that of a file of the harness.
+            TypeError: remarks are no list.
+        """
+        if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith(".") or name.lower() in TAKEN:
+            raise ValueError(f"record: {name!r} is taken or no plain name; take letters, digits, _ and -")
+        if name == "remarks" and not isinstance(table, list | tuple):
+            raise TypeError(f"record: remarks are a list of sentences, found a {type(table).__name__}")
+        self.tables[name] = table
 
     def write(self, folder: Path) -> None:
         """Write every table and the log into a folder."""
@@ -127,7 +146,7 @@ def tune(context: Context, cell: Cell) -> None:
         start = time.perf_counter()
         if isinstance(method, Method):
             with torch.no_grad(), context.precision(method):
-                chosen = dict(method.tune(_fit(context, cell, log, spent=True)))
+                chosen = mapping(method.tune(_fit(context, cell, log, spent=True)), scalar)
             synchronize(context.device)
         seconds = time.perf_counter() - start
     with context.write_stage(folder, stage="tune", key=cell.keys["tune"], env=context.record_environment()) as draft:
@@ -190,7 +209,7 @@ def _fit(context: Context, cell: Cell, log: TrainingLog, *, spent: bool = False)
     train, valid = (_copy(dataset.split(job.data_root, part)) for part in ("train", "valid"))
     return Fit(
         train, valid, budget, context.device, rng,
-        log.log, log.tables.__setitem__, context.progress, budget if spent else 0,
+        log.log, log.record, context.progress, budget if spent else 0,
     )  # fmt: skip
 
 

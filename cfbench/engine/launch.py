@@ -15,8 +15,9 @@ from ..runs.chain import STAGES, Outcome, Status, Task, damaged, finished, missi
 from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
 from ..runs.folders import check_writable
-from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, read_manifest, write_manifest
+from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, check_manifest, read_manifest, write_manifest
 from ..runs.reader import StoredRun
+from ..storage.schema import printable
 from ..version import __version__
 from .execute import execute
 from .prepare import install_bundle
@@ -62,7 +63,9 @@ def launch(
         UserError: the folder holds another run, or cannot be written.
         KeyboardInterrupt: the user asked to stop, and tasks are left.
     """
-    if not dry_run:
+    if dry_run:
+        check_manifest(run.job.folder, _manifest(run, tuple(argv)))
+    else:
         declare(run, argv)
     done = finished(run)
     todo = [t for t in missing(run, done, only) if t.stage in stages]
@@ -81,16 +84,19 @@ def declare(run: Run, argv: Sequence[str]) -> None:
     Plans and judges of bundles are copied into the run. Cells that an earlier command declared in the folder stay.
 
     Raises:
-        UserError: the folder holds a run under another budget, split, plan or format, or cannot be written.
+        UserError: the folder holds a run under another budget, split, plan or format, or cannot be written; or the
+            run has a name, text or number that `read_manifest` would not accept.
     """
     job = run.job
-    check_writable(job.folder)
     new = _manifest(run, tuple(argv))
+    check_manifest(job.folder, new)
+    check_writable(job.folder)
     if (job.folder / "run.json").exists():
         old = read_manifest(job.folder)
         _refuse_settings(job.folder, old, new)
         _refuse_bundles(job.folder, old, new)
         new = _joined(old, new)
+        check_manifest(job.folder, new)
     try:
         write_manifest(job.folder, new)
         for spec in run.datasets:
@@ -102,9 +108,10 @@ def declare(run: Run, argv: Sequence[str]) -> None:
 def _manifest(run: Run, argv: tuple[str, ...]) -> Manifest:
     """The manifest of a run without cells of earlier commands."""
     job, git = run.job, git_state()
+    words = tuple(w if w.isprintable() else printable(w, longest=len(w)) for w in argv)
     return Manifest(
         __version__, job.budget, job.split, job.plan, job.action, job.precision,
-        datasets={d.label: _entry(run.loaded, d) for d in run.datasets}, cells=run.cells, commands=(argv,),
+        datasets={d.label: _entry(run.loaded, d) for d in run.datasets}, cells=run.cells, commands=(words,),
         controls=tuple(sorted(run.controls)), plugins=tuple(sorted(map(str, job.plugins))), **git,
     )  # fmt: skip
 

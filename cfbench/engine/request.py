@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..contract import Control, Derived, Method
-from ..errors import PluginError, UserError
+from ..errors import PluginError, UserError, one_line
 from ..evaluation.plan import check_plan
-from ..plugins.spec import Spec, parse_settings, parse_specs
+from ..plugins.registry import Registry
+from ..plugins.spec import LARGEST, Spec, parse_settings, parse_specs
 from ..runs.budget import DATASETS, METHODS, Budget
 from ..runs.bundle import Bundle, assign_bundles, budget_of
 from ..runs.console import print_dataset_progress
@@ -99,12 +100,20 @@ class Request:
         return LoadedJob(self.job, self.classes)
 
     @cached_property
+    def registry(self) -> Registry:
+        """The plugins, which say what texts of settings mean."""
+        return Registry(self.plugins, self.classes)
+
+    @cached_property
     def rows(self) -> list[Spec]:
-        return parse_settings(self.settings, parse_specs(self.methods)) if self.methods else []
+        if not self.methods:
+            return []
+        rows = self.registry.parse("method", self.methods)
+        return parse_settings(self.settings, rows, self.registry.takes_text("method"))
 
     @cached_property
     def dataset_specs(self) -> list[Spec]:
-        return parse_specs(self.datasets)
+        return self.registry.parse("dataset", self.datasets)
 
     @property
     def training_seeds(self) -> tuple[int, ...]:
@@ -117,6 +126,8 @@ class Request:
             raise UserError(f"--seeds {self.seeds!r} is no list of whole numbers; write 0,1,2") from None
         if min(seeds) < 0:
             raise UserError(f"--seeds {self.seeds!r} holds a negative number; write 0,1,2")
+        if max(seeds) >= LARGEST:
+            raise UserError(f"--seeds {one_line(self.seeds, 60)!r} holds too large a number; write 0,1,2")
         return seeds
 
     def _default_name(self) -> str:

@@ -67,8 +67,8 @@ def _costs(context: Context, cell: Cell) -> dict[str, float]:
 def _score(context: Context, cell: Cell, name: str, plan: Plan, found: Iterable[Evidence]) -> None:
     metric, rows = context.loaded.metric(name), list[ScoreRow]()
     for evidence in found:
-        if metric.scope == (evidence.do if evidence.do in ("null", "cell") else "do"):
-            asked = plan.asked.get(evidence.do)
+        if metric.scope == evidence.scope:
+            asked = plan.asked[evidence.do] if evidence.scope == "do" else None
             factual = asked.factual.numpy() if asked else np.arange(len(plan))
             rows += score(metric, evidence, factual, plan, context.loaded.job.budget.rounds)
     columns = {column: vars(about) for column, about in metric.columns.items()}

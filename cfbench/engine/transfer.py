@@ -150,7 +150,7 @@ def _may_be_of(task: Task, path: str) -> bool:
 
 def remove_node_folder(token: str) -> None:
     """Remove the folder in which this node executed tasks of a run, if there is one."""
-    shutil.rmtree(_node_folder(token), ignore_errors=True)
+    storage.remove_tree(_node_folder(token), ignore_errors=True)
 
 
 def _node_folder(token: str) -> Path:
@@ -167,7 +167,7 @@ def _shared(folder: Path, token: str) -> bool:
 
 def _stages(folder: Path) -> Iterator[str]:
     """The paths of all finished stages inside a run."""
-    for manifest in folder.rglob(storage.MANIFEST):
+    for manifest in (Path(entry.path) for entry in storage.entries(folder) if entry.name == storage.MANIFEST):
         if not any(part.startswith(".") for part in manifest.relative_to(folder).parts):
             yield manifest.parent.relative_to(folder).as_posix()
 

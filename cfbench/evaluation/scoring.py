@@ -21,6 +21,8 @@ from .plan import Plan
 __all__ = ["ScoreRow", "evidences", "score"]
 
 
+LONGEST = 400
+"""Characters of the name of an output."""
 PROBED = 32
 """Rows on which a metric is asked for the names of its outputs where it has no answer to score."""
 
@@ -30,7 +32,8 @@ class ScoreRow:
     """A column of a metric under an intervention: its value, numbers of questions and of scores, and the raw scores.
 
     ``values`` holds one score a question [Q] (kind "image", NaN where there is none), the jackknife's pseudo-values
-    [G] of a set ("set", NaN for groups of factuals without an answer), or nothing ("cell").
+    [G] of a set ("set", NaN for groups of factuals without an answer), or nothing ("cell"). ``do`` names a variable
+    where ``scope`` is "do".
     """
 
     do: str
@@ -41,6 +44,7 @@ class ScoreRow:
     asked: int
     finite: int
     values: np.ndarray
+    scope: str
 
 
 def evidences(
@@ -81,8 +85,8 @@ def evidences(
     once, last = _lazy(images["null"]), _lazy(images.get("cycle"), torch.arange(len(plan)) < rounds)
     cycles = {1: once} | ({} if last is None else {10: last})
     null = (plan.pa, plan.pa, once, real, judges, measure)
-    yield Evidence(dataset.graph, "null", x, *null, cycles=cycles, shared=shared)
-    yield Evidence(dataset.graph, "cell", x, *null, costs=costs)
+    yield Evidence(dataset.graph, "null", x, *null, cycles=cycles, shared=shared, scope="null")
+    yield Evidence(dataset.graph, "cell", x, *null, costs=costs, scope="cell")
 
 
 def _lazy(images: Images | None, mask: Tensor | None = None) -> Any:
@@ -104,7 +108,7 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, r
         plan: the questions; the groups of its factuals are the same for every method.
         rounds: number of factuals that went through further rounds.
     """
-    if evidence.do == "cell":
+    if evidence.scope == "cell":
         return [_row(metric, evidence, name, v, "cell", np.empty(0)) for name, v in _call(metric, evidence).items()]
     if not all(map(evidence.has, metric.needs)) or ("truth" in metric.needs and not _known("truth", evidence).any()):
         return []
@@ -122,10 +126,11 @@ def score(metric: Metric, evidence: Evidence, factual: np.ndarray, plan: Plan, r
             values[rows.numpy()] = value.numpy()
             done = int(np.isfinite(values).sum())
             mean = float(np.nanmean(values)) if done else math.nan
-            found.append(ScoreRow(evidence.do, column, variable, "image", mean, count, done, values))
+            found.append(ScoreRow(evidence.do, column, variable, "image", mean, count, done, values, evidence.scope))
         else:
             scored = len(rows) if math.isfinite(float(value)) else 0
-            found.append(ScoreRow(evidence.do, column, variable, "set", float(value), count, scored, pseudo[name]))
+            of_set = "set", float(value), count, scored, pseudo[name], evidence.scope
+            found.append(ScoreRow(evidence.do, column, variable, *of_set))
     return found
 
 
@@ -149,7 +154,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _row(metric: Metric, evidence: Evidence, name: str, value: Tensor, kind: str, values: np.ndarray) -> ScoreRow:
     finite = int(math.isfinite(float(value)))
-    return ScoreRow(evidence.do, *_split(name), kind, float(value), 1, finite, values)
+    return ScoreRow(evidence.do, *_split(name), kind, float(value), 1, finite, values, evidence.scope)
 
 
 def _usable(metric: Metric, evidence: Evidence) -> tuple[Tensor, Evidence]:
@@ -161,7 +166,7 @@ def _usable(metric: Metric, evidence: Evidence) -> tuple[Tensor, Evidence]:
     rows = torch.stack([_known(name, evidence) for name in known]).all(0).nonzero()[:, 0]
     if len(rows) == len(evidence):
         return rows, evidence
-    usable: Evidence = evidence.of_real(f"usable:{evidence.do}:{known}", lambda: evidence.take(rows))
+    usable: Evidence = evidence.of_real(f"usable:{evidence.scope}:{evidence.do}:{known}", lambda: evidence.take(rows))
     return rows, usable
 
 
@@ -200,6 +205,8 @@ def _call(metric: Metric, evidence: Evidence) -> dict[str, Tensor]:
     for name, value in results.items():
         if name.partition("/")[0] not in metric.columns:
             raise ValueError(f"{type(metric).__name__} gives {name!r}, which is not among its columns")
+        if not name.isprintable() or "|" in name or len(name) > LONGEST:
+            raise ValueError(f"{type(metric).__name__} gives {name[:LONGEST]!r}, which is no column/variable")
         if value.ndim > 1 or (value.ndim and len(value) != len(evidence)):
             raise ValueError(f"{name}: a metric gives [{len(evidence)}] or one number, found {list(value.shape)}")
     return results

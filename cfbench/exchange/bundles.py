@@ -9,7 +9,6 @@ from typing import Any
 from .. import storage
 from ..errors import UserError
 from ..evaluation.plan import Plan
-from ..plugins.spec import parse_specs
 from ..runs.bundle import ABOUT, FORMAT, PARTS, digest_of, plain_name, read_bundle
 from ..runs.folders import find_run
 from ..runs.manifest import Manifest, read_manifest
@@ -82,7 +81,7 @@ def _copy_part(stage: Path, folder: Path) -> None:
 
 
 def _about(run: Path, manifest: Manifest, label: str, draft: Path) -> dict[str, Any]:
-    entry, spec = manifest.datasets[label], parse_specs(label)[0]
+    entry, spec = manifest.datasets[label], manifest.spec_of(label)
     with reading_run(run):
         plan = check_plan_tensors(Plan.load(draft / "plan"), [v.name for v in entry.variables])
     described = entry.as_dict()

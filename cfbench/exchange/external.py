@@ -19,7 +19,7 @@ from ..evaluation.answers import checked_images
 from ..evaluation.plan import Plan
 from ..graph import CausalGraph
 from ..plugins.digest import key_of
-from ..plugins.discovery import NAME
+from ..plugins.discovery import plugin_name_error
 from ..plugins.spec import Spec, parse_specs
 from ..report.publish import publish
 from ..runs.chain import Status
@@ -140,7 +140,7 @@ def score_command(
     folder = find_run(run_name, run_root)
     loaded = LoadedJob(reopen_job(folder, data_root=data_root, device=device, plugins=plugins))
     manifest = read_manifest(folder)
-    dataset = parse_specs(manifest.label_of(folder, datasets))[0]
+    dataset = loaded.registry.parse("dataset", manifest.label_of(folder, datasets))[0]
     _check_installed(loaded, manifest, dataset)
     cell = _cell(loaded, manifest, dataset, _checked_name(loaded, manifest, name), file, metrics)
     _store_answers(loaded, manifest, cell, file)
@@ -161,8 +161,8 @@ def _check_installed(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> No
 
 def _checked_name(loaded: LoadedJob, manifest: Manifest, name: str) -> str:
     """Return the name of a row that no plugin and no other row has."""
-    if not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
+    if error := plugin_name_error(name):
+        raise UserError(f"--name {name!r} {error}")
     rows = {c.method.name for c in manifest.cells if not c.external}
     if name in rows or name in loaded.registry.names("method"):
         raise UserError(f"--name {name!r} is the name of a method; give the answers another one")

@@ -78,7 +78,7 @@ def verify_command(
 
 def damaged_stages(folder: Path) -> tuple[int, dict[Path, list[str]]]:
     """The number of stages in a run's folder, and by damaged stage the files that do not match its manifest."""
-    paths = [p.parent for p in sorted(folder.rglob(storage.MANIFEST))]
+    paths = sorted(Path(entry.path).parent for entry in storage.entries(folder) if entry.name == storage.MANIFEST)
     stages = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     return len(stages), {path: names for path in stages if (names := storage.damaged_files(path))}
 

@@ -146,8 +146,8 @@ def show_plugin(registry: Registry, text: str, kind: Kind | None) -> Iterator[st
     Raises:
         UserError: there is none of that name, or several of different kinds and ``kind`` is None.
     """
-    spec = parse_specs(text)[0]
-    kind = kind or _kind(registry, spec.name)
+    kind = kind or _kind(registry, parse_specs(text)[0].name)
+    spec = registry.parse(kind, text)[0]
     cls, params = registry.resolve(kind, spec)
     plugin = registry.find(kind, spec.name)
     yield f"{click.style(spec.label, bold=True)}  {kind}, {_source(plugin)}"

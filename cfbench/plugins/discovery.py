@@ -15,16 +15,17 @@ from types import ModuleType
 from typing import Any, get_args
 
 from ..errors import PluginError, UserError, one_line, reason_of
+from ..names import name_error
 from .files import is_current, load_file, sibling_modules, with_own_names
 from .signatures import Kind, claims
 
 __all__ = [
-    "NAME",
     "SESSION",
     "BrokenPlugin",
     "Plugin",
     "installed_plugins",
     "is_instance",
+    "plugin_name_error",
     "plugins_in_file",
     "session_plugin",
 ]
@@ -79,6 +80,11 @@ class BrokenPlugin:
         return name.lower() in self.text.lower()
 
 
+def plugin_name_error(name: str) -> str:
+    """Why a plugin cannot have a name, in words that follow on it; empty where it can."""
+    return name_error(name) or ("" if NAME.fullmatch(name) else "is no plain name; use letters, digits, - and _")
+
+
 def is_instance(thing: Any) -> bool:
     """Whether an object is given and is not a class."""
     return thing is not None and not inspect.isclass(thing)
@@ -95,6 +101,9 @@ def installed_plugins() -> Iterator[Plugin | BrokenPlugin]:
                 continue
             origin = origins.setdefault(id(entry.dist), "") or _origin(entry)
             origins[id(entry.dist)] = origin
+            if error := plugin_name_error(entry.name.replace(".", "") if kind == "metric" else entry.name):
+                yield BrokenPlugin(origin, f"the name of its {kind} {entry.name!r} {error}", entry.name)
+                continue
             yield Plugin(kind, entry.name, origin, entry.value, entry=entry, control=group == CONTROLS)
 
 
@@ -146,6 +155,8 @@ def session_plugin(name: str, thing: Any) -> Plugin:
     kinds = [k for k in get_args(Kind) if claims(cls, k)]
     if not kinds:
         raise UserError(f"{name!r} is a {cls.__name__}; give a Method, Control, Dataset or Metric")
+    if error := plugin_name_error(name):
+        raise UserError(f"{cls.__name__} is named {name!r}, which {error}")
     return Plugin(kinds[0], name, SESSION, f"{cls.__module__}:{cls.__qualname__}", cls=thing)
 
 
@@ -183,8 +194,8 @@ def _plugins_of(module: ModuleType, file: Path) -> list[Plugin]:
             name = cls.__dict__.get("name")
             name = name if isinstance(name, str) else cls.__name__.lower()
             if kinds := [k for k in get_args(Kind) if claims(cls, k)]:
-                if not NAME.fullmatch(name):
-                    raise PluginError(f"{cls.__name__} is named {name!r}; use letters, digits, - and _")
+                if error := plugin_name_error(name):
+                    raise PluginError(f"{cls.__name__} is named {name!r}, which {error}")
                 found += [Plugin(k, name, file.name, cls.__name__, file=file, cls=cls) for k in kinds]
     if not found:
         raise PluginError("defines no Method, Control, Dataset or Metric")

@@ -6,14 +6,23 @@ import copy
 import inspect
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from ..errors import PluginError, UserError, did_you_mean, reason_of
-from .discovery import NAME, BrokenPlugin, Plugin, installed_plugins, is_instance, plugins_in_file, session_plugin
+from .discovery import (
+    BrokenPlugin,
+    Plugin,
+    installed_plugins,
+    is_instance,
+    plugin_name_error,
+    plugins_in_file,
+    session_plugin,
+)
 from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
-from .spec import Spec, parse_specs
+from .spec import Spec, TakesText, parse_specs
 
 if TYPE_CHECKING:
     from ..contract import Dataset
@@ -101,6 +110,25 @@ class Registry:
         if isinstance(found, PluginError):
             raise PluginError(str(found)) from found.__cause__
         return found
+
+    def parse(self, kind: Kind, text: str) -> list[Spec]:
+        """The specs in a list of plugins of a kind, with the texts of settings that take texts, as ``path=2024``.
+
+        Raises:
+            UserError: an item is no spec.
+        """
+        return parse_specs(text, self.takes_text(kind))
+
+    def takes_text(self, kind: Kind) -> TakesText:
+        """Whether a setting takes a text and not the value that it looks like, for plugins of a kind."""
+        return partial(self._takes_text, kind)
+
+    def _takes_text(self, kind: Kind, name: str, key: str, text: str, value: Any) -> bool:
+        try:
+            hint = keywords(self.load(kind, name)).get(key)
+        except UserError:  # of whoever uses the plugin
+            return False
+        return not _fits(value, hint) and _fits(text, hint)
 
     def dataset(self, spec: Spec) -> Dataset:
         """The data set of a spec, not opened yet: a new one, or a copy of the instance of that name.
@@ -243,15 +271,15 @@ class SessionPlugins:
         if len(specs) != 1:
             raise UserError(f"{label!r} names {len(specs)} rows; give each its own class or instance")
         self._add(kind, thing, specs[0].name)
-        return specs[0].label
+        return label.strip()
 
     def _add(self, kind: Kind, thing: Any, name: str = "") -> str:
         cls = thing if inspect.isclass(thing) else type(thing)
         if not claims(cls, kind):
             raise UserError(f"{cls.__name__} is no {' or '.join(BASES[kind])}; give a name, a class or an instance")
         name = name or self._registered(kind, thing) or _plugin_name(cls)
-        if not NAME.fullmatch(name):
-            raise UserError(f"{cls.__name__} is named {name!r}; use letters, digits, - and _")
+        if error := plugin_name_error(name):
+            raise UserError(f"{cls.__name__} is named {name!r}, which {error}")
         known = self.registry.plugins.get((kind, name))
         if known is not None and self._registered(kind, thing) == name:
             return name

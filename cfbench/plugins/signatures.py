@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partialmethod
 from types import FunctionType
 from typing import Any, Literal, get_type_hints
@@ -23,6 +24,8 @@ OPTIONAL = {"Method": {"sample": ("pa", "rng")}}
 """Methods that the contract calls if they are defined; the base class has none."""
 BINDING: tuple[type[Any], ...] = (FunctionType, classmethod, staticmethod, partialmethod, type(cache(len)))
 """Descriptors that give a bound method without running code of the plugin."""
+LONGEST = 100
+"""Characters of a column's name."""
 PLAIN = {"bool": bool, "float": float, "int": int, "str": str}
 
 
@@ -157,8 +160,16 @@ def _of_columns(cls: type[Any]) -> list[str]:
     columns = getattr(cls, "columns", None)
     if not (isinstance(columns, Mapping) and columns and all(type(c).__name__ == "Column" for c in columns.values())):
         return [".columns must tell each output's direction, as in {'l2': Column('distance', 'lower')}"]
-    return [
-        f".columns: {name!r} has direction {about.direction!r}; write lower, higher, target or none"
-        for name, about in columns.items()
-        if about.direction not in ("lower", "higher", "target", "none")
-    ]
+    return [error for name, about in columns.items() for error in _of_column(name, about)]
+
+
+def _of_column(name: Any, about: Any) -> Iterator[str]:
+    """What of a column could not be stored and read again."""
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST or set("/|") & set(name):
+        yield f".columns: {name!r} is no plain name of a column; take letters, digits and _"
+    if about.direction not in ("lower", "higher", "target", "none"):
+        yield f".columns: {name!r} has direction {about.direction!r}; write lower, higher, target or none"
+    for field in ("low", "high", "target", "order"):
+        value = getattr(about, field, None)
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f".columns: {name!r}: its {field} is {value}; give a finite number, or None"

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
-__all__ = ["Spec", "brief", "fold", "parse_settings", "parse_specs"]
+__all__ = ["LARGEST", "Spec", "TakesText", "brief", "fold", "parse_settings", "parse_specs"]
 
 
-_SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?")
+_SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?", re.DOTALL)
+DEEPEST = 8
+"""Brackets inside brackets: a row that answers through another one needs two."""
+LARGEST = 2**63
+"""Whole numbers from here on fit into no tensor."""
+TakesText = Callable[[str, str, str, Any], bool]
+"""Whether the setting of a plugin (name, key) takes a text, and not the value that it looks like."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,29 @@ def _spell(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 
-def _value(text: str) -> Any:
-    text = text.strip()
+def _never(name: str, key: str, text: str, value: Any) -> bool:
+    return False
+
+
+def _setting(name: str, key: str, text: str, where: str, takes_text: TakesText) -> Any:
+    """The value of a setting: a number, true, false, none, a spec in canonical form, or the text as it is.
+
+    Raises:
+        UserError: it cannot be printed, or is a number that cannot be computed with.
+    """
+    if bad := next((c for c in key + text if not c.isprintable()), None):
+        raise UserError(f"{where}: {key!r} holds {bad!r}, which cannot be printed; write it without")
+    value = _value(text, takes_text)
+    if not isinstance(value, str) and takes_text(name, key, text, value):
+        return text
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{where}: {key} is {text}, which is not a number; give one")
+    if isinstance(value, int | float) and _too_large(text, value):
+        raise UserError(f"{where}: {key} is {one_line(text, 40)}, which is too large a number")
+    return value
+
+
+def _value(text: str, takes_text: TakesText) -> Any:
     special = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in special:
         return special[text.lower()]
@@ -56,14 +84,25 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return ",".join(s.label for s in parse_specs(text)) if "[" in text else text
+    return ",".join(s.label for s in parse_specs(text, takes_text)) if "[" in text else text
+
+
+def _too_large(text: str, value: float) -> bool:
+    """Whether a number is a whole one that fits into no tensor, or became infinite though nobody wrote that."""
+    return abs(value) >= LARGEST if isinstance(value, int) else math.isinf(value) and "inf" not in text.lower()
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas outside of brackets."""
+    """The parts between commas outside of brackets.
+
+    Raises:
+        UserError: brackets are nested too deeply.
+    """
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "[") - (letter == "]")
+        if depth > DEEPEST:
+            raise UserError(f"{one_line(text, 60)!r} has brackets in more than {DEEPEST} others; write fewer")
         if letter == "," and depth == 0:
             parts.append("")
         else:
@@ -71,13 +110,13 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _pairs(text: str, where: str) -> dict[str, Any]:
+def _pairs(name: str, text: str, where: str, takes_text: TakesText) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in _split(text))):
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip() or not value.strip():
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not equals or not key or not value:
             raise UserError(f"{where}: {part!r} is not a setting; write key=value")
-        params[key.strip()] = _value(value)
+        params[key] = _setting(name, key, value, where, takes_text)
     return params
 
 
@@ -94,8 +133,12 @@ def fold(label: str, width: int = 34) -> str:
     return "\n".join(lines)
 
 
-def parse_specs(text: str) -> list[Spec]:
+def parse_specs(text: str, takes_text: TakesText = _never) -> list[Spec]:
     """The specs in a comma-separated list, in order and without repeats.
+
+    Args:
+        text: the list.
+        takes_text: of each setting; by default values are what they look like (see `Registry.parse`).
 
     Raises:
         UserError: an item is no spec.
@@ -105,14 +148,15 @@ def parse_specs(text: str) -> list[Spec]:
         match = _SPEC.fullmatch(part)
         if not match:
             raise UserError(f"{part!r} is not a spec; write name, name:preset or name[key=value,key=value]")
-        spec = Spec(match["name"], match["preset"] or "", _pairs(match["params"] or "", part))
+        params = _pairs(match["name"], match["params"] or "", one_line(part), takes_text)
+        spec = Spec(match["name"], match["preset"] or "", params)
         specs[spec.label] = spec
     if not specs:
         raise UserError(f"{text!r} names nothing; write name or name,name[key=value]")
     return list(specs.values())
 
 
-def parse_settings(settings: Iterable[str], specs: Iterable[Spec]) -> list[Spec]:
+def parse_settings(settings: Iterable[str], specs: Iterable[Spec], takes_text: TakesText = _never) -> list[Spec]:
     """The specs with every ``name.key=value`` applied to all rows of that name.
 
     Raises:
@@ -120,12 +164,13 @@ def parse_settings(settings: Iterable[str], specs: Iterable[Spec]) -> list[Spec]
     """
     specs = list(specs)
     for setting in settings:
-        target, equals, value = setting.partition("=")
-        name, dot, key = target.partition(".")
-        if not (equals and dot and name and key and value):
+        target, equals, text = setting.partition("=")
+        name, dot, key = (p.strip() for p in target.partition("."))
+        if not (equals and dot and name and key and text.strip()):
             raise UserError(f"--set {setting!r} is not a setting; write method.key=value, as in diffscm.scale=2")
         if name not in {s.name for s in specs}:
             asked = ", ".join(dict.fromkeys(s.name for s in specs))
             raise UserError(f"--set {setting!r} names the method {name!r}, which is not asked for; asked: {asked}")
-        specs = [Spec(s.name, s.preset, {**s.params, key: _value(value)}) if s.name == name else s for s in specs]
+        value = _setting(name, key, text.strip(), f"--set {one_line(setting)}", takes_text)
+        specs = [Spec(s.name, s.preset, {**s.params, key: value}) if s.name == name else s for s in specs]
     return list({s.label: s for s in specs}.values())

@@ -134,8 +134,7 @@ class TidyRows:
     def _keys_of(self, line: tuple[str, int], metric: str) -> str:
         cell = self.scored.cells.get(line)
         keys = {} if cell is None else cell.keys
-        score = keys.get(f"score-{metric}", keys.get(metric, keys.get("score", "")))
-        named = {"images": keys.get("images", ""), "score": score}
+        named = {"images": keys.get("images", ""), "score": keys.get(f"score-{metric}", "")}
         return " ".join(f"{k}={v[:8]}" for k, v in named.items() if v)
 
 
@@ -227,7 +226,7 @@ class Board(ScoreTable):
         for key, score in self.columns.items():
             standing = self.standing(key)
             rows.add(key, "all", self.stack(key), standing.estimates, standing.ranks)
-            if score.kind == "image" and score.do != "null" and score.do in supported:
+            if score.kind == "image" and score.scope == "do" and score.do in supported:
                 stack = self.stack(key, np.asarray(supported[score.do], dtype=bool))
                 standing = self._standing(key, stack)
                 rows.add(key, "supported", stack, standing.estimates, standing.ranks)

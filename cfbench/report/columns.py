@@ -10,7 +10,7 @@ from ..contract import Column
 __all__ = ["MEAN", "Key", "Section", "matrix", "sections", "where"]
 
 MEAN = "mean of do()"
-"""In place of a variable: the mean over the interventions. No variable can be called so."""
+"""In place of a variable: the mean over the interventions. As "none" and "", it is no name (`name_error`)."""
 
 
 @dataclass(frozen=True)

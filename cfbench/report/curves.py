@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from .. import storage
 from ..errors import UserError
+from ..names import file_stem
 from ..runs.chain import STAGES, Outcome, Status
 from ..runs.context import Run
 from ..runs.job import Cell
@@ -44,7 +44,7 @@ class Trace:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_curves(run: StoredRun, dataset: str, out: Path) -> list[Path]:
+def write_curves(run: StoredRun, dataset: str, out: Path, stem: str = "") -> list[Path]:
     """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
 
     A chart that no method recorded anything for is left out, and so is what cannot be read. Returns the files written.
@@ -56,7 +56,7 @@ def write_curves(run: StoredRun, dataset: str, out: Path) -> list[Path]:
         "guidance": _by_setting(traces["tune"] + traces["train"], "scale", _guidance),
         "predictor": _by_setting(traces["train"] + traces["tune"], "t", _readings, 1),
     }
-    stem = re.sub(r"[^\w.\-]+", "_", dataset)
+    stem = stem or file_stem(dataset)
     return [save_figure(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
 
 
@@ -97,7 +97,7 @@ def _log(path: Path) -> Iterator[LogRow]:
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row

@@ -50,8 +50,8 @@ def footnotes(board: Board) -> list[str]:
     settings = {name: value for name, value in r.notes.items() if name != "bundle"}
     notes = [f"Preset {r.preset}; {_settings_text(settings)}; device: {_devices(board) or 'unknown'}."]
     seeds = ", ".join(map(str, r.seeds))
-    asked = ", ".join(f"{len(v)} on {k}" for k, v in r.factual.items() if k != "null")
-    inside = ", ".join(f"{int(v.sum())} of {len(v)} on {k}" for k, v in r.supported.items() if k != "null")
+    asked = ", ".join(f"{len(v)} on {k}" for k, v in r.factual.items())
+    inside = ", ".join(f"{int(v.sum())} of {len(v)} on {k}" for k, v in r.supported.items())
     notes += [
         _training(seeds, len(r.seeds)),
         f"95 % intervals over {_plural(r.factuals, 'factual')}; ± is half of the interval's width. "

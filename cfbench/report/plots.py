@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..names import file_stem
 from ..plugins.spec import brief
 from ..runs.reader import Results
 from ..storage.temporary import atomic_write
@@ -27,6 +27,8 @@ CONTROL = "#777777"
 MARKERS = "osD^vPX*<>pdh"
 COLUMNS = 5
 """Panels side by side; a family with more columns goes on in a second figure."""
+TAKEN = ("quality-cost", "training", "guidance", "predictor", "counterfactuals")
+"""Names of charts and pictures that are of no family."""
 
 
 def set_style() -> None:
@@ -237,7 +239,8 @@ def charts(board: Board) -> dict[str, Callable[[], Figure]]:
     found: dict[str, Callable[[], Figure]] = {}
     for family in dict.fromkeys(k.metric for k in board.columns):
         for i, keys in enumerate(_chunks(board, family)):
-            name = re.sub(r"[^\w.\-]+", "_", family) + (f"-{i + 1}" if i else "")
+            own = file_stem(family) + ("-scores" if family in TAKEN else "")
+            name = own + (f"-{i + 1}" if i else "")
             found[name] = partial(_family, board, keys)
     if _quality(board) and _cost_axes(board):
         found["quality-cost"] = partial(_quality_against_cost, board)
@@ -257,5 +260,5 @@ def write_plots(results: Results | Board, folder: Path) -> list[Path]:
 def write_plot(board: Board, name: str, folder: Path) -> Path:
     """Write one of the `charts` as ``DATASET-NAME.png``."""
     set_style()
-    stem = re.sub(r"[^\w.\-]+", "_", board.results.dataset)
+    stem = board.results.stem or file_stem(board.results.dataset)
     return save_figure(charts(board)[name](), folder / f"{stem}-{name}.png")

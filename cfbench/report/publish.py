@@ -55,7 +55,7 @@ def write_leaderboard(run: StoredRun, board: Board, out: Path, *, pictures: bool
         from .curves import write_curves
         from .plots import write_plots
 
-        written["charts"] = [*write_plots(board, out), *write_curves(run, dataset, out)]
+        written["charts"] = [*write_plots(board, out), *write_curves(run, dataset, out, board.results.stem)]
         written["contact sheet"] = [write_sheet(run, dataset, out)]
     return written
 
@@ -91,7 +91,7 @@ def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], d
     if truth:
         rows["truth"] = torch.cat([_first(truth.get(f"do/{v}"), rows["factual"], each) for v in plan.asked])
     for cell, images in _answers(run, dataset).items():
-        rows[cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
+        rows[f"{cell} (row)" if cell in rows else cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     conventions = [v.name for v in entry.variables if v.truth == "convention"]
     title = f"{dataset}, preset {run.manifest.budget.name}, first seed of each method"
     title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..names import file_stem, is_missing
 from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
@@ -168,11 +169,16 @@ _FORMULA = re.compile(r"^[=+\-@\t\r]")
 
 
 def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value != "-" and _FORMULA.match(value) else value
+    if not isinstance(value, str) or value == "-":
+        return value
+    return f"'{value}" if _FORMULA.match(value) or is_missing(value) else value
 
 
 def csv(table: pd.DataFrame) -> str:
-    """CSV text in which no cell begins as a formula would: such text gets an apostrophe before it."""
+    """CSV text in which no text begins as a formula or is one that readers take for a missing value.
+
+    Such text gets an apostrophe before it.
+    """
     safe = table.copy()
     for name in table.select_dtypes(exclude="number").columns:
         safe[name] = table[name].map(_safe)
@@ -305,7 +311,7 @@ def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
     """
     board = results if isinstance(results, Board) else Board(results)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^\w.\-]+", "_", board.results.dataset)
+    stem = board.results.stem or file_stem(board.results.dataset)
     texts = {
         "csv": (f"{stem}.csv", csv(board.tidy)),
         "wide": (f"{stem}-wide.csv", csv(board.wide)),

@@ -71,8 +71,8 @@ class PooledStatus:
 
 
 def _key(score: Score) -> Key:
-    do = "" if score.kind == "cell" else score.do
-    return Key(score.metric, score.column, score.variable, "none" if do == "null" else do)
+    do = {"do": score.do, "null": "none", "cell": ""}[score.scope]
+    return Key(score.metric, score.column, score.variable, do)
 
 
 def _means(scores: Mapping[Key, Mapping[tuple[str, int], Score]]) -> Iterator[Score]:
@@ -186,7 +186,7 @@ class ScoreTable:
     def _questions(
         self, stack: ColumnScores, scores: list[Score | None], key: Key, rows: np.ndarray | None
     ) -> ColumnScores:
-        factual = self._factuals[self.columns[key].do]
+        factual = self._factuals[key.do]
         values = np.full((len(scores), len(factual)), np.nan)
         for line, s in zip(values, scores, strict=True):
             if s is not None and len(s.values) != len(factual):
@@ -204,7 +204,7 @@ class ScoreTable:
     @cached_property
     def _factuals(self) -> dict[str, np.ndarray]:
         every, known = np.arange(self.results.factuals), self.results.factual
-        return {s.do: np.asarray(known.get(s.do, every), np.int64) for s in self.columns.values()}
+        return {key.do: np.asarray(known.get(key.do, every), np.int64) for key in self.columns}
 
     def status(self, method: str, seed: int, key: Key | None = None) -> ScoreStatus:
         """Whether a cell is ok, or has a score in a column, and why not."""

@@ -31,9 +31,10 @@ def check_run_name(name: str) -> str:
     """Return the name of a run.
 
     Raises:
-        UserError: it is a path or hidden, so that it names no folder directly inside the folder with runs.
+        UserError: it is a path or hidden, so that it names no folder directly inside the folder with runs, or cannot be
+            printed.
     """
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or not name.isprintable() or name != name.strip():
         raise UserError(f"--name {name!r} is no plain name; write letters, digits and dashes")
     return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,7 @@ __all__ = [
     "SETTINGS",
     "DatasetEntry",
     "Manifest",
+    "check_manifest",
     "read_manifest",
     "refuse_links",
     "reopen_job",
@@ -136,10 +138,14 @@ class Manifest:
         known = list(self.datasets)
         if dataset is None and len(known) != 1:
             raise UserError(f"{folder} asks about {', '.join(known)}; say which with --datasets")
-        label = parse_specs(dataset)[0].label if dataset else known[0]
+        label = known[0] if dataset is None else dataset if dataset in known else parse_specs(dataset)[0].label
         if label not in known:
             raise UserError(f"{folder} does not ask about {label!r}, only about {', '.join(known)}")
         return label
+
+    def spec_of(self, label: str) -> Spec:
+        """The spec of a data set of the run."""
+        return next((c.dataset for c in self.cells if c.dataset.label == label), None) or parse_specs(label)[0]
 
     def as_dict(self) -> dict[str, Any]:
         """As ``run.json`` holds it."""
@@ -154,6 +160,24 @@ class Manifest:
             "controls": list(self.controls),
             "plugins": list(self.plugins),
         }  # fmt: skip
+
+
+def check_manifest(folder: Path, manifest: Manifest) -> None:
+    """Raise unless `read_manifest` would accept what `write_manifest` writes.
+
+    Raises:
+        UserError: a name, a text or a number of the manifest cannot be stored; it says which.
+    """
+    try:
+        text = storage.json_text(manifest.as_dict())
+        if len(text) > storage.MAX_JSON:
+            raise SchemaError(f"it has {len(text):,} bytes, more than {storage.MAX_JSON:,}")
+        _manifest(folder, json.loads(text))
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"this run cannot be stored: in {MANIFEST}, {one_line(error, 200)}; "
+            "give names, units, paths and settings of one line that can be printed, and finite numbers"
+        ) from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

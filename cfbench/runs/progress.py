@@ -61,7 +61,7 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
 
 

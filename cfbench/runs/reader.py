@@ -14,6 +14,7 @@ from .. import storage
 from ..contract import Column
 from ..errors import UserError
 from ..evaluation.plan import Plan
+from ..names import file_stem
 from ..storage.schema import (
     boolean,
     each,
@@ -38,6 +39,8 @@ class Score:
     jackknife's pseudo-values [G] of groups of factuals (factual n is in group n mod G; NaN for groups without a score;
     [0] in stages that cfbench 0.1.0 wrote, which have no interval), "cell" nothing. ``value`` is the score over all
     questions.
+    ``do`` names a variable where ``scope`` is "do", and means nothing under the null intervention ("null") and for
+    costs ("cell").
     ``asked`` counts the questions (or rows) that the metric was asked about, ``finite`` those that it could score.
     """
 
@@ -53,6 +56,7 @@ class Score:
     finite: int
     about: Column
     values: np.ndarray
+    scope: str = "do"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Results:
     ``factual[do]`` [Q] is the number (0..N-1) of each question's factual and ``supported[do]`` [Q] whether its
     counterfactual parents lie in the support of the training data. ``truth[variable]`` is
     exact, convention or none. ``card`` has a row for each judge and kind of data: judge, variable, data, error,
-    unit, n, good (bool).
+    unit, n, good (bool). ``stem`` is how the names of its files begin, by default `file_stem` of the data set alone.
     """
 
     dataset: str
@@ -96,6 +100,7 @@ class Results:
     card: tuple[Mapping[str, Any], ...] = ()
     controls: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    stem: str = ""
 
 
 _ANSWERS: dict[str, Callable[[Any], Any]] = {
@@ -131,7 +136,7 @@ def _state(folder: Path, cell: Cell, dataset: DatasetEntry) -> CellState:
             reason = "; ".join(f"{n} answers {what}" for what, n in wrong.items())
     if status is Status.PENDING:
         status, reason = _failed(folder, cell, dataset) or (status, reason)
-    keys = {**cell.keys, **cell.scores}
+    keys = {**cell.keys, **{f"score-{metric}": key for metric, key in cell.scores.items()}}
     return CellState(cell.method.label, cell.seed, status, reason, keys=keys, notes=notes, **about)
 
 
@@ -226,17 +231,17 @@ def _results(run: StoredRun, dataset: str) -> Results:
         raise UserError(f"{folder / entry.plan} is missing; run the same `cfbench run` again")
     plan = check_plan_tensors(Plan.load(folder / entry.plan), [v.name for v in entry.variables])
     cards = [folder / entry.stages[of] for of in ("judges", "mechanisms") if of in entry.stages]
-    factuals = np.arange(len(plan))
     units = {v.name: v.unit for v in entry.variables}
     return Results(
         dataset=dataset,
+        stem=file_stem(dataset, manifest.datasets),
         preset=manifest.budget.name,
         methods=tuple(dict.fromkeys(cell.method.label for cell, _ in found)),
         seeds=tuple(sorted({cell.seed for cell, _ in found})),
         variables=tuple(v.name for v in entry.variables),
         factuals=len(plan),
-        factual={"null": factuals} | {v: a.factual.numpy() for v, a in plan.asked.items()},
-        supported={"null": factuals >= 0} | {v: a.supported.numpy() for v, a in plan.asked.items()},
+        factual={v: a.factual.numpy() for v, a in plan.asked.items()},
+        supported={v: a.supported.numpy() for v, a in plan.asked.items()},
         truth={v.name: v.truth for v in entry.variables},
         plan_key=entry.plan_key,
         cells=tuple(state for _, state in found),

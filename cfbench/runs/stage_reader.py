@@ -151,7 +151,8 @@ def raw_scores(row: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> Tensor
 
 
 def read_scores(stage: Path, plan: Plan) -> Iterator[tuple[dict[str, Any], Column, np.ndarray]]:
-    """Each row of a stage of scores (do, column, variable, kind, value, asked, finite), its column and raw scores.
+    """Each row of a stage of scores (do, column, variable, kind, value, asked, finite,
+    scope), its column and raw scores.
 
     Fields of rows and columns that this version does not know are ignored.
 
@@ -174,7 +175,7 @@ def _has_shape(values: np.ndarray, row: Mapping[str, Any], plan: Plan) -> bool:
         return False
     if row["kind"] != "image":
         return len(values) <= MAX_PSEUDO_VALUES
-    return len(values) == (len(plan) if row["do"] == "null" else len(plan.asked[row["do"]]))
+    return len(values) == (len(plan.asked[row["do"]]) if row["scope"] == "do" else len(plan))
 
 
 @lru_cache(64)
@@ -190,7 +191,8 @@ def _column(value: Any) -> Column:
 
 def _score_row(value: Any) -> dict[str, Any]:
     row = mapping(value)
-    return {name: check(row[name]) for name, check in _ROW.items()}
+    known = {name: check(row[name]) for name, check in _ROW.items()}
+    return known | {"scope": _SCOPE(row.get("scope", {"null": "null", "cell": "cell"}.get(known["do"], "do")))}
 
 
 def _real(value: Any) -> float:
@@ -200,6 +202,8 @@ def _real(value: Any) -> float:
     return float(value)
 
 
+_SCOPE = one_of("do", "null", "cell")
+"""In stages without scopes, which older versions wrote, ``do`` is one where it is no variable."""
 _ROW: dict[str, Callable[[Any], Any]] = {
     "do": text,
     "column": text,

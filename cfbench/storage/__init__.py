@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .stage import (
     MANIFEST,
+    MAX_JSON,
     copy_stage,
     damaged_files,
     is_complete,
     is_intact,
+    json_text,
     next_numbered,
     read_json,
     read_tensors,
@@ -19,15 +21,18 @@ from .stage import (
     write_stage,
     write_tensors,
 )
-from .temporary import atomic_write, remove_abandoned, temporary_folder
+from .temporary import atomic_write, entries, remove_abandoned, remove_tree, temporary_folder
 
 __all__ = [
     "MANIFEST",
+    "MAX_JSON",
     "atomic_write",
     "copy_stage",
     "damaged_files",
+    "entries",
     "is_complete",
     "is_intact",
+    "json_text",
     "next_numbered",
     "read_json",
     "read_tensors",
@@ -35,6 +40,7 @@ __all__ = [
     "records",
     "remove_abandoned",
     "remove_damaged",
+    "remove_tree",
     "sha256",
     "temporary_folder",
     "write_json",

@@ -18,14 +18,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError, one_line
-from .temporary import atomic_write, temporary_folder
+from .temporary import atomic_write, remove_tree, temporary_folder
 
 __all__ = [
     "MANIFEST",
+    "MAX_JSON",
     "copy_stage",
     "damaged_files",
     "is_complete",
     "is_intact",
+    "json_text",
     "next_numbered",
     "read_json",
     "read_tensors",
@@ -43,6 +45,8 @@ MANIFEST = "stage.json"
 REMOVE = "remove its folder and run the same `cfbench run` again"
 MAX_JSON = 32 * 2**20
 """Maximum bytes of a JSON file: a hundred times what ten thousand rows need."""
+MAX_DEPTH = 32
+"""Maximum depth of lists in lists and folders in folders: what cfbench writes needs six."""
 
 
 @contextmanager
@@ -80,20 +84,26 @@ def is_complete(folder: Path) -> bool:
     if not os.path.lexists(folder / MANIFEST):
         return False
     if found := next(_irregular(folder), None):
-        raise UserError(f"{found} is a link or no plain file; a stage holds its files themselves: remove it")
+        raise UserError(
+            f"{found} is a link, no plain file or a folder too deep; a stage holds its files themselves: remove it"
+        )
     return True
 
 
 def _irregular(folder: Path) -> Iterator[Path]:
-    """Entries of a stage that are neither regular files nor folders, such as links."""
+    """Entries of a stage that are neither regular files nor folders, such as links, or folders that lie too deep."""
     if folder.is_symlink():
         yield folder
         return
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _irregular(Path(entry.path))
-        elif not entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
+    pending = [(folder, 1)]
+    while pending:
+        parent, depth = pending.pop()
+        for entry in os.scandir(parent):
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
+                pending.append((path, depth + 1))
+            elif not entry.is_file(follow_symlinks=False):
+                yield path
 
 
 def is_intact(folder: Path) -> bool:
@@ -122,7 +132,7 @@ def remove_damaged(folder: Path) -> list[str]:
     """Remove a stage whose files do not match its manifest; returns the names of those files."""
     broken = damaged_files(folder) if os.path.lexists(folder) else []
     if broken and folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
+        remove_tree(folder)
     elif broken:
         folder.unlink()
     return broken
@@ -146,10 +156,15 @@ def copy_stage(source: Path, folder: Path) -> list[str]:
         return []
 
 
+def json_text(value: Any) -> str:
+    """A value as `write_json` writes it."""
+    return json.dumps(value, indent=1, allow_nan=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic_write(path) as draft:
-        draft.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")
+        draft.write_text(json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -164,11 +179,23 @@ def read_json(path: Path) -> Any:
 
 def _parsed(path: Path, text: bytes) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _is_deep(value):
+            raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep")
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is no JSON ({one_line(error, 120)}); remove it and run the same `cfbench run` again"
         ) from None
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than `MAX_DEPTH` deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        values = (v for x in level for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()))
+        level = [v for v in values if isinstance(v, dict | list)]
+    return bool(level)
 
 
 def read_verified(folder: Path, json_name: str, tensors_name: str, largest: int) -> tuple[Any, dict[str, Any]]:

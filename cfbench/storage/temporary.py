@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,12 +10,20 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["atomic_write", "machine_id", "process_exists", "remove_abandoned", "temporary_folder"]
+__all__ = [
+    "atomic_write",
+    "entries",
+    "machine_id",
+    "process_exists",
+    "remove_abandoned",
+    "remove_tree",
+    "temporary_folder",
+]
 
 
 OWNED = re.compile(r"\..+-draft-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)(-\w{8})?")
@@ -32,7 +41,41 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove_tree(draft, ignore_errors=True)
+
+
+def entries(folder: Path, enter: Callable[[os.DirEntry[str]], bool] = lambda entry: True) -> Iterator[os.DirEntry[str]]:
+    """All that is below a folder, sorted within each folder, however deep it is; no link is followed.
+
+    Folders that cannot be read, and those that are not to be entered, are taken for empty.
+    """
+    pending = [os.fspath(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as found:
+                inside = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        yield from inside
+        pending += [entry.path for entry in inside if entry.is_dir(follow_symlinks=False) and enter(entry)]
+
+
+def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder and all that is below it, however deep that is.
+
+    Raises:
+        OSError: something cannot be removed, unless ``ignore_errors``.
+    """
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_symlink() or not folder.exists():
+        return
+    for entry in reversed(list(entries(folder))):  # what is nested too deep for it
+        remove = os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink
+        with contextlib.suppress(*((OSError,) if ignore_errors else (FileNotFoundError,))):
+            remove(entry.path)
+    with contextlib.suppress(*((OSError,) if ignore_errors else (FileNotFoundError,))):
+        folder.rmdir()
 
 
 @contextmanager
@@ -54,17 +97,18 @@ def remove_abandoned(folder: Path) -> list[Path]:
     A draft of this machine is abandoned if its process has ended; one of another machine, which may share the folder,
     if it has not changed for a day. Checkpoints stay.
     """
-    abandoned = []
-    for parent, folders, files in os.walk(folder):
-        drafts = [name for name in (*folders, *files) if OWNED.fullmatch(name) or UNOWNED.fullmatch(name)]
-        folders[:] = [name for name in folders if name not in drafts]
-        abandoned += [path for path in (Path(parent, name) for name in drafts) if _abandoned(path)]
+    drafts = [Path(entry.path) for entry in entries(folder, lambda entry: not _is_draft(entry)) if _is_draft(entry)]
+    abandoned = [path for path in drafts if _abandoned(path)]
     for path in abandoned:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return abandoned
+
+
+def _is_draft(entry: os.DirEntry[str]) -> bool:
+    return bool(OWNED.fullmatch(entry.name) or UNOWNED.fullmatch(entry.name))
 
 
 def _owner() -> str:
@@ -104,6 +148,6 @@ def process_exists(pid: int) -> bool:
 def _changed(draft: Path) -> float:
     """The time of the last change in a draft; now, if it cannot be read."""
     try:
-        return max(p.lstat().st_mtime for p in (draft, *draft.rglob("*")))
+        return max(os.lstat(path).st_mtime for path in (str(draft), *(entry.path for entry in entries(draft))))
     except OSError:
         return time.time()

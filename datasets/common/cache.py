@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -17,6 +18,8 @@ from cfbench.errors import UserError
 
 __all__ = ["checksum", "load", "writable"]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, types, shapes and contents."""
@@ -29,7 +32,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load(root: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of ``root/name``; made, and written where ``root`` allows, if missing or corrupt.
+    """Return the tensors of ``root/name``; made, and written where the folders allow, if missing or corrupt.
 
     Raises:
         UserError: ``root`` is missing and cannot be created.
@@ -38,13 +41,15 @@ def load(root: Path, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[s
     found = _read(path)
     if found is None:
         found = make()
-        if writable(root):
+        if writable(root, name):
             _write(path, found)
     return found
 
 
-def writable(root: Path) -> bool:
-    """Return whether files may be written under ``root``, which is created if missing.
+def writable(root: Path, name: str = "") -> bool:
+    """Return whether files may be written under ``root``, which is created if missing, or the file ``name`` under it.
+
+    A subfolder may be another user's, who shares the data root.
 
     Raises:
         UserError: ``root`` is missing and cannot be created.
@@ -53,9 +58,10 @@ def writable(root: Path) -> bool:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"data root {root} cannot be created ({error.strerror}): choose another --data-root") from None
+    folder = next(path for path in (root / name).parents if path.exists()) if name else root
     # The superuser may write where the folder's mode forbids it; the mode says what its owner wants.
-    forbidden = not root.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    return os.access(root, os.W_OK) and not forbidden
+    forbidden = not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    return os.access(folder, os.W_OK) and not forbidden
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
@@ -78,4 +84,5 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
             save_file(tensors, part, metadata={"sha256": checksum(tensors)})
             os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): free the disk or change --data-root") from None
+        remedy = "free the disk or change" if error.errno in FULL else "change"
+        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy} --data-root") from None

@@ -9,7 +9,8 @@ from typing import Literal
 from cfbench.contract import Dataset, Split
 from cfbench.errors import UserError
 
-from .image_folder import ImageFolder, open_folder
+from .graph_file import normal
+from .image_folder import ImageFolder, on_disk, open_folder
 
 __all__ = ["Folder"]
 
@@ -70,7 +71,8 @@ def _resolve(root: Path, path: str) -> Path:
     expanded = Path(os.path.expanduser(path))
     if ".." in expanded.parts and not expanded.is_absolute():
         raise UserError(f"folder: {path!r} leads out of the data root {root}; give an absolute path")
-    folder = root / expanded
+    folder = root / on_disk(root, [normal(str(expanded))])[normal(str(expanded))]
+    folder = root / expanded if os.path.isdir(root / expanded) else folder
     if not os.path.isdir(folder):  # False too where permission is denied
         raise UserError(f"folder: no folder {folder}; put it there, choose --data-root, or give an absolute path")
     return folder

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,10 +23,10 @@ from cfbench.storage.plain import read_plain
 
 from ..common import cache
 from .decode import TYPES, Decoded, read_images, warn_of_range
-from .graph_file import FILE, Cause, Declaration, read_declaration
+from .graph_file import FILE, Cause, Declaration, normal, read_declaration
 from .parents_table import PARTS, Row, raise_first, read_rows
 
-__all__ = ["MIN_IMAGES", "ImageFolder", "open_folder", "split_of"]
+__all__ = ["MIN_IMAGES", "ImageFolder", "on_disk", "open_folder", "split_of"]
 
 MIN_IMAGES = {"train": 64, "valid": 12, "test": 12}
 """Half of a split is asked about, and metrics look at the five nearest of an image."""
@@ -68,9 +68,11 @@ def open_folder(folder: Path, root: Path) -> ImageFolder:
     graph = _read(folder, FILE, MAX_GRAPH, "write one with a table [variables.NAME] for each cause (see docs/data.md)")
     declaration = read_declaration(graph, f"{folder}/{FILE}")
     where = f"{folder}/{declaration.csv}"
-    table = _read(folder, declaration.csv, MAX_TABLE, "write it with a column image and one for each variable")
+    table_file = on_disk(folder, [declaration.csv])[declaration.csv]
+    table = _read(folder, table_file, MAX_TABLE, "write it with a column image and one for each variable")
     rows = read_rows(table, declaration, where)
-    checksums = _checksums(folder, where, rows)
+    files = on_disk(folder, [row.name for row in rows])
+    checksums = _checksums(folder, where, rows, files)
     digest = _digest([graph, table, *(row.name.encode() for row in rows), *checksums])
     known = _OPENED.get(folder)
     if known is None or known.digest != digest:
@@ -79,7 +81,7 @@ def open_folder(folder: Path, root: Path) -> ImageFolder:
         _check_splits(parts, where)
         _check_copies(rows, checksums, parts, where)
         _check_values(declaration, parents, parts, where)
-        images = _images(root, folder, declaration, rows, digest)
+        images = _images(root, folder, declaration, files, digest)
         _OPENED[folder] = known = _divide(declaration, images, parents, parts, digest)
     return known
 
@@ -93,7 +95,28 @@ def _read(folder: Path, name: str, largest: int, remedy: str) -> bytes:
         raise UserError(f"{folder}/{name} cannot be read ({error.strerror})") from None
 
 
-def _checksums(folder: Path, where: str, rows: list[Row]) -> list[bytes]:
+def on_disk(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the name on disk of each name: the same in another Unicode form where there is none of this form."""
+    found, listings = {}, dict[str, dict[str, str]]()
+    for name in names:
+        at = ""
+        for part in PurePosixPath(name).parts if not os.path.exists(folder / name) else ():
+            if at not in listings:
+                listings[at] = _listing(folder / at)
+            at = str(PurePosixPath(at, listings[at].get(part, part)))
+        found[name] = at or name
+    return found
+
+
+def _listing(folder: Path) -> dict[str, str]:
+    """Return the names in a folder by their normal form."""
+    try:
+        return {normal(name): name for name in os.listdir(folder)}
+    except OSError:
+        return {}
+
+
+def _checksums(folder: Path, where: str, rows: list[Row], files: Mapping[str, str]) -> list[bytes]:
     """Return a digest of each image file.
 
     Raises:
@@ -106,7 +129,7 @@ def _checksums(folder: Path, where: str, rows: list[Row]) -> list[bytes]:
             mistakes.append(f"{at}: {row.name} has the unknown image type {suffix!r}; known: {', '.join(TYPES)}")
             continue
         try:
-            checksums.append(hashlib.sha256(read_plain(folder / row.name, MAX_IMAGE)).digest())
+            checksums.append(hashlib.sha256(read_plain(folder / files[row.name], MAX_IMAGE)).digest())
         except FileNotFoundError:
             mistakes.append(f"{at}: no image {row.name} in {folder}; put it there or leave the row out")
         except OSError as error:
@@ -173,11 +196,13 @@ def _shown(cause: Cause, value: float) -> str:
     return repr(cause.classes[int(value)]) if cause.classes else f"{value:g}"
 
 
-def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row], digest: str) -> Tensor:
+def _images(
+    root: Path, folder: Path, declaration: Declaration, files: Mapping[str, str], digest: str
+) -> Tensor:  # fmt: skip
     """Return the decoded images, kept on disk where decoding is slow."""
 
     def decode() -> dict[str, Tensor]:
-        decoded = _decode(folder, declaration, [row.name for row in rows])
+        decoded = _decode(folder, declaration, files)
         return {"images": decoded.images, "used": torch.tensor(decoded.used or (), dtype=torch.float64)}
 
     file = f"folder-cache/{key_of(digest, source_digest(read_images))}.safetensors"
@@ -190,20 +215,20 @@ def _images(root: Path, folder: Path, declaration: Declaration, rows: list[Row],
     return found["images"]
 
 
-def _decode(folder: Path, declaration: Declaration, names: list[str]) -> Decoded:
-    """Return the images of the files ``names``.
+def _decode(folder: Path, declaration: Declaration, files: Mapping[str, str]) -> Decoded:
+    """Return the images of ``files``, the names in the table with those on disk.
 
     Raises:
         UserError: there is no memory for all of them, or one cannot be read.
     """
     mode, size = declaration.mode, declaration.size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size is not None and (needed := 3 * len(names) * math.prod(size)) > memory:
+    if size is not None and (needed := 3 * len(files) * math.prod(size)) > memory:
         raise UserError(
-            f"{folder}/{FILE}: {len(names)} images of {size[0]} x {size[1]} pixels need {needed / 2**30:.1f} GiB of"
+            f"{folder}/{FILE}: {len(files)} images of {size[0]} x {size[1]} pixels need {needed / 2**30:.1f} GiB of"
             f" memory, this machine has {memory / 2**30:.1f}; write a smaller size"
         )
-    return read_images(names, lambda name: read_plain(folder / name, MAX_IMAGE), mode, size, str(folder))
+    return read_images(list(files), lambda name: read_plain(folder / files[name], MAX_IMAGE), mode, size, str(folder))
 
 
 def _divide(declaration: Declaration, images: Tensor, parents: Tensor, parts: list[str], digest: str) -> ImageFolder:

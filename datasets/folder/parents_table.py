@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -14,7 +16,7 @@ import numpy as np
 
 from cfbench.errors import UserError, did_you_mean
 
-from .graph_file import IMAGE, SPLIT, Cause, Declaration
+from .graph_file import FILE, IMAGE, SPLIT, Cause, Declaration, normal
 
 __all__ = ["PARTS", "Row", "raise_first", "read_rows"]
 
@@ -55,7 +57,8 @@ def read_rows(data: bytes, declaration: Declaration, where: str) -> list[Row]:
     lines, header = _lines(data, where)
     image = _image_column(header, where)
     columns = [_column(header, c.name, where) for c in declaration.variables]
-    part = header.index(SPLIT) if SPLIT in header else None
+    _check_columns(header, declaration, where)
+    part = _column(header, SPLIT, where) if SPLIT in header else None
     rows, mistakes = [], []
     for number, fields in lines:
         at = f"{where}, line {number}"
@@ -79,7 +82,7 @@ def read_rows(data: bytes, declaration: Declaration, where: str) -> list[Row]:
 def _lines(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Return the numbered lines that are not empty, and the header, all stripped of white space."""
     try:
-        text = data.decode("utf-8-sig")
+        text = normal(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{where} is not in UTF-8; save it as CSV in UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -92,19 +95,47 @@ def _lines(data: bytes, where: str) -> tuple[list[tuple[int, list[str]]], list[s
     return lines[1:], lines[0][1]
 
 
+def _check_columns(header: list[str], declaration: Declaration, where: str) -> None:
+    """Raise unless every column is known, declared or ignored: ``Split`` would be lost unnoticed otherwise."""
+    known = (*IMAGE, SPLIT, *(c.name for c in declaration.variables), *declaration.ignored)
+    for column in (name for name in header if name not in known):
+        answer = f"write ignore = [{json.dumps(column, ensure_ascii=False)}] in {FILE}"
+        if SPLIT not in header and _close(column, [SPLIT], 0.8):
+            raise UserError(f"{where} has a column {column!r}; did you mean {SPLIT!r}? rename it, or {answer}")
+        if "*" not in declaration.ignored:
+            raise UserError(
+                f"{where} has a column {column!r}, which {FILE} does not declare; declare it, or {answer}"
+                ' (["*"] for all such columns)'
+            )
+
+
+def _close(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """Return the known name that is closest when what is easily mistaken is left out; empty where none is close."""
+    bare = {_bare(n): n for n in known}
+    return bare[found[0]] if (found := difflib.get_close_matches(_bare(name), bare, n=1, cutoff=cutoff)) else ""
+
+
+def _bare(name: str) -> str:
+    """Return a name without what is easily mistaken in it: case, compatible forms, marks that are not seen, blanks."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in folded if c.isalnum() or unicodedata.category(c)[0] == "M") or name
+
+
 def _image_column(header: list[str], where: str) -> int:
     found = [name for name in IMAGE if name in header]
     if not found and len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise UserError(f"{where} is not separated by commas; save it as CSV with commas")
     if not found:
-        raise UserError(f"{where} has no column 'image' or 'file' with the images' names; found: {_short(header)}")
+        hint = next((f"did you mean {n!r}? rename it 'image'" for n in header if _close(n, IMAGE, 0.8)), "")
+        what = f"{where} has no column 'image' or 'file' with the images' names"
+        raise UserError(f"{what}; {hint or f'found: {_short(header)}'}")
     return _column(header, found[0], where)
 
 
 def _column(header: list[str], name: str, where: str) -> int:
     if name not in header:
-        close = difflib.get_close_matches(name, header, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"found: {_short(header)}"
+        close = _close(name, header)
+        hint = f"did you mean {close!r}?" if close else f"found: {_short(header)}"
         raise UserError(f"{where} has no column {name!r}; {hint}")
     if header.count(name) > 1:
         raise UserError(f"{where} has {header.count(name)} columns {name!r}; keep one")

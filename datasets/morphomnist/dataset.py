@@ -110,9 +110,10 @@ class MorphoMNIST(Dataset):
                 warnings.warn(f"morphomnist: no true counterfactuals without raw MNIST: {error}", stacklevel=2)
         else:
             MNIST().prepare(root)
-            if not cache.writable(root):
-                raise UserError(f"morphomnist: no images can be rendered into {root}: it may not be written to")
             chunks = list(self._chunks())
+            missing = [file for file, _ in chunks if not (root / file).is_file()]
+            if missing and not cache.writable(root, missing[0]):
+                raise UserError(f"morphomnist: no images can be rendered into {root}: it may not be written to")
             for number, (file, rows) in enumerate(chunks):
                 self.progress("drawing digits", number * CHUNK, len(chunks) * CHUNK)
                 self._chunk(root, file, rows)

@@ -51,6 +51,7 @@ def evidence(do: str, quality: Quality = "good") -> Evidence:
     return Evidence(
         GRAPH, do, x, own.parents, cf_pa, answers["answer"], real, OracleJudges(), measure,
         truth=truth, reverse=answers["x"], cycles={1: answers["once"], 10: answers["x"]}, costs=dict(COSTS),
+        scope="null" if do == "null" else "cell" if do == "cell" else "do",
     )  # fmt: skip
 
 
