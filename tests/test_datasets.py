@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from cfbench_datasets.common import checksums
 from cfbench_datasets.digits import Digits
 from cfbench_datasets.mnist import FOLDER, MD5, MNIST, SCHUT, read_idx
 from sklearn.datasets import load_digits
@@ -112,6 +115,29 @@ def test_mnist_splits_by_seed(mnist, mnist_root):
     assert torch.equal(again.split(mnist_root, "valid").index, first)
     assert not torch.equal(other.split(mnist_root, "valid").index, first)
     assert len(MNIST(valid=100).split(mnist_root, "valid")) == 100
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_published_files_are_read_up_to_a_length_and_never_from_pipes_or_devices(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(checksums, "LARGEST", 1000)
+    path = tmp_path / f"a{suffix}"
+    good = b"a" * 1000
+    path.write_bytes(gzip.compress(good) if suffix else good)
+    assert checksums.read_checked(tmp_path, "a", hashlib.sha256(good).hexdigest()) == good
+    path.write_bytes(gzip.compress(bytes(10**8)) if suffix else bytes(2000))
+    with pytest.raises(checksums.CorruptFile, match=r"it has [0-9,]+ bytes, more than the 1,000 that are read"):
+        checksums.read_checked(tmp_path, "a", "")
+    path.write_bytes(gzip.compress(bytes(2000)))
+    with pytest.raises(checksums.CorruptFile, match="wrong checksum") as error:
+        checksums.read_checked(tmp_path, "a", "")
+    assert len(error.value.data) <= 1001
+    path.unlink()
+    for make in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        make()
+        with pytest.raises(checksums.CorruptFile, match="it is a pipe or a device, no plain file"):
+            checksums.read_checked(tmp_path, "a", "")
+        path.unlink()
+    assert checksums.read_checked(tmp_path, "a", "") is None
 
 
 def test_mnist_pickles_without_its_images(mnist, mnist_root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cfbench_datasets.strokes.dataset import Strokes
 from cfbench.contract import Dataset, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
-from cfbench.judges import JudgeBudget, Judges, card, train_judges
+from cfbench.judges import JudgeBudget, Judges, card, panel, train_judges
 from cfbench.judges.augmentation import blurred, blurred_labels, moved
 
 pytestmark = pytest.mark.portable
@@ -344,6 +345,17 @@ def test_save_and_load_bit_for_bit(trained, x, tmp_path):
     assert same(calls(trained, x), calls(again, x))
 
 
+@pytest.mark.parametrize("sizes", [{"width": 4096}, {"latents": 10**6}, {"features": 4096}])
+def test_judges_of_other_sizes_than_their_weights_are_never_allocated(tmp_path, monkeypatch, sizes):
+    """Three letters more in the description would be gigabytes of networks."""
+    Judges(Bars.graph).save(tmp_path)
+    about = json.loads((tmp_path / "judges.json").read_text())
+    (tmp_path / "judges.json").write_text(json.dumps(about | {"sizes": about["sizes"] | sizes}))
+    monkeypatch.setattr(panel, "load_file", lambda *args: pytest.fail("allocated"))
+    with pytest.raises(UserError, match=r"cannot read the judges in .* is \([\d, ]+\), not \("):
+        Judges.load(tmp_path, Bars.graph)
+
+
 def test_loading_what_is_not_there_or_not_ours_is_one_line(trained, tmp_path):
     trained.save(tmp_path / "good")
     trained.save(tmp_path / "cut")
@@ -354,7 +366,7 @@ def test_loading_what_is_not_there_or_not_ours_is_one_line(trained, tmp_path):
         with pytest.raises(UserError) as error:
             Judges.load(tmp_path / folder, graph)
         assert "\n" not in str(error.value)
-        assert "remove the folder" in str(error.value)
+        assert "remove the folder" in str(error.value) or "remove its folder" in str(error.value)
 
 
 def test_same_seed_same_weights_and_no_trace_in_the_global_generator(root):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 import pytest
 import torch
@@ -54,10 +56,13 @@ def test_weights_of_something_else_fail_in_their_row_alone(tmp_path, capsys):
         ("{}", "does not say whose they are"),
         ("lern={}", "did you mean 'learns'"),
         ("learns=none.safetensors", "no safetensors file"),
+        ("learns={pipe}", "it is a pipe or a device, no plain file"),
+        ("learns=/dev/zero", "it is a pipe or a device, no plain file"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, capsys, given, says):
     save_file({"mean": torch.zeros(1, 8, 8)}, tmp_path / "w.safetensors")
-    given = given.format(tmp_path / "w.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    given = given.format(tmp_path / "w.safetensors", pipe=tmp_path / "pipe")
     assert run(tmp_path, "--methods", "learns,knows", "--weights", given) == 1
     assert says in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..runs.budget import DATASETS, METHODS
 from ..version import __version__
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
@@ -21,13 +21,24 @@ from .runs import COMMANDS as RUN_COMMANDS
 __all__ = ["main"]
 
 
+class _Commands(click.Group):
+    """Commands whose ``EOFError`` is an error: click would take it for the end of a user's input, an interrupt."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except EOFError as error:
+            raise UserError(f"a file ends too early: {reason_of(error)}; --debug shows where it was read") from error
+
+
 @click.group(
+    cls=_Commands,
     epilog=examples(
         "cfbench run                                   Diff-SCM against DeepSCM on digits that need no download",
         "cfbench run --methods diffscm[scale=2] --datasets mnist --data-root ~/data",
         "cfbench list                                  what can be run",
         "cfbench leaderboard quick                     the tables of a run again",
-    )
+    ),
 )
 @click.version_option(__version__, prog_name="cfbench")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

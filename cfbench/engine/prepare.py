@@ -45,11 +45,11 @@ def check_bundle(bundle: Bundle, dataset: Dataset, job: Job) -> None:
             raise UserError(
                 f"--bundle {bundle.folder} was made with --{name} {found}, not {wanted}; give --{name} {found}"
             )
-    if _structure(about["graph"]) != _structure(_described(dataset.graph)):
-        raise UserError(
-            f"--bundle {bundle.folder} has another causal graph or image size than {bundle.dataset} has here"
-        )
     with reading(f"the bundle {bundle.folder}", "get it again"):
+        if _structure(about["graph"]) != _structure(_described(dataset.graph)):
+            raise UserError(
+                f"--bundle {bundle.folder} has another causal graph or image size than {bundle.dataset} has here"
+            )
         plan = _check_parts(bundle.folder, dataset.graph, about)
         _check_data(bundle, plan, dataset, job)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,16 @@ from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest, reopen_job
 from ..runs.reader import read_run
+from ..storage.schema import printable
 from ..storage.temporary import atomic_write
+from .npz import read_npz
 
 __all__ = ["FORMAT", "export_command", "read_answers", "score_command", "write_questions"]
 
 
 FORMAT = 1
+MAX_TEXT = 1024
+"""Bytes of the array with the plan's key."""
 
 
 def write_questions(
@@ -69,8 +72,18 @@ def read_answers(
         UserError: the file is no ``.npz`` of arrays, answers another plan, or an array is missing or misshapen.
     """
     expected = _expected(plan, rounds)
-    arrays = _arrays(path, {"plan", *expected})
-    if (found := str(arrays.pop("plan", "nothing"))) != key:
+
+    def check(name: str, found: tuple[int, ...], dtype: np.dtype) -> None:
+        if name == "plan":
+            _check_text(path, name, found, dtype)
+        elif name in expected:
+            _check_images(path, name, found, dtype, (expected[name], *shape))
+        else:
+            unknown, known = printable(name, 80), ", ".join(("plan", *expected))
+            raise UserError(f"{path} holds the unknown arrays {unknown}; it may hold {known}")
+
+    arrays = read_npz(path, check)
+    if (found := _text(arrays.pop("plan", np.array("nothing")))) != key:
         raise UserError(
             f"{path} answers the plan {found}, this run asks {key}; answer the questions of `cfbench plan export` "
             "and copy their `plan` into the answers"
@@ -78,7 +91,7 @@ def read_answers(
     images, wrong = dict[str, Tensor](), dict[str, int]()
     for name, size in expected.items():
         if name in arrays:
-            images[name] = checked_images(name, _images(path, name, arrays[name], (size, *shape)), wrong)
+            images[name] = checked_images(name, _images(arrays[name]), wrong)
         elif name == "null" or name.startswith("do/"):
             raise UserError(f"{path} has no array {name!r} (images {[size, *shape]}); found {', '.join(arrays)}")
     return images, wrong
@@ -91,27 +104,32 @@ def _expected(plan: Plan, rounds: int) -> dict[str, int]:
     return sizes | {f"reverse/{v}": int((asked.factual < rounds).sum()) for v, asked in plan.asked.items()}
 
 
-def _arrays(path: Path, known: set[str]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the .npz with the answers")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if unknown := sorted(set(file.files) - known):
-                raise UserError(f"{path} holds the unknown arrays {', '.join(unknown)}; it may hold {', '.join(known)}")
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no .npz of plain arrays ({error}); write it with numpy.savez") from error
+def _check_text(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if shape not in ((), (1,)) or dtype.kind not in "US" or dtype.itemsize > MAX_TEXT:
+        raise UserError(f"{path}: {name} must be a text, as it stood in the questions; found {dtype} {list(shape)}")
 
 
-def _images(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """An array of images as float32 in [0, 1]."""
-    if array.shape != shape or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+def _text(array: np.ndarray) -> str:
+    """A text as one line, whatever its letters are."""
+    if array.dtype.kind == "S":
+        return printable(array.tobytes().rstrip(b"\0").decode("ascii", "replace"), 60)
+    letters = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return printable(letters.decode("utf-32-le", "replace").rstrip("\0"), 60)
+
+
+def _check_images(path: Path, name: str, found: tuple[int, ...], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    if found != shape or not (dtype == np.uint8 or dtype.kind == "f"):
         raise UserError(
-            f"{path}: {name} must be images {list(shape)}, uint8 or floats in [0, 1]; "
-            f"found {array.dtype} {list(array.shape)}"
+            f"{path}: {name} must be images {list(shape)}, uint8 or floats in [0, 1]; found {dtype} {list(found)}"
         )
-    x = torch.from_numpy(np.ascontiguousarray(array))
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def _images(array: np.ndarray) -> Tensor:
+    """An array of images, uint8 or floats of any size and byte order, as float32 in [0, 1]."""
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array)).float() / 255
+    with np.errstate(over="ignore"):  # infinite answers are counted
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any) -> int:
@@ -186,9 +204,12 @@ def _metrics_of(manifest: Manifest) -> list[str]:
 
 
 def _answers_digest(file: Path) -> str:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give the .npz with the answers")
-    return storage.sha256(file)
+    try:
+        return storage.sha256(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; give the .npz with the answers") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); give the .npz with the answers") from None
 
 
 def _store_answers(loaded: LoadedJob, manifest: Manifest, cell: Cell, file: Path) -> None:

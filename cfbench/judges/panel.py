@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..graph import CausalGraph
+from ..storage.plain import read_plain
+from ..storage.tensors import open_arrays
 from .autoencoders import AllClassAutoEncoder, ClassAutoEncoder
 from .reader import Reader
 from .vae import VAE
@@ -23,6 +25,8 @@ __all__ = ["Judges", "seeded"]
 
 CHUNK = 256
 WEIGHTS, ABOUT = "judges.safetensors", "judges.json"
+MAX_JSON = 2**20
+"""Bytes of the description of judges."""
 
 
 @contextmanager
@@ -148,17 +152,32 @@ class Judges(nn.Module):
             UserError: the files are missing, damaged, or belong to another causal graph.
         """
         try:
-            about = json.loads((folder / ABOUT).read_text())
+            about = json.loads(read_plain(folder / ABOUT, MAX_JSON))
             if about["graph"] != _describe(graph):
                 raise UserError(f"the judges in {folder} belong to another causal graph; remove the folder")
+            _check_shapes(folder / WEIGHTS, graph, about["sizes"])
             judges = cls(graph, **about["sizes"])
             judges.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+            reason = one_line(error.strerror if isinstance(error, OSError) and error.strerror else error, 200)
             raise UserError(
                 f"cannot read the judges in {folder} ({reason}); remove the folder to train again"
             ) from error
         return judges.to(device)
+
+
+def _check_shapes(weights: Path, graph: CausalGraph, sizes: Mapping[str, int]) -> None:
+    """Raise unless a file has the tensors of judges of these sizes, before memory is allocated for them.
+
+    Raises:
+        ValueError: a tensor is missing, superfluous or has another shape.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(t.shape) for name, t in Judges(graph, **sizes).state_dict().items()}
+    found = {name: array.shape for name, array in open_arrays(weights).items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(f"{one_line(name, 60)} is {found.get(name)}, not {wanted.get(name)}")
 
 
 def _describe(graph: CausalGraph) -> Mapping[str, Any]:

@@ -87,7 +87,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
             _check_plain_file(folder, name)
             if storage.sha256(folder / name) != digest:
                 raise SchemaError(f"{name} is not the file that {ABOUT} describes")
-    except (SchemaError, KeyError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
         raise UserError(f"the bundle {folder} is damaged, or cfbench did not write it ({what}); get it again") from None
     return about
@@ -117,7 +117,7 @@ def _checked(described: Mapping[str, Any]) -> dict[str, Any]:
     if described["digest"] != digest_of(described):
         raise SchemaError(f"{ABOUT} was changed: its digest is not that of its contents")
     spec, graph = mapping(described["dataset"]), mapping(described["graph"])
-    plan = mapping(described["plan"])
+    plan, budget = mapping(described["plan"]), mapping(described["budget"])
     return {
         **described,
         "name": plain_name(described["name"]),
@@ -134,8 +134,8 @@ def _checked(described: Mapping[str, Any]) -> dict[str, Any]:
             "action": one_of("exact", "learned")(plan["action"]),
         },
         "budget": {
-            "factuals": whole_number(1, 2**53)(described["budget"]["factuals"]),
-            "judge": number(described["budget"]["judge"]),
+            "factuals": whole_number(1, 2**53)(budget["factuals"]),
+            "judge": number(budget["judge"]),
         },
         "environment": mapping(described["environment"]),
         "files": files,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, one_line
 from ..plugins.spec import Spec
 from ..storage.stage import sha256
 from .budget import Budget
@@ -55,11 +55,13 @@ def _weights_digest(file: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     try:
+        digest = sha256(file)  # first, as it opens no pipe or device
         with safe_open(file, framework="np"):
             pass
-        return sha256(file)
+        return digest
     except (OSError, SafetensorError) as error:
-        raise UserError(f"--weights {file}: no safetensors file ({error}); give one that save_file wrote") from error
+        what = (error.strerror if isinstance(error, OSError) else None) or one_line(error, 160)
+        raise UserError(f"--weights {file}: no safetensors file ({what}); give one that save_file wrote") from error
 
 
 @dataclass(frozen=True)

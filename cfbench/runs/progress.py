@@ -56,13 +56,15 @@ def log_event(folder: Path, event: str, **about: Any) -> None:
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run in order, without lines that a killed process left incomplete."""
+    """The events of a run in order, without lines that a killed process left incomplete or that are no events."""
     path = folder / EVENTS
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
-            yield json.loads(line)
+            event = json.loads(line)
         except (ValueError, RecursionError):
             continue
+        if isinstance(event, dict):
+            yield event
 
 
 EVERY = 15.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 __all__ = ["open_plain", "read_plain"]
 
 
-def open_plain(path: Path, largest: int | None = None) -> BinaryIO:
+def open_plain(path: Path, largest: int | None = None) -> BufferedReader:
     """Open a regular file, or what a link to one leads to, for reading.
 
     Args:
@@ -21,7 +21,7 @@ def open_plain(path: Path, largest: int | None = None) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, is no regular file, or is larger; ``strerror`` says which.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb", closefd=True)
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")  # noqa: SIM115
     try:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError, one_line
+from .plain import open_plain
 from .temporary import atomic_write, remove_tree, temporary_folder
 
 __all__ = [
@@ -285,6 +286,10 @@ def next_numbered(folder: Path, name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes."""
-    with path.open("rb") as file:
+    """The digest of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device.
+    """
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
