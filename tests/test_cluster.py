@@ -49,8 +49,9 @@ def alone(tmp_path_factory):
     return numbers(root)
 
 
-def test_a_cluster_gives_the_same_table_and_code_and_plugins_travel(tmp_path, cluster, alone):
+def test_a_cluster_gives_the_same_table_and_code_and_plugins_travel(tmp_path, cluster, alone, capsys):
     assert cfbench(command(tmp_path, "--address", cluster.address)) == 2
+    assert f"--address {cluster.address}: this cluster has no authentication" in capsys.readouterr().err
     pd.testing.assert_frame_equal(numbers(tmp_path), alone)
 
 

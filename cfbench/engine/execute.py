@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from types import FrameType
 from typing import Protocol
@@ -20,6 +20,7 @@ from ..runs.progress import log_event, remove_note
 from ..storage.temporary import remove_abandoned
 from .display import RunMonitor, live_display
 from .ray_executor import ray_executor
+from .ray_session import RayUnavailable
 from .tasks import run_task
 
 __all__ = ["Executor", "InProcessExecutor", "Interrupt", "Schedule", "execute", "interruptible"]
@@ -160,7 +161,7 @@ def execute(
     workers: AbstractContextManager[Executor]
     workers = nullcontext(InProcessExecutor(run.job, run.loaded))
     if jobs > 1 or address:
-        workers = ray_executor(run.job, jobs, address)
+        workers = _by_ray(run, jobs, address)
     schedule, folder = Schedule(todo, done), run.job.folder
     remove_abandoned(folder)
     for stage, broken in damaged(run, todo).items():
@@ -191,6 +192,21 @@ def execute(
     if schedule.waiting:
         raise KeyboardInterrupt
     return list(schedule.outcomes.values())
+
+
+@contextmanager
+def _by_ray(run: Run, jobs: int, address: str | None) -> Iterator[Executor]:
+    """Context manager with Ray's executor, or this process' own where Ray does not start on this machine."""
+    with ExitStack() as stack:
+        executor: Executor
+        try:
+            executor = stack.enter_context(ray_executor(run.job, jobs, address))
+        except RayUnavailable as error:
+            if address:
+                raise
+            print(f"cfbench: {error}; this run goes on in one process, one task at a time", file=sys.stderr)
+            executor = InProcessExecutor(run.job, run.loaded)
+        yield executor
 
 
 def _monitor(run: Run, schedule: Schedule) -> RunMonitor:

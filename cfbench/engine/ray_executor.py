@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import storage
@@ -20,6 +17,15 @@ from ..runs.chain import Outcome, Status, Task
 from ..runs.context import load_job
 from ..runs.job import Job
 from ..runs.progress import log_event, remove_note, tasks_in_progress
+from .ray_session import (
+    authentication,
+    cluster_authentication,
+    import_ray,
+    join_cluster,
+    private_folder,
+    start_ray,
+    write_token,
+)  # fmt: skip
 from .tasks import record_failure, run_task
 from .transfer import RemoteResult, StageSender, pack_code, remove_node_folder, run_remotely
 
@@ -62,6 +68,8 @@ def peak_memory_of(folder: Path, task: Task) -> float | None:
 
 WATCH, GRACE = 0.5, 10.0
 """Seconds between checks of the tasks in flight, and those that a worker may take to start and to stop."""
+START = 60.0
+"""Seconds that the workers on this machine have to start before a line says that they did not."""
 CLEANUP = 10.0
 """Seconds that the nodes of a cluster have to remove their folders."""
 
@@ -89,6 +97,26 @@ class RayExecutor:
         self.in_flight: dict[Any, Submission] = {}
         self.waiting: list[Submission] = []
         self.ended = 0.0
+        self.starting: list[Any] = []
+        self.logs, self.begun = Path(), 0.0
+
+    def warm_up(self, logs: Path) -> None:
+        """Let all workers import their libraries while the first task, which the others wait for, is executed."""
+        self.starting = [self.ray.remote(max_retries=0)(_warm_up).remote() for _ in range(self.slots)]
+        self.logs, self.begun = logs, time.monotonic()
+
+    def _check_start(self) -> None:
+        """Print a line where workers have not started in time, as Ray says nothing and tries for ever."""
+        if not self.starting or time.monotonic() - self.begun < START:
+            return
+        _, missing = self.ray.wait(self.starting, num_returns=len(self.starting), timeout=0)
+        if missing:
+            print(
+                f"cfbench: {len(missing)} of {len(self.starting)} workers of Ray have not started within {START:g} s; "
+                f"while this run waits, Ray's logs are in {self.logs}",
+                file=sys.stderr,
+            )
+        self.starting = []
 
     def start(self, task: Task) -> None:
         submission = Submission(task)
@@ -111,6 +139,7 @@ class RayExecutor:
         return share
 
     def wait(self) -> list[Outcome]:
+        self._check_start()
         ready, _ = self.ray.wait(list(self.in_flight), num_returns=1, timeout=WATCH)
         outcomes = [o for o in (self._outcome(ref, self.in_flight.pop(ref)) for ref in ready) if o]
         self.ended = time.time() if ready else self.ended
@@ -207,49 +236,29 @@ def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[R
     not share the run's folder, stages are sent through Ray.
 
     Raises:
-        UserError: there is no Ray at the address.
+        UserError: there is no Ray at the address, or it has no token authentication.
+        RayUnavailable: Ray does not start on this machine.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
+    ray = import_ray()
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    with TemporaryDirectory(prefix="cfbench-") as packed:
+    with ExitStack() as stack:
+        folder = stack.enter_context(private_folder())
         if address is None:
             gpus = _gpus(job)
-            ray.init(
-                address="local", num_cpus=slots, num_gpus=gpus, include_dashboard=False,
-                runtime_env={"env_vars": threads}, **quiet,
-            )  # fmt: skip
+            stack.enter_context(authentication("token", write_token(folder)))
+            logs = start_ray(ray, folder, slots, gpus, threads)
+            stack.callback(ray.shutdown)
         else:
-            env = {"env_vars": threads, "working_dir": str(pack_code(Path(packed), job.plugins))}
-            _join(ray, address, env, quiet)
+            stack.enter_context(cluster_authentication(ray, address))
+            join_cluster(ray, address, {"env_vars": threads, "working_dir": str(pack_code(folder, job.plugins))})
+            stack.callback(ray.shutdown)
             gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
-        try:
-            slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
-            if (
-                address is None
-            ):  # all import their libraries while the first task, which the others wait for, is executed
-                _ = [ray.remote(max_retries=0)(_warm_up).remote() for _ in range(slots)]
-            executor = RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
-            try:
-                yield executor
-            finally:
-                executor.remove_node_folders()
-        finally:
-            ray.shutdown()
-
-
-def _join(ray: Any, address: str, env: dict[str, Any], quiet: dict[str, Any]) -> None:
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if colon:  # Ray itself tries for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, runtime_env=env, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--address {address}: no Ray there ({reason}); start one with `ray start --head`") from error
+        slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
+        executor = RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
+        stack.callback(executor.remove_node_folders)
+        if address is None:
+            executor.warm_up(logs)
+        yield executor
 
 
 def _memory(job: Job) -> float | None:

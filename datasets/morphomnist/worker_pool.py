@@ -61,7 +61,7 @@ def _redraw_in_process(digits: Bytes, measured: Array, shapes: Array) -> tuple[A
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict.fromkeys(THREADS, "1")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__], input=sent.getvalue(), capture_output=True, env=env, check=True
+            [sys.executable, "-P", "-m", __name__], input=sent.getvalue(), capture_output=True, env=env, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return _redraw(digits, measured, shapes)
