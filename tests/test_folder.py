@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cfbench_datasets.folder import decode, image_folder
+from cfbench_datasets.folder import decode, image_folder, parents_table
 from cfbench_datasets.folder.dataset import Folder
 from cfbench_datasets.folder.graph_file import read_declaration
 from cfbench_datasets.folder.image_folder import split_of
@@ -414,6 +414,15 @@ def test_class_numbers_have_no_gap(pets):
     write_table(pets, [r | {"kind": str(3 * int(r["kind"] == "dog"))} for r in table(160)])
     (pets / "graph.toml").write_text(GRAPH.replace('classes = ["cat", "dog"]', ""))
     assert "no training image has kind 1, one of 4 classes" in complaint(pets)
+
+
+def test_the_class_that_was_meant_is_looked_for_once(pets, monkeypatch):
+    """Among a thousand classes, for each of two thousand rows, it would take minutes."""
+    asked = []
+    monkeypatch.setattr(parents_table, "did_you_mean", lambda text, known: asked.append(text) or "did you mean 'cat'?")
+    write_table(pets, [r | {"kind": "cta"} for r in table(160)])
+    assert "kind is 'cta', which is no class of it; did you mean 'cat'? (and 159 more)" in complaint(pets)
+    assert asked == ["cta"]
 
 
 def test_several_mistakes_are_counted(pets):

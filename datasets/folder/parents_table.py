@@ -68,7 +68,8 @@ def read_rows(data: bytes, declaration: Declaration, where: str) -> list[Row]:
         try:
             name = _name(fields[image])
             at = f"{at} ({name})"
-            values = tuple(_value(c, fields[k]) for c, k in zip(declaration.variables, columns, strict=True))
+            causes = zip(declaration.variables, columns, strict=True)
+            values = tuple(_value(c, fields[k], hint=not mistakes) for c, k in causes)
             rows.append(Row(name, values, None if part is None else _part(fields[part]), number))
         except ValueError as error:
             mistakes.append(f"{at}: {error}")
@@ -156,23 +157,27 @@ def _name(text: str) -> str:
     return path.as_posix()
 
 
-def _value(cause: Cause, text: str) -> float:
+def _value(cause: Cause, text: str, hint: bool) -> float:
     """Return a class's number, or a value as float32.
+
+    Args:
+        hint: whether an error names the class that was meant, which takes long where there are many.
 
     Raises:
         ValueError: the text is neither.
     """
     if cause.classes is not None:
         if text not in cause.classes:
-            raise ValueError(f"{cause.name} is {text!r}, which is no class of it; {did_you_mean(text, cause.classes)}")
+            meant = did_you_mean(text, cause.classes) if hint else ""
+            raise ValueError(f"{cause.name} is {text!r}, which is no class of it; {meant}")
         return float(cause.classes.index(text))
     if not text:
         raise ValueError(f"{cause.name} is empty; fill it in or leave the row out")
     try:
         value = float(text)
     except ValueError:
-        hint = '; name its classes in graph.toml, classes = ["one", "other"]' if cause.kind == "categorical" else ""
-        raise ValueError(f"{cause.name} is {text!r}, which is not a number{hint}") from None
+        remedy = '; name its classes in graph.toml, classes = ["one", "other"]' if cause.kind == "categorical" else ""
+        raise ValueError(f"{cause.name} is {text!r}, which is not a number{remedy}") from None
     with np.errstate(over="ignore"):
         value = float(np.float32(value))
     if not math.isfinite(value):
