@@ -6,6 +6,7 @@ import csv
 import os
 import pickle
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -656,3 +657,93 @@ def test_judges_learn_from_colour_images_of_odd_sides(odd):
     assert judges.draw(x).shape == judges.reconstruct(x, "kind").shape == x.shape
     assert judges.features(x).isfinite().all()
     assert judges.read(x)["shade"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("Split", r"has a column 'Split'; did you mean 'split'\? rename it, or write ignore = \[\"Split\"\]"),
+        ("SPLIT ", r"has a column 'SPLIT'; did you mean 'split'\?"),
+        ("s plit", r"has a column 's plit'; did you mean 'split'\?"),
+        ("spilt", r"has a column 'spilt'; did you mean 'split'\?"),
+        ("\ufeffsplit", r"did you mean 'split'\?"),
+        ("ｓｐｌｉｔ", r"did you mean 'split'\?"),
+        ("patient", r"has a column 'patient', which graph\.toml does not declare; declare it, or write ignore = "),
+    ],
+)
+def test_columns_that_are_not_known_are_asked_about(pets, column, message):
+    write_table(pets, [r | {column: "train"} for r in table(160)])
+    assert re.search(message, complaint(pets)), complaint(pets)
+    name = column.strip()
+    (pets / "graph.toml").write_text(GRAPH.replace('["note"]', f'["note", "{name}"]'), encoding="utf-8")
+    assert len(opened(pets.parent).split(pets.parent, "train").images)
+
+
+def test_all_other_columns_can_be_ignored_at_once_but_none_that_is_nearly_known(pets):
+    (pets / "graph.toml").write_text(GRAPH.replace('["note"]', '["*"]'))
+    write_table(pets, [r | {"patient": "7", "age": "3"} for r in table(160)])
+    opened(pets.parent)
+    write_table(pets, [r | {"patient": "7", "Split": "train"} for r in table(160)])
+    assert "did you mean 'split'?" in complaint(pets)
+
+
+@pytest.mark.parametrize("column", ["Image", " IMAGE", "\ufeff\ufeffimage", "images"])
+def test_a_column_that_is_nearly_that_of_the_images_is_named(pets, column):
+    write_table(pets, [{column: r["image"], "kind": r["kind"], "shade": r["shade"]} for r in table(160)])
+    assert re.search(r"no column 'image' or 'file'.*did you mean '.*'\? rename it 'image'", complaint(pets))
+
+
+@pytest.mark.parametrize("column", ["Shade", "SHADE", "\ufeffshade", "s h a d e"])
+def test_a_column_that_is_nearly_a_variable_is_named(pets, column):
+    write_table(pets, [{"image": r["image"], "kind": r["kind"], column: r["shade"]} for r in table(160)])
+    assert re.search(r"no column 'shade'; did you mean '.*'\?", complaint(pets))
+
+
+def test_a_graph_may_begin_with_a_byte_order_mark(pets):
+    plain = opened(pets.parent).graph
+    (pets / "graph.toml").write_text(GRAPH, encoding="utf-8-sig")
+    assert opened(pets.parent).graph == plain
+
+
+@pytest.mark.parametrize(("name", "says"), [("2theta", "begins with '2'; begin with a letter or _"), ("a b ", "blank")])
+def test_a_name_that_cannot_be_is_refused_with_its_reason(pets, name, says):
+    (pets / "graph.toml").write_text(GRAPH.replace("variables.shade", f'variables."{name}"'))
+    assert says in complaint(pets)
+
+
+@pytest.mark.parametrize(("graph", "header", "disk"), [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFD")])
+def test_names_are_the_same_in_every_unicode_form(tmp_path, graph, header, disk):
+    def form(text, which):
+        return unicodedata.normalize(which, text)
+
+    pets = make(tmp_path)
+    plain = opened(tmp_path)
+    (pets / form("größe", disk)).mkdir()
+    renamed = []
+    for row in table(160):
+        name = row["image"].replace("img", "größe")
+        (pets / row["image"]).rename(pets / form(name, disk))
+        kind = {"cat": "cät", "dog": "dog"}[row["kind"]]
+        renamed.append({"image": form(name, header), "kind": form(kind, header), form("größe", header): row["shade"]})
+    write_table(pets, renamed)
+    text = GRAPH.replace("variables.shade", 'variables."größe"').replace('"cat"', '"cät"')
+    (pets / "graph.toml").write_text(form(text, graph), encoding="utf-8")
+    data = opened(tmp_path)
+    assert data.graph.names == ("kind", unicodedata.normalize("NFC", "größe"))
+    rows = sum(len(data.split(tmp_path, part)) for part in ("train", "valid", "test"))
+    assert rows == sum(len(plain.split(tmp_path, part)) for part in ("train", "valid", "test")) == 160
+
+
+def test_a_subfolder_of_another_user_is_no_full_disk(pets, monkeypatch):
+    monkeypatch.setattr(image_folder, "SLOW", -1.0)
+    cache = pets.parent / "folder-cache"
+    cache.mkdir()
+    cache.chmod(0o555)
+    try:
+        assert len(opened(pets.parent).split(pets.parent, "test").images)
+        assert list(cache.iterdir()) == []
+    finally:
+        cache.chmod(0o755)
+    image_folder._OPENED.clear()
+    opened(pets.parent)
+    assert len(list(cache.iterdir())) == 1

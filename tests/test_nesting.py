@@ -31,7 +31,8 @@ def made(tmp_path_factory):
 @pytest.fixture
 def run(made, tmp_path):
     shutil.copytree(made / "r", tmp_path / "r")
-    return tmp_path / "r"
+    yield tmp_path / "r"
+    storage.remove_tree(tmp_path / "r")  # pytest could not
 
 
 def refused(run, capsys, command="status"):

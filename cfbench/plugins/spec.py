@@ -53,6 +53,11 @@ def _spell(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 
+def _shown(text: str) -> str:
+    """A text as mistakes name it: short, and of one line that can be printed."""
+    return repr(one_line(text, 120))[1:-1]
+
+
 def _never(name: str, key: str, text: str, value: Any) -> bool:
     return False
 
@@ -115,7 +120,7 @@ def _pairs(name: str, text: str, where: str, takes_text: TakesText) -> dict[str,
     for part in filter(None, (p.strip() for p in _split(text))):
         key, equals, value = (p.strip() for p in part.partition("="))
         if not equals or not key or not value:
-            raise UserError(f"{where}: {part!r} is not a setting; write key=value")
+            raise UserError(f"{where}: {one_line(part, 80)!r} is not a setting; write key=value")
         params[key] = _setting(name, key, value, where, takes_text)
     return params
 
@@ -147,8 +152,10 @@ def parse_specs(text: str, takes_text: TakesText = _never) -> list[Spec]:
     for part in filter(None, (p.strip() for p in _split(text))):
         match = _SPEC.fullmatch(part)
         if not match:
-            raise UserError(f"{part!r} is not a spec; write name, name:preset or name[key=value,key=value]")
-        params = _pairs(match["name"], match["params"] or "", one_line(part), takes_text)
+            raise UserError(
+                f"{one_line(part, 200)!r} is not a spec; write name, name:preset or name[key=value,key=value]"
+            )
+        params = _pairs(match["name"], match["params"] or "", _shown(part), takes_text)
         spec = Spec(match["name"], match["preset"] or "", params)
         specs[spec.label] = spec
     if not specs:
@@ -171,6 +178,6 @@ def parse_settings(settings: Iterable[str], specs: Iterable[Spec], takes_text: T
         if name not in {s.name for s in specs}:
             asked = ", ".join(dict.fromkeys(s.name for s in specs))
             raise UserError(f"--set {setting!r} names the method {name!r}, which is not asked for; asked: {asked}")
-        value = _setting(name, key, text.strip(), f"--set {one_line(setting)}", takes_text)
+        value = _setting(name, key, text.strip(), f"--set {_shown(setting)}", takes_text)
         specs = [Spec(s.name, s.preset, {**s.params, key: value}) if s.name == name else s for s in specs]
     return list({s.label: s for s in specs}.values())
