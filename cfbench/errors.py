@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["InvalidAnswer", "PluginError", "UserError", "did_you_mean", "one_line", "one_of", "reason_of"]
+__all__ = [
+    "InvalidAnswer",
+    "PluginError",
+    "UserError",
+    "did_you_mean",
+    "one_line",
+    "one_of",
+    "os_error_text",
+    "reason_of",
+]
 
 
 class UserError(Exception):
@@ -38,6 +48,27 @@ def one_line(text: object, width: int = 400) -> str:
     except Exception as error:
         line = f"(no text: its __str__ raises {type(error).__name__})"
     return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENOSPC: "free some, or give another path",
+    errno.EDQUOT: "free some, or give another path",
+    errno.EEXIST: "a file is in the place of a folder; give another path",
+    errno.ENOTDIR: "a file is in the place of a folder; give another path",
+    errno.EISDIR: "a folder is in the place of a file; give another path",
+    errno.ENOENT: "give a path that exists",
+}
+
+
+def os_error_text(error: OSError) -> str:
+    """An error of the operating system in one line: the path, what is wrong with it, and what to do."""
+    paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    what = error.strerror or str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0)
+    return (f"{paths}: " if paths else "") + what + (f"; {remedy}" if remedy else "")
 
 
 def reason_of(error: BaseException, file: Path | str | None = None) -> str:

@@ -215,6 +215,90 @@ def test_losses_of_every_sign_and_length_are_drawn(run):
     assert image.std() > 0.05
 
 
+FORMULA = "$x_{$"
+
+
+def test_no_text_of_a_run_is_taken_for_a_formula(run, figures):
+    table = [{"scale": s, FORMULA: s} for s in (1, 2)]
+    row = {"loss": 1.0, "stage": FORMULA}
+    left = {
+        ("a", 0, "train"): {"log.jsonl": "".join(json.dumps({**row, "loss": 10.0**-k}) + "\n" for k in range(20))},
+        ("a", 0, "tune"): {"guidance.json": table, "labels.json": {FORMULA: f"label {FORMULA}"}},
+    }
+    recorded = run([cell("a")], left)
+    assert len(write_curves(recorded, "strokes", recorded.folder)) == 2
+    (losses,) = shown(figures["strokes-training.png"])
+    assert losses.get_title(loc="left") == f"a\n{FORMULA}"
+    assert shown(figures["strokes-guidance.png"])[0].get_ylabel() == f"label {FORMULA}"
+    ticks = "".join(t.get_text() for t in losses.get_yticklabels())
+    assert losses.get_yscale() == "log"
+    assert "1e" in ticks
+    assert "$" not in ticks, "a formula that is not drawn as one"
+
+
+HOSTILE = {
+    "nested": "[" * 100_000,
+    "no text": "\x00\x1b]0;x\x07",
+    "a number beyond floats": '{"loss": 1' + "0" * 400 + "}",
+    "a number of 10,000 digits": '{"loss": ' + "9" * 10_000 + "}",
+    "near the greatest float": '{"loss": 1.7e308}\n{"loss": -1.7e308}\n{"loss": 1.6e308}',
+    "images beyond floats": '{"loss": 1, "images": 1e308}\n{"loss": 2, "images": -1e308}',
+    "steps before the first": '{"loss": 1, "step": -1}',
+    "half a letter": '{"loss": 1, "stage": "\\ud800\\u0000\\u001b[2J"}',
+    "a mapping as a stage": '{"loss": 1, "stage": {"a": [1]}}',
+    "a stage without end": '{"loss": 1, "stage": "' + "x" * 10**6 + '"}',
+}
+
+
+@pytest.mark.parametrize("line", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_line_of_a_log_takes_no_other_line_with_it(run, figures, line):
+    recorded = run([cell("a")], {("a", 0, "train"): {"log.jsonl": log("good") + line + "\n" + log("more")}})
+    assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-training.png"]
+    figure = figures["strokes-training.png"]
+    panels = {ax.get_title(loc="left"): ax for ax in shown(figure)}
+    np.testing.assert_allclose(panels["a\ngood"].lines[0].get_ydata(), 3 - 0.1 * np.arange(20))
+    np.testing.assert_allclose(panels["a\nmore"].lines[0].get_ydata(), 3 - 0.1 * np.arange(20))
+    assert figure.get_tightbbox().width < 20  # inches
+
+
+def test_lines_that_hold_no_record_are_counted_in_a_note(run, capsys):
+    recorded = run([cell("a")], {("a", 0, "train"): {"log.jsonl": log() + "half a li\n[1]\n"}})
+    write_curves(recorded, "strokes", recorded.folder)
+    assert "log.jsonl: 2 lines that hold no record left out" in capsys.readouterr().err
+
+
+def test_what_is_drawn_of_a_log_is_bounded(run, figures, capsys):
+    names = "".join(json.dumps({"stage": f"net {k}", "loss": k}) + "\n" for k in range(400))
+    left = {("many", 0, "train"): {"log.jsonl": names}, ("long", 0, "train"): {"log.jsonl": log(n=9000)}}
+    recorded = run([cell("many"), cell("long")], left)
+    write_curves(recorded, "strokes", recorded.folder)
+    axes = {ax.get_title(loc="left"): ax for ax in shown(figures["strokes-training.png"])}
+    assert list(axes) == [*(f"many\nnet {k}" for k in range(12)), "long\nfit"]
+    images = axes["long\nfit"].lines[0].get_xdata()
+    assert len(images) == 1800
+    assert images[-1] > 0.99 * 64 * 9000
+    assert "the first 12 of 400 stages of the fit of many are drawn" in capsys.readouterr().err
+
+
+def test_what_is_drawn_of_a_table_is_bounded(run, figures, capsys):
+    wide = [{"scale": s, **{f"column {k}": k * s for k in range(300)}} for s in (1, 2)]
+    many = [{"scale": s, "contrast": c, "y": s} for c in range(40) for s in (1, 2)]
+    left = {("a", 0, "tune"): {"wide.json": wide}, ("b", 0, "tune"): {"many.json": many}}
+    recorded = run([cell("a"), cell("b")], left)
+    write_curves(recorded, "strokes", recorded.folder)
+    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 12))
+    assert [ax.get_ylabel() for ax in axes[0]] == [f"column {k}" for k in range(12)]
+    assert len(axes[1, 0].lines) == 12
+    err = capsys.readouterr().err
+    assert "the first 12 of 301 recorded columns are drawn" in err
+    assert "the first 12 of 40 contrasts are drawn" in err
+
+
+def test_scalars_of_a_hostile_log_are_those_that_can_be_read():
+    rows = [{"loss": 10**400, "step": math.nan}, {"loss": 1.0, "step": "x"}, {"loss": 2, "step": 7, "stage": "fit"}]
+    assert list(curves.scalars(rows)) == [("loss", math.inf, 0), ("loss", 1.0, 1), ("fit/loss", 2.0, 7)]
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         read_run(tmp_path)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -21,7 +20,7 @@ from ..report.publish import load_board, write_leaderboard, write_sheet
 from ..runs.chain import Status
 from ..runs.reader import read_run
 
-__all__ = ["Picture", "Result", "Table", "drawing"]
+__all__ = ["Picture", "Result", "Table"]
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,6 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         return self.path.read_bytes()
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Context manager that restores matplotlib's backend and settings afterwards."""
-    import matplotlib
-
-    before = dict.__getitem__(matplotlib.rcParams, "backend")  # the usual access would choose a backend
-    try:
-        with matplotlib.rc_context():
-            yield
-    finally:
-        if isinstance(before, str):
-            matplotlib.use(before)
-        else:
-            dict.__setitem__(matplotlib.rcParams, "backend", before)
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,8 +178,7 @@ class Result:
         from ..report.curves import write_curves
 
         if board.results.dataset not in self._drawn:
-            with drawing():
-                paths = write_curves(self.stored, board.results.dataset, self._folder, board.results.stem)
+            paths = write_curves(self.stored, board.results.dataset, self._folder, board.results.stem)
             self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
         return self._drawn[board.results.dataset]
 
@@ -226,8 +208,7 @@ class Result:
         if name not in known:
             curves = self._curves(board)
             return Picture(curves[one_of("chart", name, [*known, *curves])], self._temporary)
-        with drawing():
-            return Picture(write_plot(board, name, self._folder), self._temporary)
+        return Picture(write_plot(board, name, self._folder), self._temporary)
 
     def gallery(self, dataset: str | None = None, columns: int = 16) -> Picture:
         """The contact sheet: the same questions answered by every row, about ``columns`` of them.
@@ -245,8 +226,7 @@ class Result:
         """Write all tables and pictures, by default where ``cfbench run`` does; the files written."""
         out = Path(out or self.folder / "leaderboard")
         boards = [b for d in self.datasets if (b := self._board(d))]
-        with drawing():
-            written = [write_leaderboard(self.stored, b, out, pictures=pictures) for b in boards]
+        written = [write_leaderboard(self.stored, b, out, pictures=pictures) for b in boards]
         return [path for kinds in written for paths in kinds.values() for path in paths]
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ from ..report.curves import check_installed, scalar_writer
 from ..runs.budget import DATASETS, METHODS
 from ..runs.context import Run, open_dataset
 from ..runs.folders import DATA_ROOT, find_run
+from ..runs.terminal import filtered_output
 from .result import Result
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def run(
         bundles=_paths(bundles), name=name,
         data_root=_data_root(data_root), run_root=Path(run_root), plugins=session.files, classes=session.classes,
     )  # fmt: skip
-    with nullcontext() if progress else redirect_stderr(StringIO()):
+    with filtered_output() if progress else redirect_stderr(StringIO()):
         done = _execute(request, jobs, only, tensorboard)
     return Result(done.job.folder, session.classes, done.job.data_root, session.files)
 

@@ -16,6 +16,7 @@ from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest
 from ..runs.progress import EVERY, is_active
 from ..runs.reader import cell_states
+from ..runs.terminal import open_console
 
 __all__ = ["monitor_of", "status_command"]
 
@@ -91,9 +92,7 @@ def _line(status: str, label: str, width: int, seconds: str, about: str) -> str:
 
 
 def _follow(folder: Path) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = open_console()
     (_watch_live if console.is_terminal else _watch_plain)(folder, console)
 
 

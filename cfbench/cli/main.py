@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import click
 
-from ..errors import UserError, reason_of
+from ..errors import UserError, one_line, os_error_text, reason_of
 from ..runs.budget import DATASETS, METHODS
+from ..runs.terminal import discard_output, filtered, filtered_output, flush_output, replace_unencodable
 from ..version import __version__
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
 from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
@@ -19,6 +21,10 @@ from .plugins import COMMANDS as PLUGIN_COMMANDS
 from .runs import COMMANDS as RUN_COMMANDS
 
 __all__ = ["main"]
+
+
+LONGEST = 4000
+"""Characters of an error's message, which may quote a file."""
 
 
 class _Commands(click.Group):
@@ -122,12 +128,22 @@ for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMM
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 130 interrupted."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, which its shell commands inherit, may not be installed
+    replace_unencodable()
+    sys.stdout, sys.stderr = filtered(sys.stdout), filtered(sys.stderr)
     sys.exit(_main(sys.argv[1:] if argv is None else argv))
 
 
 def _main(argv: list[str]) -> int:
+    with filtered_output():
+        return _execute(argv)
+
+
+def _execute(argv: list[str]) -> int:
     try:
-        return cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
+        code = cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
+        flush_output()
+        return code
     except click.ClickException as error:
         return _print_error(error.format_message())
     except UserError as error:
@@ -140,8 +156,14 @@ def _main(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if "--debug" in argv:
+            raise
+        return _print_error(os_error_text(error))
 
 
 def _print_error(text: str) -> int:
-    print(f"cfbench: error: {' '.join(text.split())}", file=sys.stderr)
+    discard_output()
+    with contextlib.suppress(OSError):
+        print(f"cfbench: error: {one_line(text, LONGEST)}", file=sys.stderr)
     return 1

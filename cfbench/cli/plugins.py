@@ -30,7 +30,7 @@ def list_(kind: str | None, verbose: bool, plugins: tuple[Path, ...]) -> int:
 
     texts = {name: about["text"] for name, about in presets().items()}
     for line in list_plugins(Registry(plugins), (kind,) if kind else PAGES, verbose=verbose, presets=texts):
-        click.echo(line)
+        print(line)
     return 0
 
 
@@ -46,7 +46,7 @@ def show(name: str, kind: Any, plugins: tuple[Path, ...]) -> int:
     from ..plugins.registry import Registry
 
     for line in show_plugin(Registry(plugins), name, kind):
-        click.echo(line)
+        print(line)
     return 0
 
 

@@ -37,8 +37,7 @@ def run_command(
     if dry_run:
         return 0
     stored = read_run(run.job.folder)
-    for dataset in run.datasets:
-        publish(stored, dataset.label, run.job.folder / "leaderboard", pictures=plots)
+    publish(stored, [d.label for d in run.datasets], run.job.folder / "leaderboard", pictures=plots)
     return report_unfinished(stored, {c.label for c in run.cells})
 
 
@@ -93,6 +92,5 @@ def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool
     """Write the tables and pictures of a run, and print the tables."""
     folder = find_run(name, run_root)
     run = read_run(folder)
-    for dataset in run.manifest.datasets:
-        publish(run, dataset, out or folder / "leaderboard", pictures=plots)
+    publish(run, run.manifest.datasets, out or folder / "leaderboard", pictures=plots)
     return 0

@@ -33,12 +33,9 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_r
         from ..report.publish import check_tables_command
 
         return check_tables_command(run_name, run_root, out)
-    from ..runs.folders import find_run
-    from ..runs.stage_reader import reading_run
     from .run import leaderboard_command
 
-    with reading_run(find_run(run_name, run_root)):
-        return leaderboard_command(run_name, run_root, out, plots)
+    return leaderboard_command(run_name, run_root, out, plots)
 
 
 @click.command(epilog=examples("cfbench status quick", "cfbench status quick --follow"))

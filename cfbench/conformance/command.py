@@ -46,12 +46,12 @@ class Report:
     def add(self, result: CheckResult) -> None:
         """Store a result and print its line, before the first one a line about the plugin."""
         if not self.results:
-            click.echo(f"{click.style(self.label, bold=True)}  {self.head}")
+            print(f"{click.style(self.label, bold=True)}  {self.head}")
         same = [v.check for v in self.results.values() if v.status == "failed" and v.text == result.text]
         self.results[result.check] = result
         word = result.status.upper() if result.status == "failed" else result.status
         text = f"as {same[0]!r}" if same and result.status == "failed" else result.text
-        click.echo(f"  {click.style(f'{word:<8}', **STYLE[result.status])} {result.check:<16} {text}")
+        print(f"  {click.style(f'{word:<8}', **STYLE[result.status])} {result.check:<16} {text}")
         sys.stdout.flush()
 
     def give_up(self, why: str) -> None:
@@ -95,7 +95,7 @@ def check_command(target: str, *, data_root: Path, plugins: tuple[Path, ...], ti
     while not session.attempt():
         pass
     for report in session.reports.values():
-        click.echo(report.summary())
+        print(report.summary())
     return 0 if all(r.passed for r in session.reports.values()) else 1
 
 

@@ -19,6 +19,7 @@ from ..runs.chain import Outcome, Status, Task, cell_tasks, dataset_tasks
 from ..runs.console import in_background
 from ..runs.job import Cell
 from ..runs.progress import EVENTS, TaskProgress, format_duration, run_lock, tasks_in_progress
+from ..runs.terminal import open_console
 
 __all__ = ["CellProgress", "RunMonitor", "cell_table", "draw_table", "headline", "live_display", "progress_lines"]
 
@@ -208,9 +209,7 @@ def live_display(monitor: RunMonitor) -> Iterator[PrintLine]:
     Args:
         monitor: of its cells; the caller registers how tasks end.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
+    console = open_console(stderr=True)
     with run_lock(monitor.folder):
         yield from _live(console, monitor) if console.is_terminal else _plain(monitor)
 

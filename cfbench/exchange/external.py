@@ -164,7 +164,7 @@ def score_command(
     _store_answers(loaded, manifest, cell, file)
     launch(Run(loaded.job, (cell,), loaded, (), (dataset,)), argv, only="all", jobs=1)
     stored = read_run(folder)
-    publish(stored, dataset.label, folder / "leaderboard", pictures=plots)
+    publish(stored, [dataset.label], folder / "leaderboard", pictures=plots)
     return report_unfinished(stored, {cell.label})
 
 

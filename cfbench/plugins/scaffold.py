@@ -15,8 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-import click
-
 from ..errors import UserError, did_you_mean
 
 __all__ = ["new_command"]
@@ -162,9 +160,9 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _next(wrote: str, commands: Iterable[str]) -> None:
-    click.echo(f"wrote {wrote}. It works as it is; next:")
+    print(f"wrote {wrote}. It works as it is; next:")
     for command in commands:
-        click.echo(f"  {command}")
+        print(f"  {command}")
 
 
 def _quoted(path: Path) -> str:

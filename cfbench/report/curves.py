@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from .. import storage
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..names import file_stem
 from ..runs.chain import STAGES, Outcome, Status
 from ..runs.context import Run
 from ..runs.job import Cell
 from ..runs.reader import StoredRun
-from .plots import save_figure, set_style
+from ..runs.terminal import without_controls
+from .plots import drawing, leaving_out, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +30,16 @@ __all__ = ["FOLDER", "check_installed", "scalar_writer", "scalars", "write_curve
 
 
 LogRow = Mapping[str, Any]
+T = TypeVar("T")
 SETTINGS = ("scale", "t", "contrast", "step", "images")
 NO_TABLES = {"stage", "chosen", "costs", "labels"}
 COLUMNS = 4
+MAX_LOG = 2**24
+"""Bytes of a log that are read."""
+MAX_STAGES, MAX_OUTPUTS, MAX_GROUPS, MAX_PANELS, MAX_POINTS = 12, 12, 12, 240, 2000
+"""Stages of a fit, columns and contrasts of a table, panels of a chart, and points of a line that are drawn."""
+LARGEST = 1e100
+"""Numbers that are larger count as none: they are no losses, and the axes could not hold them."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +56,33 @@ class Trace:
 def write_curves(run: StoredRun, dataset: str, out: Path, stem: str = "") -> list[Path]:
     """Write ``DATASET-training.png``, ``-guidance.png`` and ``-predictor.png`` of a run into ``out``.
 
-    A chart that no method recorded anything for is left out, and so is what cannot be read. Returns the files written.
+    A chart that no method recorded anything for is left out, and so is what cannot be read, or is more than a chart
+    can show; a note says so. Returns the files written.
     """
-    set_style()
     traces = {stage: list(_traces(run, dataset, stage)) for stage in ("train", "tune")}
-    charts: dict[str, Figure | None] = {
-        "training": _training(traces["train"]),
-        "guidance": _by_setting(traces["tune"] + traces["train"], "scale", _guidance),
-        "predictor": _by_setting(traces["train"] + traces["tune"], "t", _readings, 1),
+    charts: dict[str, Callable[[], Figure | None]] = {
+        "training": lambda: _training(traces["train"]),
+        "guidance": lambda: _by_setting(traces["tune"] + traces["train"], "scale", _guidance),
+        "predictor": lambda: _by_setting(traces["train"] + traces["tune"], "t", _readings, 1),
     }
-    stem = stem or file_stem(dataset)
-    return [save_figure(figure, out / f"{stem}-{name}.png") for name, figure in charts.items() if figure]
+    stem, written = stem or file_stem(dataset), []
+    for name, draw in charts.items():
+        with leaving_out(f"the chart {name}"), drawing():
+            if figure := draw():
+                written.append(save_figure(figure, out / f"{stem}-{name}.png"))
+    return written
+
+
+def _first(items: Sequence[T], most: int, what: str) -> Sequence[T]:
+    """The first ``most`` of some items, with a note where there are more."""
+    if len(items) > most:
+        print(f"cfbench: the first {most} of {len(items):,} {what} are drawn", file=sys.stderr)
+    return items[:most]
+
+
+def _clipped(text: str) -> str:
+    """A text from a log or a table in three lines that are not wider than a panel."""
+    return "\n".join(one_line(without_controls(line), 48) for line in text.split("\n")[:3])
 
 
 def _traces(run: StoredRun, dataset: str, stage: str) -> Iterator[Trace]:
@@ -94,19 +119,32 @@ def _read(path: Path) -> Any:
 
 
 def _log(path: Path) -> Iterator[LogRow]:
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+    """The rows of a log; lines that hold none are left out, with a note."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        lines = file.read(MAX_LOG).splitlines()
+        unread = bool(file.read(1))
+    bad = 0
+    for line in lines:
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):
-            continue
+            row = None
         if isinstance(row, dict):
             yield row
+        else:
+            bad += 1
+    if bad or unread:
+        what = [f"{bad:,} lines that hold no record"] * bool(bad) + [f"all after {MAX_LOG >> 20} MiB"] * unread
+        print(f"cfbench: {path}: {' and '.join(what)} left out", file=sys.stderr)
 
 
 def _number(value: Any) -> float:
-    """The value as a finite number, NaN where it is none."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fits else math.nan
+    """The value as a finite number of a size that can be drawn, NaN where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        return math.nan
+    return float(value)
 
 
 def _training(traces: Sequence[Trace]) -> Figure | None:
@@ -114,10 +152,11 @@ def _training(traces: Sequence[Trace]) -> Figure | None:
     panels = [(trace, name, points) for trace in traces for name, points in _losses(trace).items()]
     if not panels:
         return None
+    panels = list(_first(panels, MAX_PANELS, "curves of losses"))
     figure, axes = _figure_grid(math.ceil(len(panels) / COLUMNS), min(len(panels), COLUMNS))
     for ax, (trace, name, (images, loss)) in zip(axes.flat, panels, strict=False):
         _loss(ax, images, loss)
-        ax.set_title(f"{trace.label}\n{name}".replace("\nseed", ", seed"), loc="left", fontsize=8.5)
+        ax.set_title(_clipped(f"{trace.label}\n{name}".replace("\nseed", ", seed")), loc="left", fontsize=8.5)
         ax.set_xlabel("training images seen", fontsize=8.5)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
@@ -130,8 +169,15 @@ def _losses(trace: Trace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     stages: dict[str, list[LogRow]] = {}
     for row in trace.log:
         if math.isfinite(_number(row.get("loss"))):
-            stages.setdefault(str(row.get("stage", "fit")), []).append(row)
-    return {k: (_seen(rows, trace.images), np.array([r["loss"] for r in rows])) for k, rows in stages.items()}
+            stages.setdefault(one_line(row.get("stage", "fit")), []).append(row)
+    shown = _first(list(stages.items()), MAX_STAGES, f"stages of the fit of {one_line(trace.label)}")
+    return {name: _thinned(_seen(rows, trace.images), [_number(r["loss"]) for r in rows]) for name, rows in shown}
+
+
+def _thinned(images: np.ndarray, loss: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """At most `MAX_POINTS` points of a line, equally far apart."""
+    step = math.ceil(len(loss) / MAX_POINTS)
+    return images[::step], np.array(loss[::step])
 
 
 def _seen(rows: Sequence[LogRow], total: float) -> np.ndarray:
@@ -139,13 +185,13 @@ def _seen(rows: Sequence[LogRow], total: float) -> np.ndarray:
     if np.isfinite(seen).all():
         return seen
     steps = np.array([_number(row.get("step")) for row in rows])
-    steps = steps if np.isfinite(steps).all() else np.arange(len(rows), dtype=float)
+    steps = steps if np.isfinite(steps).all() and steps.min() >= 0 else np.arange(len(rows), dtype=float)
     return (steps + 1) / (steps.max() + 1) * (total if math.isfinite(total) else steps.max() + 1)
 
 
 def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
     """The logged losses, and their running median."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
 
     images, loss = (a[np.argsort(images, kind="stable")] for a in (images, loss))
     ax.plot(images, loss, color="#7fb0d3", lw=0.8, marker="." if len(loss) < 10 else None)
@@ -156,6 +202,8 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
     low, high = np.quantile(loss[len(loss) // 10 :], [0, 1])
     if low > 0 and high > 5 * low:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(LogFormatter())  # the default writes formulas
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     elif high > low:  # the first steps would flatten the rest of the line
         ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -163,10 +211,7 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
 
 
 def _figure_grid(rows: int, columns: int) -> tuple[Figure, Any]:
-    import matplotlib.pyplot as plt
-
-    size = (1.2 + 2.4 * columns, 0.5 + 2 * rows)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    return new_figure(rows, columns, (1.2 + 2.4 * columns, 0.5 + 2 * rows))
 
 
 def _by_setting(traces: Sequence[Trace], setting: str, draw: Callable[..., None], width: int = 0) -> Figure | None:
@@ -176,9 +221,11 @@ def _by_setting(traces: Sequence[Trace], setting: str, draw: Callable[..., None]
     ]
     if not curves:
         return None
+    most = width or min(max(len(_outputs(rows, trace.labels)) for trace, _, rows in curves), MAX_OUTPUTS)
+    curves = list(_first(curves, MAX_PANELS // most, "recorded tables"))
     labels = {name: label for t, _, _ in curves for name, label in t.labels.items()}
-    union = _outputs([row for _, _, rows in curves for row in rows], labels)
-    owns = [_outputs(rows, trace.labels) for trace, _, rows in curves]
+    union = _first(_outputs([row for _, _, rows in curves for row in rows], labels), MAX_OUTPUTS, "recorded columns")
+    owns = [_outputs(rows, trace.labels)[:MAX_OUTPUTS] for trace, _, rows in curves]
     panels = [[n if n in own else None for n in union] if set(own) <= set(union) else own for own in owns]
     figure, axes = _figure_grid(len(curves), width or max(map(len, panels)))
     several = len({t.label for t, _, _ in curves}) < len(curves)
@@ -187,7 +234,8 @@ def _by_setting(traces: Sequence[Trace], setting: str, draw: Callable[..., None]
         for ax in line:
             ax.set_axis_on() if ax.lines else ax.set_axis_off()
         first = next(ax for ax in line if ax.lines)
-        first.set_title(trace.label + (f"\n{name}" if several else ""), loc="left", fontsize=9.5, fontweight="bold")
+        title = _clipped(trace.label + (f"\n{name}" if several else ""))
+        first.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
         if first.get_legend_handles_labels()[1]:
             first.legend(fontsize=7, frameon=False)
     return figure
@@ -196,7 +244,7 @@ def _by_setting(traces: Sequence[Trace], setting: str, draw: Callable[..., None]
 def _curve(table: Sequence[LogRow], setting: str, labels: Mapping[str, str]) -> list[LogRow]:
     """The rows that have a number at the setting and at an output; none where they are no curve."""
     rows = [row for row in table if math.isfinite(_number(row.get(setting))) and _outputs([row], labels)]
-    return rows if len(rows) > 1 else []
+    return rows[:: math.ceil(len(rows) / MAX_POINTS)] if len(rows) > 1 else []
 
 
 def _outputs(rows: Sequence[LogRow], labels: Mapping[str, str]) -> list[str]:
@@ -216,11 +264,12 @@ def _guidance(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], 
     for row in sorted(rows, key=lambda row: _number(row.get("contrast"))):
         contrast = _number(row.get("contrast"))
         groups.setdefault(f"contrast {contrast:g}" if math.isfinite(contrast) else "", []).append(row)
+    groups = dict(_first(list(groups.items()), MAX_GROUPS, "contrasts"))
     palette = color_palette("colorblind", len(groups)).as_hex()
     for ax, name in ((ax, name) for ax, name in zip(line, outputs, strict=False) if name):
         for (label, own), colour in zip(groups.items(), palette, strict=True):
             _line(ax, _marked(own, rows, name), "scale", name, color=colour, label=label or None)
-        ax.set(xlabel="guidance scale", ylabel=labels.get(name, name))
+        ax.set(xlabel="guidance scale", ylabel=_clipped(labels.get(name, name)))
 
 
 def _marked(own: Sequence[LogRow], rows: Sequence[LogRow], name: str) -> Sequence[LogRow]:
@@ -239,7 +288,7 @@ def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], 
     clean = [row for row in rows if row["t"] < 0]
     levels = [row["t"] for row in clean]
     for name in filter(None, outputs):
-        _line(line[0], noisy, "t", name, label=labels.get(name, name))
+        _line(line[0], noisy, "t", name, label=_clipped(labels.get(name, name)))
         colour = line[0].lines[-1].get_color()
         line[0].plot(levels, [_number(row.get(name)) for row in clean], "D", ms=4, color=colour)
     line[0].set(xlabel="noise level t (below 0: clean predictor)", ylabel="accuracy or R²", ylim=(-0.1, 1.05))
@@ -248,9 +297,8 @@ def _readings(line: Any, rows: Sequence[LogRow], outputs: Sequence[str | None], 
 def _line(ax: Axes, rows: Sequence[LogRow], setting: str, name: str, **style: Any) -> None:
     points = sorted((_number(r[setting]), _number(r.get(name)), r.get("chosen") is True) for r in rows)
     ax.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=3.5, lw=1.3, **style)
-    for x, y, chosen in points:
-        if chosen and math.isfinite(y):
-            ax.plot(x, y, "o", ms=9, mfc="none", mec="black", mew=1.2, zorder=5)
+    if ringed := [(x, y) for x, y, chosen in points if chosen and math.isfinite(y)]:
+        ax.plot(*zip(*ringed, strict=True), "o", ms=9, mfc="none", mec="black", mew=1.2, zorder=5)
 
 
 FOLDER = "tensorboard"
@@ -293,7 +341,7 @@ def write_scalars(folder: Path, cells: Iterable[Cell]) -> list[Path]:
         log, out = folder / stage / "log.jsonl", folder / FOLDER / stage.relative_to("cells")
         if out.exists() or not storage.is_complete(folder / stage) or not log.is_file():
             continue
-        if found := list(scalars(json.loads(line) for line in log.read_text().splitlines())):
+        if found := list(scalars(_log(log))):
             _write_events(found, out)
             written.append(out)
     return written
@@ -313,7 +361,15 @@ def _write_events(found: Iterable[tuple[str, float, int]], out: Path) -> None:
 def scalars(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of every number in the rows of a log: ``stage/key`` at the row's ``step``, or its number."""
     for number, row in enumerate(rows):
-        stage, step = row.get("stage"), row.get("step", number)
+        stage, step = row.get("stage"), _number(row.get("step", number))
         for key, value in row.items():
             if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
-                yield f"{stage}/{key}" if isinstance(stage, str) else key, float(value), int(step)
+                at = int(step) if abs(step) < 2**63 else number
+                yield f"{stage}/{key}" if isinstance(stage, str) else key, _scalar(value), at
+
+
+def _scalar(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError, reason_of
 from ..names import file_stem
 from ..plugins.spec import brief
 from ..runs.reader import Results
@@ -20,7 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["charts", "save_figure", "set_style", "write_plot", "write_plots"]
+__all__ = [
+    "charts",
+    "drawing",
+    "leaving_out",
+    "new_figure",
+    "save_figure",
+    "set_style",
+    "write_plot",
+    "write_plots",
+]
 
 
 CONTROL = "#777777"
@@ -32,12 +44,50 @@ TAKEN = ("quality-cost", "training", "guidance", "predictor", "counterfactuals")
 
 
 def set_style() -> None:
-    import matplotlib
+    """Set matplotlib's defaults, whatever a ``matplotlibrc`` says, with seaborn's theme.
 
-    matplotlib.use("Agg")
+    No text is taken for a formula: names of rows, variables and stages may hold dollar signs.
+    """
+    import matplotlib
     import seaborn as sns
 
-    sns.set_theme(context="paper", style="ticks", rc={"axes.grid": True, "grid.color": "#e6e6e6", "font.size": 9})
+    matplotlib.rcdefaults()
+    own = {"axes.grid": True, "grid.color": "#e6e6e6", "font.size": 9, "text.parse_math": False}
+    sns.set_theme(context="paper", style="ticks", rc=own)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Context manager under which figures have the style of `set_style`; the caller's settings are restored."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        set_style()
+        yield
+
+
+@contextmanager
+def leaving_out(what: str) -> Iterator[None]:
+    """Context manager that prints why something could not be drawn or printed, and goes on without it.
+
+    Raises:
+        OSError: a file cannot be written.
+        UserError: a file of the run cannot be read.
+    """
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        print(f"cfbench: {what} left out, as it could not be drawn: {reason_of(error)}", file=sys.stderr)
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """A figure and its axes [rows, columns], drawn by Agg: it belongs to no window or notebook of pyplot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _colours(board: Board) -> dict[str, str]:
@@ -56,11 +106,8 @@ def _markers(board: Board) -> dict[str, str]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
     with atomic_write(path) as draft:
-        figure.savefig(draft, format="png", dpi=160, bbox_inches="tight", facecolor="white")
-    plt.close(figure)
+        figure.savefig(draft, format="png", dpi=160, bbox_inches="tight", facecolor="white", backend="agg")
     return path
 
 
@@ -115,12 +162,10 @@ def _panel_grid(keys: list[Key]) -> list[list[Key | None]]:
 
 def _family(board: Board, keys: list[Key]) -> Figure:
     """Small multiples: each intervention, output and measured variable on its own scale."""
-    import matplotlib.pyplot as plt
-
     grid = _panel_grid(keys)
     rows, columns = len(grid), len(grid[0])
     size = (1.6 + 2.3 * columns, (1.1 + 0.24 * len(board.methods)) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = new_figure(rows, columns, size)
     for line, row in zip(axes, grid, strict=True):
         first = next(i for i, key in enumerate(row) if key)
         for i, (ax, key) in enumerate(zip(line, row, strict=True)):
@@ -215,13 +260,9 @@ def _legend(figure: Figure, board: Board, absent: set[str]) -> None:
 
 
 def _quality_against_cost(board: Board) -> Figure:
-    import matplotlib.pyplot as plt
-
     keys, axes_of_cost = _quality(board), _cost_axes(board)
     rows, columns = len(axes_of_cost), len(keys)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2.2 + 2.7 * columns, 2.5 * rows), squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(rows, columns, (2.2 + 2.7 * columns, 2.5 * rows))
     absent: set[str] = set()
     for line, (label, costs) in zip(axes, axes_of_cost, strict=True):
         for ax, key in zip(line, keys, strict=True):
@@ -250,15 +291,19 @@ def charts(board: Board) -> dict[str, Callable[[], Figure]]:
 def write_plots(results: Results | Board, folder: Path) -> list[Path]:
     """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-quality-cost.png``; the files written.
 
-    A method without a score keeps its line, with the reason.
+    A method without a score keeps its line, with the reason. A chart that cannot be drawn is left out with a note.
     """
     board = results if isinstance(results, Board) else Board(results)
     folder.mkdir(parents=True, exist_ok=True)
-    return [write_plot(board, name, folder) for name in charts(board)]
+    written = []
+    for name in charts(board):
+        with leaving_out(f"the chart {name}"):
+            written.append(write_plot(board, name, folder))
+    return written
 
 
 def write_plot(board: Board, name: str, folder: Path) -> Path:
     """Write one of the `charts` as ``DATASET-NAME.png``."""
-    set_style()
     stem = board.results.stem or file_stem(board.results.dataset)
-    return save_figure(charts(board)[name](), folder / f"{stem}-{name}.png")
+    with drawing():
+        return save_figure(charts(board)[name](), folder / f"{stem}-{name}.png")

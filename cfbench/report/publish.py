@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,53 +21,80 @@ from ..graph import Variable
 from ..runs.folders import find_run
 from ..runs.reader import StoredRun, read_results, read_run
 from ..runs.stage_reader import reading_run
+from ..runs.terminal import open_console
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
+from .plots import leaving_out
 
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
 
 
-def publish(run: StoredRun, dataset: str, out: Path, *, pictures: bool = True) -> None:
-    """Write the tables and pictures of a data set into ``out``, and print the tables and the files written."""
-    board = load_board(run, dataset)
-    if board is None:
+MAX_ROWS = 200
+"""Rows of a table that are printed and drawn."""
+
+
+def publish(run: StoredRun, datasets: Iterable[str], out: Path, *, pictures: bool = True) -> None:
+    """Write the tables of data sets into ``out``, then their pictures, and then print the tables and the files written.
+
+    Raises:
+        UserError: a file of the run is not as cfbench writes it.
+    """
+    boards = {dataset: load_board(run, dataset) for dataset in datasets}
+    written = [(board, {"tables": _write_tables(run, board, out)}) for board in boards.values() if board]
+    for board, files in written if pictures else ():
+        files |= _write_pictures(run, board, out)
+    for dataset in (dataset for dataset, board in boards.items() if board is None):
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
-        return
-    written = write_leaderboard(run, board, out, pictures=pictures)
-    _show(board)
-    for what, paths in written.items():
-        if paths:
-            print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
+    for board, files in written:
+        with leaving_out(f"the printed tables of {board.results.dataset}"):
+            _show(board)
+        for what, paths in files.items():
+            if paths:
+                print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
 
 
 def load_board(run: StoredRun, dataset: str) -> Board | None:
     """The leaderboard of a data set that a run asks about, read from the cells; None where it has no plan yet."""
     planned = storage.is_complete(run.folder / run.manifest.datasets[dataset].plan)
-    return Board(read_results(run, dataset)) if planned else None
+    with reading_run(run.folder):
+        return Board(read_results(run, dataset)) if planned else None
 
 
 def write_leaderboard(run: StoredRun, board: Board, out: Path, *, pictures: bool = True) -> dict[str, list[Path]]:
     """Write the tables and pictures of a data set into ``out``; the files by what they are."""
+    written = {"tables": _write_tables(run, board, out)}
+    return written | (_write_pictures(run, board, out) if pictures else {})
+
+
+def _write_tables(run: StoredRun, board: Board, out: Path) -> list[Path]:
     from .render import write_tables
 
-    dataset = board.results.dataset
-    written = {"tables": list(write_tables(board, out).values())}
-    if pictures:
-        from .curves import write_curves
-        from .plots import write_plots
+    with reading_run(run.folder):  # scores that contradict each other are met here
+        return list(write_tables(board, out).values())
 
-        written["charts"] = [*write_plots(board, out), *write_curves(run, dataset, out, board.results.stem)]
-        written["contact sheet"] = [write_sheet(run, dataset, out)]
-    return written
+
+def _write_pictures(run: StoredRun, board: Board, out: Path) -> dict[str, list[Path]]:
+    from .curves import write_curves
+    from .plots import write_plots
+
+    dataset = board.results.dataset
+    if len(board.methods) > MAX_ROWS:
+        print(f"cfbench: {dataset} has {len(board.methods):,} rows; pictures show {MAX_ROWS} at most", file=sys.stderr)
+        return {}
+    charts, sheets = [*write_plots(board, out), *write_curves(run, dataset, out, board.results.stem)], []
+    with leaving_out("the contact sheet"):
+        sheets = [write_sheet(run, dataset, out)]
+    return {"charts": charts, "contact sheet": sheets}
 
 
 def _show(board: Board) -> None:
-    from rich.console import Console
-
     from .render import render
 
+    if len(board.methods) > MAX_ROWS:
+        print(f"{board.results.dataset} has {len(board.methods):,} rows; up to {MAX_ROWS} are printed here")
+        return
     width = shutil.get_terminal_size((120, 40)).columns
-    Console(width=max(width, 100)).print(render(board, width))
+    open_console(width=max(width, 100)).print(render(board, width))
 
 
 def write_sheet(run: StoredRun, dataset: str, out: Path, columns: int = 16) -> Path:
@@ -123,15 +151,13 @@ CLOSE = 1e-9
 
 def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
     """Derive the tables anew and compare; 2 where one differs. Nothing is written but into a temporary folder."""
-    from .render import write_tables
-
     folder = find_run(name, run_root)
     run, out = read_run(folder), out or folder / "leaderboard"
     checked, different = 0, 0
     with tempfile.TemporaryDirectory(prefix="cfbench-") as fresh:
         for dataset in run.manifest.datasets:
             board = load_board(run, dataset)
-            for path in write_tables(board, Path(fresh)).values() if board else ():
+            for path in _write_tables(run, board, Path(fresh)) if board else ():
                 difference = first_difference(path, out / path.name)
                 checked, different = checked + 1, different + bool(difference)
                 if difference:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .progress import EVERY
+from .terminal import open_console
 
 __all__ = ["forward_progress", "in_background", "print_dataset_progress", "print_progress"]
 
@@ -23,10 +24,9 @@ def print_progress(title: str, *, delay: float = 2.0, every: float | None = None
         delay: seconds before anything is printed.
         every: seconds between two lines, where there is no terminal; by default `EVERY`.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console, stop, line = Console(stderr=True, highlight=False), threading.Event(), title
+    console, stop, line = open_console(stderr=True), threading.Event(), title
 
     def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
         nonlocal line
