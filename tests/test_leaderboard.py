@@ -315,6 +315,26 @@ def test_a_column_with_a_caveat_is_marked_and_the_notes_say_why(failed):
     assert r"\textsuperscript{$\dagger$}" in latex(failed)
 
 
+def test_a_mean_that_one_answer_makes_is_marked_and_noted_with_the_median():
+    results = build(methods=("diffscm", "deepscm"), factuals=128, variables=("digit",))
+    rng = np.random.default_rng(0)
+
+    def im2(method, black):
+        values = rng.uniform(0.05, 0.07, 128)
+        values[0] = 58_000 if black else values[0]
+        about = Column("im2", "lower", "", 0.0, heading="IM2", printed=True)
+        return Score(method, 0, "im", "im2", "", "digit", "image", float(values.mean()), 128, 128, about, values)
+
+    for black in (False, True):
+        scores = (*results.scores, im2("diffscm", black), im2("deepscm", False))
+        board = Board(replace(results, scores=scores))
+        notes = [n for n in footnotes(board) if "A single answer" in n]
+        assert ("IM2 ↓†" in markdown(board)) == black
+        assert len(notes) == black
+    assert "im.im2, do(digit), diffscm (453.2, median 0.0" in notes[0]
+    assert "deepscm" not in notes[0]
+
+
 def test_a_metric_that_the_oracle_does_not_win_is_flagged(failed):
     assert failed.flagged == {}
     scores = tuple(

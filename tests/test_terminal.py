@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import io
 import os
+import pstats
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small_run
+from small import doctor, small_run
 
 from cfbench.cli.main import _main
 from cfbench.report import publish
@@ -199,3 +201,43 @@ def test_debug_shows_where_an_error_of_the_system_came_from(root, monkeypatch):
     (root / "file").write_text("")
     with pytest.raises(FileExistsError):
         _main(["--debug", "leaderboard", "r", "--no-plots", "--run-root", str(root), "--out", str(root / "file")])
+
+
+def many_cells(root: Path, run: Path, count: int) -> None:
+    """Copy a run with as many cells, none of which has a folder."""
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(root / "r", run, ignore=shutil.ignore_patterns("cells", "leaderboard"))
+
+    def change(about):
+        (cell,) = about["cells"]
+        specs = [{**cell["method"], "params": {"knob": k}} for k in range(count)]
+        about["cells"] = [{**cell, "method": spec, "fit": spec} for spec in specs]
+
+    doctor(run, change)
+
+
+def calls_of(command: list[str]) -> int:
+    """The number of function calls that a command takes."""
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        assert _main(command) == 0
+    finally:
+        profile.disable()
+    return sum(calls for _, calls, *_ in pstats.Stats(profile).stats.values())
+
+
+@pytest.mark.parametrize(("command", "most"), [("status", 2000), ("leaderboard", 2500)])
+def test_a_run_of_many_cells_takes_little_for_each(root, tmp_path, capsys, command, most):
+    words = [command, "r", "--run-root", str(tmp_path), *(["--no-plots"] if command == "leaderboard" else [])]
+    many_cells(root, tmp_path / "r", 10)
+    calls_of(words)  # imports
+    taken = []
+    for count in (250, 500):
+        many_cells(root, tmp_path / "r", count)
+        taken.append(calls_of(words))
+    assert (taken[1] - taken[0]) / 250 < most
+    assert taken[1] < 2.5 * taken[0]
+    if command == "leaderboard":
+        assert "bars has 500 rows; up to 200 are printed here" in capsys.readouterr().out
+        assert len((tmp_path / "r" / "leaderboard" / "bars.csv").read_text().splitlines()) > 500

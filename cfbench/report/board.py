@@ -138,6 +138,8 @@ class TidyRows:
         return " ".join(f"{k}={v[:8]}" for k, v in named.items() if v)
 
 
+DOMINANT, MANY = 0.9, 20
+"""The share of a mean from which on one answer dominates it, and how many answers that takes."""
 UNRANKED = (np.nan, np.nan)
 
 
@@ -217,6 +219,25 @@ class Board(ScoreTable):
             family = Family(stack, self.pooled, score.about, pairs)
             if winners := [a for a in family.better.tolist() if a not in (-1, truth)]:
                 found[key] = self.methods[min(winners)]
+        return found
+
+    @cached_property
+    def dominated(self) -> dict[Key, dict[str, tuple[float, float]]]:
+        """Columns in which a single answer makes up most of a row's mean, with mean and median of each such row.
+
+        Sparse scores, of which half and more are 0, are left out: their means always come from few answers.
+        """
+        found: dict[Key, dict[str, tuple[float, float]]] = {}
+        for key, score in self.columns.items():
+            if (score.kind, score.about.direction, score.about.low) != ("image", "lower", 0.0):
+                continue
+            for method, rows in self.pooled.items():
+                own = [self.scores[key][line].values for line in self.lines[rows] if line in self.scores[key]]
+                values = np.concatenate(own) if own else np.zeros(0)
+                values = values[np.isfinite(values)]
+                if len(values) < MANY or values.max() <= DOMINANT * values.sum() or np.median(values) <= 0:
+                    continue
+                found.setdefault(key, {})[method] = float(values.mean()), float(np.median(values))
         return found
 
     @cached_property

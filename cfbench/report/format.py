@@ -67,6 +67,7 @@ def footnotes(board: Board) -> list[str]:
         *_remarks(board),
         *_foreign(board),
         *_noted(board),
+        *_dominated(board),
     ]
 
 
@@ -153,6 +154,22 @@ def _noted(board: Board) -> Iterable[str]:
         if greatest:
             rows = ", ".join(f"{method} (up to {value:.4g})" for method, value in greatest.items())
             yield f"{footnote.rstrip('.')}: {rows}."
+
+
+def _dominated(board: Board) -> Iterable[str]:
+    """The means that a single answer makes, with the medians beside them."""
+    found = [
+        f"{key.path}, {where(key.do)}, {method} ({mean:.4g}, median {median:.4g})"
+        for key, rows in board.dominated.items()
+        for method, (mean, median) in rows.items()
+    ]
+    if found:
+        more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        yield f"{CAVEAT} A single answer makes more than nine tenths of the mean: {'; '.join(found[:LISTED])}{more}."
+
+
+LISTED = 12
+"""Means that a note lists."""
 
 
 def _value(v: object) -> str:
@@ -267,7 +284,7 @@ def heading(board: Board, key: Key, section: Section | None = None) -> tuple[str
     arrow = f"→{about.target:g}" if about.target is not None else ARROWS[about.direction]
     counted = f"n={board.asked(key)}" if about.subset else ""
     unit = ", ".join(part for part in (UNITS.get(about.unit, about.unit), counted) if part)
-    marks = FLAG * (key in board.flagged) + CAVEAT * bool(about.caveat)
+    marks = FLAG * (key in board.flagged) + CAVEAT * (bool(about.caveat) or key in board.dominated)
     return f"{name} {arrow}".strip() + marks, unit
 
 

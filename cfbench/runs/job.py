@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,11 +105,11 @@ class Cell:
     of: Spec | None = None
     external: bool = False
 
-    @property
+    @cached_property
     def label(self) -> str:
         return f"{self.dataset.label} {self.method.label} seed {self.seed}"
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The cell's folder inside the run."""
         return Path("cells") / self.dataset.folder / self.method.folder / f"seed-{self.seed}"
@@ -123,15 +124,15 @@ class Cell:
         """The cell that a stage's folder belongs to."""
         return {"fit": self.fitted, "tune": self.base}.get(stage.owner, self)
 
-    @property
+    @cached_property
     def base(self) -> Cell:
         """The cell that is tuned: the one that a derived one answers through, or this one."""
         return replace(self, method=self.of, of=None) if self.of else self
 
-    @property
+    @cached_property
     def fitted(self) -> Cell:
         """The cell that is fitted."""
-        return replace(self.base, method=self.fit)
+        return self.base if self.base.method == self.fit else replace(self.base, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -23,7 +23,7 @@ from ..storage.schema import (
     scalar,
     whole_number,
 )
-from .chain import Status, cell_tasks, dataset_tasks, failure_folder, last_failure
+from .chain import Status, Task, cell_tasks, dataset_tasks, failure_folder, last_failure
 from .job import Cell
 from .manifest import DatasetEntry, Manifest, read_manifest, refuse_links
 from .stage_reader import check_plan_tensors, optional_key, read_card, read_scores, reading_run
@@ -142,10 +142,11 @@ def _state(folder: Path, cell: Cell, dataset: DatasetEntry) -> CellState:
 
 def _failed(folder: Path, cell: Cell, dataset: DatasetEntry) -> tuple[Status, str] | None:
     """The status and reason of the first task of a cell that failed; None where none has."""
-    tasks = [*cell_tasks(cell), *dataset_tasks(cell.dataset, dataset.keys)]
-    parents = {folder / failure_folder(task) for task in tasks}
-    refuse_links(path for parent in parents for path in [parent, *parent.glob("failed-*")])
-    for task in tasks:
+    owners = {cell.path, cell.base.path, cell.fitted.path, failure_folder(Task("", cell.dataset))}
+    parents = [folder / owner for owner in owners]
+    failures = [path for parent in parents for path in parent.glob("failed-*")]
+    refuse_links([*parents, *failures])
+    for task in (*cell_tasks(cell), *dataset_tasks(cell.dataset, dataset.keys)) if failures else ():
         if found := last_failure(folder, task):
             log = (found.folder / "log.txt").relative_to(folder)
             return found.status, f"{task.stage}: {printable(found.reason)} (log: {log})"
