@@ -17,6 +17,7 @@ from ..version import __version__
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
 from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
 from .options import data_root, examples, plugin, run_root
+from .output import outlive_readers
 from .plugins import COMMANDS as PLUGIN_COMMANDS
 from .runs import COMMANDS as RUN_COMMANDS
 
@@ -129,6 +130,7 @@ for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMM
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 130 interrupted."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's, which its shell commands inherit, may not be installed
+    outlive_readers()
     replace_unencodable()
     sys.stdout, sys.stderr = filtered(sys.stdout), filtered(sys.stderr)
     sys.exit(_main(sys.argv[1:] if argv is None else argv))
