@@ -297,7 +297,7 @@ lines = st.sampled_from([EVENT, NOTE, {"stage": "fit", "step": 1, "images": 64, 
 )
 
 
-@bounded(300)
+@bounded(100)
 @given(
     st.lists(lines, max_size=4), st.sampled_from([b"", b"[" * 10**5, b"\xff\xfe", b"9" * 5000, b'{"event": "begin"}'])
 )
