@@ -58,7 +58,7 @@ def log_event(folder: Path, event: str, **about: Any) -> None:
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """The events of a run in order, without lines that a killed process left incomplete or that are no events."""
     path = folder / EVENTS
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
