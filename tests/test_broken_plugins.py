@@ -14,6 +14,7 @@ import torch
 
 from cfbench.cli.main import _main
 from cfbench.conformance.command import check_command
+from cfbench.runs.terminal import filtered_output
 
 BROKEN = Path(__file__).with_name("broken")
 NOWHERE = Path("no-such-folder")
@@ -44,7 +45,7 @@ LINE = re.compile(r"  (ok|FAILED|skipped|not run) +(\S+) +(.*)")
 
 def report(target, *, timeout=60.0):
     """Exit code, and (status, text) of each check of each plugin."""
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, filtered_output():
         code = check_command(str(target), data_root=NOWHERE, plugins=(), timeout=timeout)
     results, label = {}, ""
     for line in out.getvalue().splitlines():

@@ -76,9 +76,9 @@ def _training(seeds: str, number: int) -> str:
     if number > 1:
         return f"Training seeds {seeds}: intervals and comparisons hold the choice of factuals and of trainings."
     return (
-        f"One training seed ({seeds}): intervals and comparisons of learned rows hold for these trainings. Others differ: "
-        "where it was measured, their scores spread by 0.2 to 1.1 times the error due to the choice of factuals "
-        "(docs/statistics.md)."
+        f"One training seed ({seeds}): intervals and comparisons of learned rows hold for these trainings. Others "
+        "differ: where it was measured, their scores spread by 0.2 to 1.1 times the error due to the choice of "
+        "factuals (docs/statistics.md)."
     )
 
 
