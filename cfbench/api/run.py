@@ -178,8 +178,9 @@ def load_dataset(
     if not isinstance(dataset, (str, type)):
         dataset.open(root)
         return dataset
+    named = session.specs("dataset", dataset)  # which may be a class that the registry has to know
     registry = Registry(session.files, session.classes)
-    specs = registry.parse("dataset", session.specs("dataset", dataset))
+    specs = registry.parse("dataset", named)
     if len(specs) != 1:
         raise UserError(f"{dataset!r} names {len(specs)} data sets; give one")
     return open_dataset(registry, specs[0], root)
