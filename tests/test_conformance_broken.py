@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -80,6 +80,10 @@ class Data(Bars):
 
     def measure(self, images):
         return {"level": images.amax((1, 2, 3))}
+
+
+CALLS = itertools.count(1)
+"""Another number at each call."""
 
 
 def then(name, change):
@@ -222,7 +226,7 @@ METHODS = [
     ),
     ("far-parents", "NaN", then("predict", lambda self, image, u, pa, rng: image + only(pa[:, 1] > 5, torch.nan))),
     ("streams", "the global random state", then("abduct", lambda self, u, *args: u + torch.randn_like(u))),
-    ("streams", "differently each time", then("predict", lambda self, image, *args: image / (1 + time.time_ns() % 99))),
+    ("streams", "differently each time", then("predict", lambda self, image, *args: image / next(CALLS))),
     (
         "memory",
         "keep what abduct learns in the noise",
@@ -324,7 +328,7 @@ DATA = [
     ("parents", "graph says 0 to 1", split(lambda s: Split(s.images, s.parents * 3, s.index))),
     ("disjoint", "row numbers occur twice", instead(split=lambda self, root, name: Bars().split(root, "train"))),
     ("again", "other images in split", split(lambda s: Split(s.images + random.randint(1, 200), s.parents, s.index))),
-    ("again", "fingerprint changes", instead(fingerprint=lambda self, root: str(time.time_ns()))),
+    ("again", "fingerprint changes", instead(fingerprint=lambda self, root: str(next(CALLS)))),
     ("act", "changes its argument pa", first("act", lambda self, pa, do, rng: pa.zero_())),
     ("act", "changes kind by 1", then("act", lambda self, new, *args: new + torch.tensor([1.0, 0.0]))),
     ("act", "two responses", then("act", restless)),
