@@ -485,7 +485,7 @@ def test_the_slant_variant_is_rendered_from_thickness_and_slant(raw_root):
 
 
 def test_nothing_is_generated_where_nothing_may_be_written(raw_root, monkeypatch):
-    monkeypatch.setattr(cache, "writable", lambda root: False)
+    monkeypatch.setattr(cache, "writable", lambda *args: False)
     with pytest.raises(UserError, match="may not be written to"):
         MorphoMNIST(invert=True, **SMALL).prepare(raw_root)
 
