@@ -142,7 +142,7 @@ def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
     assert {p.name for p in (tmp_path / "here" / "cells").iterdir()} == {"failed-train-1", "failed-train-2"}
 
 
-def test_baggage_is_an_installation(tmp_path):
+def test_packed_code_is_an_installation(tmp_path):
     folder = transfer.pack_code(tmp_path / "bag", [Path(TOYS)])
     output = subprocess.run(
         [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],

@@ -79,8 +79,8 @@ def test_those_that_are_broken_are_marked_when_they_are_imported(thirty):
     assert re.search(r"^  method29 +Answers with the factual\.\n +plugin29 1\.29 \(plugin29:Mine\)$", done.stdout, re.M)
 
 
-def test_a_distribution_whose_files_are_spoilt_hides_no_other(tmp_path):
-    install(tmp_path, "spoilt", "[cfbench.methods]\nthis is no entry point\n")
+def test_a_distribution_whose_files_are_damaged_hides_no_other(tmp_path):
+    install(tmp_path, "damaged", "[cfbench.methods]\nthis is no entry point\n")
     install(tmp_path, "whole", "[cfbench.methods]\nmine = whole:Mine\n", PLUGIN)
     install(tmp_path, "nameless", "[cfbench.methods]\nyours = nameless:Mine\n", PLUGIN)
     (tmp_path / "nameless-1.0.dist-info/METADATA").unlink()
@@ -89,7 +89,7 @@ def test_a_distribution_whose_files_are_spoilt_hides_no_other(tmp_path):
     assert re.search(r"^  mine +whole 1.0  whole:Mine$", done.stdout, re.M)
     assert re.search(r"^  yours +.*nameless:Mine$", done.stdout, re.M)
     assert re.search(r"^  deepscm ", done.stdout, re.M)
-    assert re.search(r"^broken\n  spoilt-1.0.dist-info: its entry_points.txt cannot be read", done.stdout, re.M)
+    assert re.search(r"^broken\n  damaged-1.0.dist-info: its entry_points.txt cannot be read", done.stdout, re.M)
 
 
 def test_a_file_that_cannot_be_loaded_is_listed_as_such(tmp_path, capsys):

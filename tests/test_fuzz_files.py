@@ -1,4 +1,4 @@
-"""Files of strangers, drawn at random: each is read or refused in one line, in bounded time and memory."""
+"""Untrusted files, drawn at random: each is read or refused in one line, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def refused(error: Exception) -> None:
 
 
 @st.composite
-def spoilt(draw: Any, data: bytes) -> bytes:
+def damaged(draw: Any, data: bytes) -> bytes:
     """Bytes with a few places overwritten, cut out, repeated or filled with large numbers."""
     for _ in range(draw(st.integers(1, 5))):
         at, size = draw(st.integers(0, len(data))), draw(st.integers(0, 64))
@@ -132,7 +132,7 @@ np.savez_compressed(ANSWERS, **{"plan": np.array(KEY), "null": NULL, "do/v": DO}
 
 
 @bounded(150)
-@given(archives() | spoilt(ANSWERS.getvalue()))
+@given(archives() | damaged(ANSWERS.getvalue()))
 @example(b"")
 def test_answers(tmp_path, data):
     path = tmp_path / "a.npz"
@@ -164,7 +164,7 @@ tiffs = st.builds(
 
 
 @bounded(300)
-@given(st.sampled_from(FILES).flatmap(spoilt) | pngs | tiffs, st.sampled_from([None, "grey", "rgb"]), st.booleans())
+@given(st.sampled_from(FILES).flatmap(damaged) | pngs | tiffs, st.sampled_from([None, "grey", "rgb"]), st.booleans())
 @example(b"P5 9999999 9999999 255\n", None, True)
 @example(b"P6 30000 30000 255\n", None, True)
 @example(b"BM" + b"\xff" * 200, "grey", False)
@@ -204,7 +204,7 @@ def bundle(tmp_path_factory) -> Path:
 
 
 def seal(folder: Path, about: Any) -> None:
-    """Write what a bundle says, with the digests of its files, as a stranger may."""
+    """Write what a bundle says, with the digests of its files, as anybody may."""
     if isinstance(about, dict):
         files = {
             p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.name != ABOUT and p.is_file()
@@ -241,7 +241,7 @@ def test_descriptions_of_bundles(bundle, data):
         if data.draw(st.booleans()):
             seal(bundle, data.draw(altered(about)))
         else:
-            (bundle / ABOUT).write_bytes(data.draw(spoilt(whole)))
+            (bundle / ABOUT).write_bytes(data.draw(damaged(whole)))
         use(bundle)
     finally:
         (bundle / ABOUT).write_bytes(whole)
@@ -261,7 +261,7 @@ def test_files_of_bundles(bundle, data):
         elif path.suffix == ".safetensors" and data.draw(st.booleans()):
             save_file(data.draw(tensors(load_file(path))), path)
         else:
-            path.write_bytes(data.draw(spoilt(before)))
+            path.write_bytes(data.draw(damaged(before)))
         seal(bundle, about)
         use(bundle)
     finally:
@@ -293,7 +293,7 @@ EVENT = {"time": 1.0, "event": "end", "pid": 1, "task": "bars mine seed 0: train
 NOTE = {"task": "bars mine seed 0: train", "stage": "fit", "done": 1, "total": 2, "loss": 0.1, "begun": 1.0,
         "stage_begun": 1.0, "first": 0, "now": 2.0}  # fmt: skip
 lines = st.sampled_from([EVENT, NOTE, {"stage": "fit", "step": 1, "images": 64, "loss": 0.5}]).flatmap(
-    lambda row: altered(row).map(lambda v: json.dumps(v).encode()) | spoilt(json.dumps(row).encode())
+    lambda row: altered(row).map(lambda v: json.dumps(v).encode()) | damaged(json.dumps(row).encode())
 )
 
 

@@ -20,7 +20,9 @@ from cfbench.runs.job import Job
 
 LOOPBACK = {"0100007F", f"{'0' * 24}01000000", f"{'0' * 16}FFFF00000100007F"}
 """127.0.0.1, ::1 and 127.0.0.1 as an IPv6 address, as /proc/net has them."""
-STRANGER = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\nraise ImportError('not the real one')\n"
+UNTRUSTED = (
+    "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\nraise ImportError('not the real one')\n"
+)
 
 
 @dataclass
@@ -32,10 +34,10 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """Ray as a run starts it, where HOME cannot be written, TMPDIR has 100 letters, and strangers left modules."""
+    """Ray as a run starts it, where HOME cannot be written, TMPDIR has 100 letters, and others left modules."""
     here = tmp_path_factory.mktemp("here")
     for name in ("safetensors", "numpy", "torch", "cfbench", "yaml", "packaging"):
-        (here / f"{name}.py").write_text(STRANGER)
+        (here / f"{name}.py").write_text(UNTRUSTED)
     long = here / ("x" * 100)
     long.mkdir()
     with pytest.MonkeyPatch.context() as patch:

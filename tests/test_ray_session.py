@@ -22,7 +22,9 @@ from cfbench.errors import UserError
 from cfbench.runs.budget import Budget
 from cfbench.runs.job import Job
 
-STRANGER = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\nraise ImportError('not the real one')\n"
+UNTRUSTED = (
+    "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\nraise ImportError('not the real one')\n"
+)
 
 
 def job(folder: Path) -> Job:
@@ -154,7 +156,7 @@ def test_a_worker_of_the_data_does_not_import_from_the_working_directory(tmp_pat
     import numpy as np
     from cfbench_datasets.morphomnist import worker_pool
 
-    (tmp_path / "numpy.py").write_text(STRANGER)
+    (tmp_path / "numpy.py").write_text(UNTRUSTED)
     monkeypatch.chdir(tmp_path)
     digits = np.zeros((2, 28, 28), np.uint8)
     digits[:, 8:20, 13:15] = 255

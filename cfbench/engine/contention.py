@@ -18,7 +18,7 @@ from ..storage.temporary import machine_id, process_exists
 __all__ = ["DeviceUse", "using_device"]
 
 
-FOLDER = "cfbench-seats"
+FOLDER = "cfbench-tasks"
 NUMBERS = itertools.count()
 
 
