@@ -1,4 +1,4 @@
-"""A cluster that asks for a token gets that of the user, without being told to; who has another one reads why."""
+"""A cluster that asks for a token gets that of the user, whatever its mode here; who has another one reads why."""
 
 from __future__ import annotations
 

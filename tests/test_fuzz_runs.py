@@ -15,6 +15,7 @@ from cfbench_datasets.folder.parents_table import read_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import small_run, stage
+from test_folder import GRAPH as FOLDER_GRAPH
 
 from cfbench import storage
 from cfbench.errors import UserError
@@ -27,19 +28,7 @@ from cfbench.runs.reader import read_results, read_run
 LIMIT = 10.0
 """Seconds that nobody has to wait longer than."""
 SETTINGS = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
-GRAPH = """mode = "grey"
-size = [16, 16]
-ignore = ["note"]
-[variables.kind]
-kind = "categorical"
-classes = ["cat", "dog"]
-[variables.shade]
-kind = "continuous"
-unit = "mm"
-low = 0.0
-high = 255
-parents = ["kind"]
-"""
+GRAPH = 'mode = "grey"\nsize = [16, 16]\n' + FOLDER_GRAPH + "low = 0.0\nhigh = 255\n"
 TABLE = 'image,kind,shade,split,note\nimg/1.png,cat,12.5,train,"x, y"\nimg/2.png,dog,3e1,test,z\n'
 
 WORDS = st.sampled_from([

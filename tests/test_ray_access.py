@@ -129,9 +129,9 @@ def test_another_user_does_not_get_the_token(session):
     assert sockets, "Ray's sockets are somewhere else"
     if os.geteuid() == 0:
         for file in (session.token, sockets[0]):
-            told = subprocess.run(["ls", file], user=65534, capture_output=True, text=True, check=False)
-            assert told.returncode
-            assert "denied" in told.stderr
+            found = subprocess.run(["ls", file], user=65534, capture_output=True, text=True, check=False)
+            assert found.returncode
+            assert "denied" in found.stderr
 
 
 def test_nothing_of_the_working_directory_runs_in_a_worker(session):

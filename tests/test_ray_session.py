@@ -144,12 +144,12 @@ def test_workers_that_do_not_start_are_told_once(tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(executors.time, "monotonic", lambda: now)
     executor = RayExecutor(Slow(started), job(tmp_path), 2, 0)
     executor.warm_up(tmp_path / "logs")
-    for later, told in ((59, False), (61, started < 2), (200, False)):
+    for later, expected in ((59, False), (61, started < 2), (200, False)):
         monkeypatch.setattr(executors.time, "monotonic", lambda later=later: now + later)
         executor.wait()
         said = capsys.readouterr().err
-        assert (f"{2 - started} of 2 workers of Ray have not started within 60 s" in said) is told
-        assert (str(tmp_path / "logs") in said) is told
+        assert (f"{2 - started} of 2 workers of Ray have not started within 60 s" in said) is expected
+        assert (str(tmp_path / "logs") in said) is expected
 
 
 def test_a_worker_of_the_data_does_not_import_from_the_working_directory(tmp_path, monkeypatch):

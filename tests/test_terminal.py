@@ -120,9 +120,9 @@ def test_a_run_ends_well_whatever_the_environment_says_of_drawing_and_encoding(r
     tools.mkdir()
     (tools / "latex").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexit 1\n")
     (tools / "latex").chmod(0o755)
-    preamble = "text.usetex: True\ntext.latex.preamble: \\input{stranger}\nbackend: module://stranger\n"
+    preamble = "text.usetex: True\ntext.latex.preamble: \\input{untrusted}\nbackend: module://untrusted\n"
     (tmp_path / "matplotlibrc").write_text(preamble)
-    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w')\n")
+    (tmp_path / "untrusted.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w')\n")
     env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "cp1252",
            "PATH": f"{tools}:{os.environ['PATH']}"}  # fmt: skip
     done = cfbench(tmp_path, "leaderboard", str(root / "r"), "--out", "out", env=env, capture_output=True,

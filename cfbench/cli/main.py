@@ -155,9 +155,6 @@ def _execute(argv: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         print("cfbench: interrupted; the same command continues", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         if "--debug" in argv:
             raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from typing import Any, TextIO
+
+from ..runs.terminal import lead_nowhere
 
 __all__ = ["outlive_readers"]
 
@@ -17,9 +18,7 @@ class _Lasting(io.FileIO):
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            lead_nowhere(self.fileno())
             return len(memoryview(data).cast("B"))
 
 

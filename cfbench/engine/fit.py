@@ -34,7 +34,7 @@ BATCH = {"cpu": 64, "cuda": 512}
 
 
 TAKEN = ("costs", "chosen", "stage")
-"""Names of tables that the harness writes beside those that a method records."""
+"""Names of tables that the harness writes into the folders of those that a method records."""
 
 
 class TrainingLog:

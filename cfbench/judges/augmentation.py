@@ -46,7 +46,7 @@ def blurred_labels(dataset: Dataset, graph: CausalGraph, x: Tensor, pa: Tensor, 
     """The parents [B, D] that the blurred images ``soft`` of x show, where x shows ``pa``.
 
     A class stays. A value changes by as much as its measurement does: blur lowers the grey level of a thin stroke and
-    widens it, and a reader that was told otherwise would call each blurred answer wrong, or right, by its own habit.
+    widens it, so that a reader trained on the labels of x would misjudge each blurred answer.
     Values that the data set does not measure are NaN.
     """
     before, after = dataset.measure(x) or {}, dataset.measure(soft) or {}

@@ -18,6 +18,7 @@ from .panel import Judges
 __all__ = ["ENOUGH", "card"]
 
 CARD_NOISE = 8 / 255
+"""The standard deviation of the noise of the card's noisy images, of images in [0, 1]."""
 ENOUGH = {"categorical": 0.97, "continuous": 0.9}
 """The accuracy, or the share of variance explained, from which a reader is good enough to compare methods."""
 Row = dict[str, Any]

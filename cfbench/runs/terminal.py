@@ -19,6 +19,7 @@ __all__ = [
     "filtered",
     "filtered_output",
     "flush_output",
+    "lead_nowhere",
     "open_console",
     "replace_unencodable",
     "without_controls",
@@ -115,7 +116,14 @@ def discard_output() -> None:
     try:
         flush_output()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lead_nowhere(sys.stdout.fileno())
+
+
+def lead_nowhere(descriptor: int) -> None:
+    """Let a file descriptor discard what is written to it from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def open_console(*, stderr: bool = False, width: int | None = None) -> Console:

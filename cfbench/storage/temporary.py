@@ -70,11 +70,12 @@ def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if folder.is_symlink() or not folder.exists():
         return
+    tolerated = OSError if ignore_errors else FileNotFoundError
     for entry in reversed(list(entries(folder))):  # what is nested too deep for it
         remove = os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink
-        with contextlib.suppress(*((OSError,) if ignore_errors else (FileNotFoundError,))):
+        with contextlib.suppress(tolerated):
             remove(entry.path)
-    with contextlib.suppress(*((OSError,) if ignore_errors else (FileNotFoundError,))):
+    with contextlib.suppress(tolerated):
         folder.rmdir()
 
 
