@@ -226,6 +226,8 @@ class Dataset:
     """Whether `prepare` may download."""
     moves: ClassVar[int] = 0
     """Pixels by which an image may move along both axes and keep all its variables: judges learn from moved images."""
+    reader_scale: ClassVar[float] = 1.0
+    """How many times the usual number of images the judge that reads variables learns from: more for handwriting."""
     progress: Callable[..., None] = staticmethod(lambda stage, done, total: None)
     """Set by the harness while data are made: ``progress(stage, done, total)`` moves the live display."""
 

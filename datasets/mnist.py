@@ -68,6 +68,7 @@ class MNIST(Dataset):
     plans: ClassVar[tuple[str, ...]] = ("marginal", "schut")
     network: ClassVar[bool] = True
     moves: ClassVar[int] = 1
+    reader_scale: ClassVar[float] = 4.0
 
     def __init__(self, valid: int = 6_000, seed: int = 0) -> None:
         if not 0 < valid < 60_000:

@@ -155,6 +155,17 @@ def test_a_share_of_a_set_without_spread_at_the_end_of_its_range_has_that_of_clo
     assert np.isnan(intervals(rows(column([[0.0]], kind="set", points=[0.0])), SHARE)).all()
 
 
+def test_a_score_of_a_set_without_spread_has_an_interval_only_where_it_is_the_best_possible():
+    score = np.array([0.0, 2.0])
+    scores = column(np.repeat(score[:, None], 40, 1), kind="set", points=score)
+    density = Column("density", "none", low=0.0)
+    assert np.isnan(intervals(rows(scores), density, of_set=True)).all()
+    assert intervals(rows(scores), density) == pytest.approx(np.stack([score, score])), "scores of questions may"
+    distance = intervals(rows(scores), Column("distance", "lower", low=0.0), of_set=True)
+    assert distance[:, 0] == pytest.approx([0.0, 0.0])
+    assert np.isnan(distance[:, 1]).all()
+
+
 def test_costs_have_an_interval_only_over_seeds():
     assert np.isnan(intervals(rows(costs([3.0])))).all()
     three = intervals(rows(costs([3.0, 4.0, 5.0]), 3))[:, 0]

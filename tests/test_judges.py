@@ -383,7 +383,8 @@ def test_same_seed_same_weights_and_no_trace_in_the_global_generator(root):
     assert not torch.equal(first, second)
 
 
-def test_budget_counts_images_and_progress_reaches_the_end(root, monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_budget_counts_images_and_progress_reaches_the_end(root, monkeypatch, scale):
     seen, stages = {}, {}
     from cfbench.judges import autoencoders, reader, vae
 
@@ -398,8 +399,9 @@ def test_budget_counts_images_and_progress_reaches_the_end(root, monkeypatch):
     def progress(stage, done, total, loss=None):
         stages[stage] = (done, total)
 
+    monkeypatch.setattr(Bars, "reader_scale", scale)
     train_judges(Bars(), root, Bars.graph, SMALL, progress=progress)
-    assert seen == {"Reader": 128, "VAE": 128, "AutoEncoder": 3 * 64}
+    assert seen == {"Reader": 128 * scale, "VAE": 128, "AutoEncoder": 3 * 64}
     assert all(done == total > 0 for done, total in stages.values())
     assert SMALL.scaled(2) == JudgeBudget(256, 256, 128, 128, 32)
 

@@ -117,10 +117,10 @@ def train_judges(
     """The judges of ``dataset``, trained and frozen; the same seed gives the same weights.
 
     The reader learns from ``judge_split``, where the data set has removed the confounding, so that it predicts each
-    variable from its own effect on the image. VAE and auto-encoders learn from the ordinary training split:
-    CLD and IM refer to the distribution of the data themselves. The class auto-encoders of a variable start
-    from the same weights, so that their differences come from their images; one whose class has no training image is
-    filled with NaN.
+    variable from its own effect on the image; its budget is multiplied by ``dataset.reader_scale``. VAE and
+    auto-encoders learn from the ordinary training split: CLD and IM refer to the distribution of the data themselves.
+    The class auto-encoders of a variable start from the same weights, so that their differences come from their
+    images; one whose class has no training image is filled with NaN.
     """
     device = torch.device(device)
     judges = Judges(graph).to(device)
@@ -141,7 +141,8 @@ def train_judges(
     rng = torch.Generator().manual_seed(derive(seed, "judge", "blurred rows"))
     count = min(len(unconfounded) // 4, budget.reader // 40)
     seen = with_blurred(unconfounded, dataset, graph, count, rng)
-    on(seen)(judges.reader, lambda x, pa, rng: judges.reader.loss(varied(x, rng), pa), budget.reader, 4e-3, "reader")
+    images = int(budget.reader * dataset.reader_scale)
+    on(seen)(judges.reader, lambda x, pa, rng: judges.reader.loss(varied(x, rng), pa), images, 4e-3, "reader")
     on(train)(judges.vae, bound, budget.vae, 2e-3, "vae")
     on(train, 4)(judges.all_encoder, _of(judges.all_encoder), budget.all_encoder, 1e-2, "auto-encoder")
     for d, v in enumerate(graph.variables):

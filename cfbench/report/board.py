@@ -150,7 +150,7 @@ def _seeds(lines: slice) -> Iterable[slice]:
 def _estimated(scores: ColumnScores, rows: Sequence[slice], about: Column) -> list[Estimate]:
     """The mean of each row over its lines, with its interval."""
     means = pooled(scores, rows)
-    ends = intervals(means, about, is_binary(scores, about))
+    ends = intervals(means, about, is_binary(scores, about), of_set=scores.kind == "set")
     return [Estimate(*map(float, each)) for each in zip(means.value, *ends, strict=True)]
 
 

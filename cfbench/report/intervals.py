@@ -65,7 +65,9 @@ def critical(q: np.ndarray, skewness: np.ndarray, n: np.ndarray, share: float = 
     return np.where(whole >= q, whole, np.maximum(t, 0.0))
 
 
-def intervals(rows: Rows, about: Column | None = None, binary: bool = False, level: float = LEVEL) -> np.ndarray:
+def intervals(
+    rows: Rows, about: Column | None = None, binary: bool = False, of_set: bool = False, level: float = LEVEL
+) -> np.ndarray:
     """Both ends [2, K] of the interval of each row's mean; NaN where none can be given.
 
     The choice of factuals gives one interval: Clopper & Pearson's (Biometrika 26, 1934) where all scores are 0 or 1,
@@ -78,6 +80,8 @@ def intervals(rows: Rows, about: Column | None = None, binary: bool = False, lev
         rows: the means.
         about: the column, to whose range the interval is clipped.
         binary: whether all scores are 0 or 1.
+        of_set: whether the units are pseudo-values of a set's score. Such a score that has no spread and is not the
+            best possible one has no interval: that every group of answers left it as it is bounds nothing.
         level: of confidence.
     """
     alpha = 1 - level
@@ -86,6 +90,9 @@ def intervals(rows: Rows, about: Column | None = None, binary: bool = False, lev
         same, unseen = ~rows.influence.any(1) & (rows.units > 1), 1 - (alpha / 2) ** (1 / np.maximum(rows.units, 1))
         below = np.where(same & (rows.value == 1), unseen, below)
         above = np.where(same & (rows.value == 0), unseen, above)
+    elif of_set:
+        unknown = ~rows.influence.any(1) & (rows.value != _best(about))
+        below, above = (np.where(unknown, np.nan, half) for half in (below, above))
     trained = quantile(alpha, np.maximum(rows.seeds - 1, 1)) * np.sqrt(rows.between)
     ends = rows.value + np.stack([-np.hypot(below, trained), np.hypot(above, trained)])
     return _clipped(ends, rows.value, about)
@@ -112,6 +119,12 @@ def _clopper_pearson(rows: Rows, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     high = np.where(x < n, special.betaincinv(x + 1, np.maximum(n - x, 1e-300), 1 - alpha / 2), 1.0)
     low, high = (np.where(np.isfinite(n), end, np.nan) for end in (low, high))
     return np.maximum(p - low, 0.0), np.maximum(high - p, 0.0)
+
+
+def _best(about: Column | None) -> float:
+    """The best possible score of a column, NaN where there is none."""
+    best = {"lower": about.low, "higher": about.high, "target": about.target}.get(about.direction) if about else None
+    return np.nan if best is None else best
 
 
 def _clipped(ends: np.ndarray, value: np.ndarray, about: Column | None) -> np.ndarray:

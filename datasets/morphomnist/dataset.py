@@ -63,6 +63,7 @@ class MorphoMNIST(Dataset):
     graph: CausalGraph = ThicknessIntensity.graph
     network: ClassVar[bool] = True
     moves: ClassVar[int] = 1
+    reader_scale: ClassVar[float] = 4.0
 
     def __init__(
         self,
