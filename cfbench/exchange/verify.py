@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from ..runs.manifest import Manifest, read_manifest, reopen_job
 from ..runs.reader import cell_states
 from ..runs.stage_reader import reading_run
 from ..storage.schema import printable
+from ..storage.scratch import scratch_folder
 from .compare import Difference, differences
 
 __all__ = ["Reproduction", "damaged_stages", "verify_command"]
@@ -65,8 +65,8 @@ def verify_command(
     if not sound:
         raise UserError(f"{folder} has no cell that is finished and whole; nothing to execute again")
     outcomes = []
-    with tempfile.TemporaryDirectory(prefix="cfbench-verify-") as elsewhere:
-        reproducer = _Reproducer(folder, manifest, Path(elsewhere), data_root, device, plugins)
+    with scratch_folder() as elsewhere:
+        reproducer = _Reproducer(folder, manifest, elsewhere, data_root, device, plugins)
         for cell in random.Random(seed).sample(sound, min(cells, len(sound))):
             print(f"executing {cell.label} again", file=sys.stderr, flush=True)
             reproduction = reproducer.reproduce(cell)

@@ -6,7 +6,6 @@ import csv
 import math
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..runs.folders import find_run
 from ..runs.reader import StoredRun, read_results, read_run
 from ..runs.stage_reader import reading_run
 from ..runs.terminal import open_console
+from ..storage.scratch import scratch_folder
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
 from .plots import leaving_out
@@ -154,10 +154,10 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
     folder = find_run(name, run_root)
     run, out = read_run(folder), out or folder / "leaderboard"
     checked, different = 0, 0
-    with tempfile.TemporaryDirectory(prefix="cfbench-") as fresh:
+    with scratch_folder() as fresh:
         for dataset in run.manifest.datasets:
             board = load_board(run, dataset)
-            for path in _write_tables(run, board, Path(fresh)) if board else ():
+            for path in _write_tables(run, board, fresh) if board else ():
                 difference = first_difference(path, out / path.name)
                 checked, different = checked + 1, different + bool(difference)
                 if difference:

@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = [
     "atomic_write",
     "entries",
+    "is_abandoned",
     "machine_id",
     "process_exists",
     "remove_abandoned",
@@ -99,7 +100,7 @@ def remove_abandoned(folder: Path) -> list[Path]:
     if it has not changed for a day. Checkpoints stay.
     """
     drafts = [Path(entry.path) for entry in entries(folder, lambda entry: not _is_draft(entry)) if _is_draft(entry)]
-    abandoned = [path for path in drafts if _abandoned(path)]
+    abandoned = [path for path in drafts if is_abandoned(path, OWNED.fullmatch(path.name))]
     for path in abandoned:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path, ignore_errors=True)
@@ -128,22 +129,23 @@ def machine_id() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def _abandoned(draft: Path) -> bool:
-    owner = OWNED.fullmatch(draft.name)
-    if owner and owner["machine"] == machine_id():
-        return not process_exists(int(owner["pid"]))
+def is_abandoned(draft: Path, owner: re.Match[str] | None) -> bool:
+    """Whether the writer that a draft's name tells has ended; of one that is unknown, if it is unchanged for a day."""
+    about = owner.groupdict() if owner else {}
+    if about.get("machine") == machine_id():
+        return not process_exists(int(about["pid"]))
     return time.time() - _changed(draft) > AGE
 
 
 def process_exists(pid: int) -> bool:
-    """Whether a process of that number runs on this machine."""
+    """Whether a process of that number runs on this machine; one that has ended and is not waited for does not."""
     try:
         os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # of another user
+    except (OSError, OverflowError):  # of another user, or not Linux
         return True
-    return True
 
 
 def _changed(draft: Path) -> float:
