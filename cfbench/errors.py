@@ -1,23 +1,19 @@
-"""Errors for users, each with a message of one line, and suggestions for misspelt names."""
+"""Errors for users, each with a message of one line, suggestions for misspelt names, and signals as exceptions."""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import signal
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 __all__ = [
-    "InvalidAnswer",
-    "PluginError",
-    "UserError",
-    "did_you_mean",
-    "one_line",
-    "one_of",
-    "os_error_text",
-    "reason_of",
-]
+    "STOP_SIGNALS", "Interrupted", "InvalidAnswer", "PluginError", "TaskTimeout", "UserError", "did_you_mean",
+    "interruption_in", "is_of_harness", "one_line", "one_of", "os_error_text", "raise_interrupted", "reason_of",
+]  # fmt: skip
 
 
 class UserError(Exception):
@@ -30,6 +26,56 @@ class PluginError(UserError):
 
 class InvalidAnswer(Exception):
     """A method's answer breaks the contract (shape, type): recorded in its cell as ``invalid``."""
+
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What a user, a scheduler and a terminal that is closed send to end a program."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop; a class of its own, as a plugin may raise `KeyboardInterrupt` itself."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the number of the signal, as shells report it."""
+        return 128 + self.number
+
+
+class TaskTimeout(BaseException):
+    """A block took longer than its limit; no `Exception`, so that code that catches those does not catch it."""
+
+
+def raise_interrupted(number: int, frame: FrameType | None) -> None:
+    """A signal handler.
+
+    Raises:
+        Interrupted: always.
+    """
+    raise Interrupted(number)
+
+
+def interruption_in(error: BaseException | None) -> Interrupted | None:
+    """The signal that an exception is due to, directly or as what was handled when it was raised; None for others.
+
+    `KeyboardInterrupt` itself means Ctrl-C only where Python's own handler raises it; elsewhere a plugin did.
+    """
+    chain = [error]
+    for each in chain:
+        if isinstance(each, Interrupted):
+            return each
+        if type(each) is KeyboardInterrupt and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            return Interrupted()
+        chain += [e for e in (each.__cause__, each.__context__) if e and e not in chain] if each else []
+    return None
+
+
+def is_of_harness(error: BaseException) -> bool:
+    """Whether an exception out of a plugin's code is a signal or a time limit, and not the plugin's own."""
+    return isinstance(error, TaskTimeout) or interruption_in(error) is not None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -45,7 +91,9 @@ def one_line(text: object, width: int = 400) -> str:
     """Any object as a text of one line and bounded length."""
     try:
         line = " ".join(str(text).split())
-    except Exception as error:
+    except BaseException as error:
+        if is_of_harness(error):
+            raise
         line = f"(no text: its __str__ raises {type(error).__name__})"
     return line if len(line) <= width else f"{line[: width - 1]}…"
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +14,11 @@ from small import TOYS, toy_run
 
 from cfbench import storage
 from cfbench.cli.main import _main as cfbench
-from cfbench.engine import transfer
-from cfbench.engine.transfer import RemoteResult
+from cfbench.engine.workers import transfer
+from cfbench.engine.workers.transfer import RemoteResult
 from cfbench.errors import UserError
 from cfbench.plugins.spec import Spec
-from cfbench.runs.chain import Outcome, Status, Task, failure_folder
+from cfbench.runs.chain import Outcome, Status, Task
 from cfbench.runs.progress import read_events
 
 
@@ -62,7 +61,8 @@ def test_stages_come_back_where_the_folder_is_not_shared(tmp_path, cluster, alon
     wrote = [e["stage"] for e in read_events(tmp_path / "tiny") if e["event"] == "wrote"]
     assert len(wrote) == len(set(wrote)) >= 10
     assert not [f for stage in wrote for f in storage.damaged_files(tmp_path / "tiny" / stage)]
-    assert any("failed-train-1" in stage for stage in wrote)
+    (record,) = (tmp_path / "tiny").rglob("failed-*")
+    assert "this method cannot be fitted" in (record / "log.txt").read_text()
     ends = [e for e in read_events(tmp_path / "tiny") if e["event"] == "end"]
     assert len(ends) == len({e["task"] for e in ends})
     (failed,) = [e for e in ends if e["status"] == "failed"]
@@ -133,49 +133,12 @@ def test_the_folder_of_a_node_is_removed_and_no_other(tmp_path, monkeypatch):
         assert {p.name for p in tmp_path.iterdir()} == {"cfbench-abc", "cfbench-"}
 
 
-def test_failures_from_elsewhere_get_numbers_of_their_own(tmp_path):
-    with storage.write_stage(tmp_path / "there" / "failed-train-1", stage="train") as draft:
-        (draft / "log.txt").write_text("why")
-    files = {p.name: p.read_bytes() for p in (tmp_path / "there" / "failed-train-1").iterdir()}
-    for _ in range(2):
-        RemoteResult(Outcome(DONE, Status.FAILED), {"cells/failed-train-1": files}).unpack(tmp_path / "here")
-    assert {p.name for p in (tmp_path / "here" / "cells").iterdir()} == {"failed-train-1", "failed-train-2"}
-
-
 def test_packed_code_is_an_installation(tmp_path):
     folder = transfer.pack_code(tmp_path / "bag", [Path(TOYS)])
+    (packed,) = (folder / "cfbench-plugins").glob("*/toys.py")
     output = subprocess.run(
-        [sys.executable, "-m", "cfbench", "list", "--plugin", str(folder / "cfbench-plugins/0/toys.py")],
+        [sys.executable, "-m", "cfbench", "list", "--plugin", str(packed)],
         cwd=folder, env={"PYTHONPATH": str(folder), "PATH": ""}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "diffscm" in output
     assert "knows" in output
-
-
-@dataclass(frozen=True)
-class Place:
-    """What `run_remotely` needs of a job."""
-
-    folder: Path
-    data_root: Path
-
-
-def test_a_node_sends_a_failure_back_with_the_task_that_recorded_it(tmp_path, monkeypatch):
-    """Two tasks at once on a node without the run's folder write into the same one: each sees what the other wrote."""
-    bars = Spec("bars")
-    mine, other = Task("prepare", bars), Task("judges", bars)
-
-    def fails(job, task, loaded):
-        for some in (mine, other):
-            folder = job.folder / failure_folder(some)
-            with storage.write_stage(storage.next_numbered(folder, f"failed-{some.stage}"), key=""):
-                pass
-        return Outcome(task, Status.FAILED, "", 0.0)
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name, stand_in in (("with_packed_plugins", lambda job: job), ("load_job", lambda job: None)):
-        monkeypatch.setattr(transfer, name, stand_in)
-    monkeypatch.setattr(transfer, "run_task", fails)
-    (tmp_path / "cfbench-token" / "env").mkdir(parents=True)
-    sent = transfer.run_remotely(Place(tmp_path / "run", tmp_path), mine, "token", {})
-    assert list(sent.stages) == [f"{failure_folder(mine)}/failed-prepare-1"]

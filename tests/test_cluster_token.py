@@ -6,7 +6,7 @@ import ray
 from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
-from cfbench.engine.ray_session import MODE, TOKEN, TOKEN_PATH, authentication, write_token
+from cfbench.engine.workers.ray_session import MODE, TOKEN, TOKEN_PATH, authentication, write_token
 
 
 def test_a_cluster_gets_the_token_that_it_asks_for(tmp_path, monkeypatch, capfd):

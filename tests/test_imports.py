@@ -23,7 +23,7 @@ QUICK = {
 }
 """Modules that list, help and a mistyped option are answered by."""
 
-NAMED = {"cfbench.engine.transfer"}
+NAMED = {"cfbench.engine.workers.transfer"}
 """Modules that name the folders of built-in plugins: one lays out the whole distribution for other machines."""
 LAYERS = (
     ("version", "errors", "names", "rng", "graph", "images", "contract", "evidence"),

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Column, Metric
 from cfbench.engine.request import Request
-from cfbench.engine.transfer import pack_code
+from cfbench.engine.workers.transfer import pack_code
 from cfbench.runs.context import LoadedJob
 
 TOYS = Path(__file__).with_name("toys.py")

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from cfbench.engine import transfer
+from cfbench.engine.workers import transfer
 from cfbench.errors import PluginError
 from cfbench.plugins import files
 from cfbench.plugins.digest import source_digest
@@ -159,14 +159,15 @@ def test_only_what_it_imports_travels(tmp_path):
     (file.parent / "kit" / "__init__.py").write_text("import other\n")
     (file.parent / "weights.bin").write_bytes(b"0")
     bag = transfer.pack_code(tmp_path / "bag", [file])
-    place = bag / transfer.PLUGINS / "0"
+    (place,) = (bag / transfer.PLUGINS).iterdir()
     found = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
     own = {"helpers.py", "kit/__init__.py", "kit/tools.py", "late.py", "other.py", "open/deep.py"}
     assert found == {"mine.py", *own}
     assert {p.relative_to(file.parent).as_posix() for p in files.sibling_modules(file).values()} == own
     probe = (
         "from cfbench.plugins.registry import Registry; "
-        "print(Registry(['cfbench-plugins/0/mine.py']).load('method', 'mine').abduct(None, None, None, None))"
+        f"mine = Registry(['cfbench-plugins/{place.name}/mine.py']).load('method', 'mine'); "
+        "print(mine.abduct(None, None, None, None))"
     )
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(bag)}
     said = subprocess.run([sys.executable, "-c", probe], cwd=bag, env=env, capture_output=True, text=True, check=True)

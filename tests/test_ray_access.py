@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from cfbench.engine.ray_executor import ray_executor
+from cfbench.engine.workers.ray_executor import ray_executor
 from cfbench.runs.budget import Budget
+from cfbench.runs.context import LoadedJob
 from cfbench.runs.job import Job
 
 LOOPBACK = {"0100007F", f"{'0' * 24}01000000", f"{'0' * 16}FFFF00000100007F"}
@@ -46,7 +47,7 @@ def session(tmp_path_factory):
         patch.setenv("TMPDIR", str(long))
         patch.setattr(tempfile, "tempdir", None)
         patch.delenv("RAY_AUTH_MODE", raising=False)
-        with ray_executor(Job(here, here, Budget.named("tiny")), 2) as executor:
+        with ray_executor(LoadedJob(Job(here, here, Budget.named("tiny"))), 2) as executor:
             token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
             yield Session(executor.ray, here, token)
             assert (executor.logs / "raylet.out").is_file()

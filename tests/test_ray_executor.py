@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from cfbench.engine.ray_executor import RayExecutor, gpu_share, peak_memory_of
+from cfbench.engine.workers.ray_executor import EngineDied, RayExecutor, gpu_share, peak_memory_of
 from cfbench.plugins.spec import Spec
 from cfbench.runs import progress
 from cfbench.runs.budget import Budget
 from cfbench.runs.chain import Outcome, Status, Task
+from cfbench.runs.context import LoadedJob
 from cfbench.runs.job import Cell, Job
 from cfbench.runs.progress import read_events
 
@@ -63,7 +64,13 @@ class Reference:
 class Ray:
     """Takes tasks, does nothing, and tells what was asked of it."""
 
-    exceptions = SimpleNamespace(RayTaskError=KeyError, RayError=OSError, OutOfMemoryError=MemoryError)
+    exceptions = SimpleNamespace(
+        RayTaskError=KeyError,
+        RayError=OSError,
+        OutOfMemoryError=MemoryError,
+        NodeDiedError=ConnectionError,
+        LocalRayletDiedError=BrokenPipeError,
+    )
 
     def __init__(self, *ends):
         self.ends, self.asked, self.cancelled = list(ends), [], []
@@ -75,7 +82,7 @@ class Ray:
     def remote(self, **options):
         def options_of(**share):
             self.asked.append(share)
-            return SimpleNamespace(remote=lambda job, task: Reference(task))
+            return SimpleNamespace(remote=lambda job, task, group: Reference(task))
 
         return lambda function: SimpleNamespace(options=options_of)
 
@@ -90,7 +97,7 @@ class Ray:
 
 
 def workers(tmp_path, ray, slots=4, gpus=1):
-    return RayExecutor(ray, Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda"), slots, gpus)
+    return RayExecutor(ray, LoadedJob(Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda")), slots, gpus)
 
 
 def test_four_small_tasks_share_a_gpu(tmp_path):
@@ -129,7 +136,7 @@ def test_a_second_time_is_the_end(tmp_path):
 def clock(monkeypatch):
     """Seconds that stand still until a test moves them."""
     now = [1000.0]
-    monkeypatch.setattr("cfbench.engine.ray_executor.time.time", lambda: now[0])
+    monkeypatch.setattr("cfbench.engine.workers.ray_executor.time.time", lambda: now[0])
     return now
 
 
@@ -143,7 +150,7 @@ def under_way(folder, method, begun):
 
 def limited(tmp_path, ray):
     job = Job(tmp_path, tmp_path, Budget.named("tiny"), device="cuda", timeout=100.0)
-    mine = RayExecutor(ray, job, 4, 1)
+    mine = RayExecutor(ray, LoadedJob(job), 4, 1)
     for name in "ab":
         mine.start(task(name))
     return mine
@@ -199,3 +206,44 @@ def test_a_cluster_that_does_not_remove_its_folders_fails_nothing(tmp_path):
     mine.sender = SimpleNamespace(token="ab")
     mine.remove_node_folders()
     assert ray.cancelled == ["train bars m seed 0"]
+
+
+class Engine(Ray):
+    """Ray with processes on this machine, of which some have ended."""
+
+    def __init__(self, *ends, dead=()):
+        super().__init__(*ends)
+        node = SimpleNamespace(dead_processes=lambda: [(kind, None) for kind in dead])
+        self._private = SimpleNamespace(worker=SimpleNamespace(_global_node=node))
+
+
+@pytest.mark.parametrize("dead", ["raylet", "gcs_server"])
+def test_the_death_of_the_engine_is_no_failure_of_a_task(tmp_path, dead):
+    mine = workers(tmp_path, Engine(dead=[dead, "log_monitor"]))
+    mine.start(task("m"))
+    with pytest.raises(EngineDied, match=f"Ray's {dead} ended unexpectedly; the same command continues"):
+        mine.wait()
+
+
+def test_the_death_of_another_process_of_the_engine_disturbs_nothing(tmp_path):
+    mine = workers(tmp_path, Engine("done", dead=["log_monitor"]))
+    mine.start(task("m"))
+    assert [o.status for o in mine.wait()] == ["done"]
+
+
+def test_a_task_that_loses_its_node_is_pending_however_often(tmp_path):
+    mine = workers(tmp_path, Ray(*[ConnectionError("node"), BrokenPipeError("raylet")] * 3))
+    for _ in range(6):
+        mine.start(task("m"))
+        assert [o.status for o in mine.wait()] == ["pending"]
+
+
+def test_while_a_run_is_stopped_nothing_is_tried_again(tmp_path):
+    ray = Ray(OSError("died"), OSError("died"))
+    mine = workers(tmp_path, ray)
+    mine.start(task("m", 0))
+    mine.start(task("m", 1))
+    mine.stop()
+    ended = [*mine.wait(), *mine.wait()]
+    assert [(o.task.id, o.status) for o in ended] == [(task("m", seed).id, "pending") for seed in (0, 1)]
+    assert len(ray.asked) == 2

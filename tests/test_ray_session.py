@@ -14,12 +14,13 @@ import pytest
 from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
-from cfbench.engine import ray_executor as executors
-from cfbench.engine import ray_session
-from cfbench.engine.ray_executor import RayExecutor
-from cfbench.engine.ray_session import import_ray, private_folder, write_token
+from cfbench.engine.workers import ray_executor as executors
+from cfbench.engine.workers import ray_session
+from cfbench.engine.workers.ray_executor import RayExecutor
+from cfbench.engine.workers.ray_session import import_ray, private_folder, write_token
 from cfbench.errors import UserError
 from cfbench.runs.budget import Budget
+from cfbench.runs.context import LoadedJob
 from cfbench.runs.job import Job
 
 UNTRUSTED = (
@@ -27,8 +28,8 @@ UNTRUSTED = (
 )
 
 
-def job(folder: Path) -> Job:
-    return Job(folder, folder, Budget.named("tiny"))
+def loaded(folder: Path) -> LoadedJob:
+    return LoadedJob(Job(folder, folder, Budget.named("tiny")))
 
 
 def test_tokens_differ_and_folders_end_with_what_they_are_for(tmp_path):
@@ -114,7 +115,7 @@ def test_where_ray_cannot_start_a_run_goes_on_in_one_process(tmp_path, monkeypat
         prevent(patch)
         assert cfbench([*command, "--jobs", "2"]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "Ray" in line]
-    assert line == f"cfbench: Ray cannot start: {why}; this run goes on in one process, one task at a time"
+    assert line == f"cfbench: Ray cannot start: {why}; this run goes on without it, one task at a time"
     assert (tmp_path / "tiny" / "leaderboard" / "bars.csv").is_file()
 
 
@@ -142,7 +143,7 @@ class Slow:
 def test_workers_that_do_not_start_are_told_once(tmp_path, monkeypatch, capsys, started):
     now = time.monotonic()
     monkeypatch.setattr(executors.time, "monotonic", lambda: now)
-    executor = RayExecutor(Slow(started), job(tmp_path), 2, 0)
+    executor = RayExecutor(Slow(started), loaded(tmp_path), 2, 0)
     executor.warm_up(tmp_path / "logs")
     for later, expected in ((59, False), (61, started < 2), (200, False)):
         monkeypatch.setattr(executors.time, "monotonic", lambda later=later: now + later)

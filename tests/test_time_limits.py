@@ -9,7 +9,8 @@ import pytest
 from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
-from cfbench.engine.failures import TaskTimeout, time_limit
+from cfbench.engine.failures import time_limit
+from cfbench.errors import TaskTimeout
 
 
 def stubborn(ends: list[TaskTimeout], often: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -200,4 +201,13 @@ class Mortal(Learns):
         if flag and not os.path.exists(flag):
             open(flag, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
+        super().fit(run)
+
+
+class Writes(Learns):
+    """Finds no room on the disk, if told so."""
+
+    def fit(self, run):
+        if os.environ.get("DISK_IS_FULL"):
+            raise OSError(errno.ENOSPC, "No space left on device")
         super().fit(run)

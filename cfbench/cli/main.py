@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import UserError, one_line, os_error_text, reason_of
+from ..errors import (
+    STOP_SIGNALS,
+    Interrupted,
+    UserError,
+    interruption_in,
+    one_line,
+    os_error_text,
+    raise_interrupted,
+    reason_of,
+)  # fmt: skip
 from ..runs.budget import DATASETS, METHODS
 from ..runs.terminal import discard_output, filtered, filtered_output, flush_output, replace_unencodable
 from ..version import __version__
@@ -127,13 +138,33 @@ for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMM
     cli.add_command(_command)
 
 
+THREADS = 2.0
+"""Seconds that the threads of plugins have to end at the end of a command."""
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 usage or environment, 2 cells unfinished, 128 + N by signal N."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, raise_interrupted)
     os.environ["MPLBACKEND"] = "agg"  # a notebook's, which its shell commands inherit, may not be installed
     outlive_readers()
     replace_unencodable()
     sys.stdout, sys.stderr = filtered(sys.stdout), filtered(sys.stderr)
-    sys.exit(_main(sys.argv[1:] if argv is None else argv))
+    _exit(_main(sys.argv[1:] if argv is None else argv))
+
+
+def _exit(code: int) -> None:
+    """End the process, also where a plugin started a thread that never ends."""
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
+    for thread in others:
+        thread.join(THREADS / len(others))
+    if any(t.is_alive() for t in others):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _main(argv: list[str]) -> int:
@@ -152,9 +183,10 @@ def _execute(argv: list[str]) -> int:
         if "--debug" in argv:
             raise
         return _print_error(str(error))
-    except (click.Abort, KeyboardInterrupt):
-        print("cfbench: interrupted; the same command continues", file=sys.stderr)
-        return 130
+    except (click.Abort, KeyboardInterrupt) as error:
+        with suppress(OSError):  # the terminal may be gone
+            print("cfbench: interrupted; the same command continues", file=sys.stderr)
+        return (interruption_in(error) or Interrupted()).exit_code
     except OSError as error:
         if "--debug" in argv:
             raise
@@ -163,6 +195,6 @@ def _execute(argv: list[str]) -> int:
 
 def _print_error(text: str) -> int:
     discard_output()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         print(f"cfbench: error: {one_line(text, LONGEST)}", file=sys.stderr)
     return 1

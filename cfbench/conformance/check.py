@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import reason_of
+from ..errors import is_of_harness, reason_of
 from .outcomes import Skipped, Violation
 from .subjects.subject import Subject
 
@@ -53,7 +53,9 @@ class Check:
             self.run(subject)
         except (Violation, Skipped) as found:
             return found
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             return Violation(f"could not tell whether {self.text}: {reason_of(error)}; mend that line")
         return None
 

@@ -1,3 +1,3 @@
-"""From a request to finished tasks: prepare, fit, score, execute, Ray, failures, display."""
+"""From a request to finished tasks: prepare, fit, score, execute, interrupts, failures, display."""
 
 from __future__ import annotations

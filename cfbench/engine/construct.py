@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from ..errors import PluginError, UserError, reason_of
+from ..errors import PluginError, UserError, is_of_harness, reason_of
 from ..graph import CausalGraph
 from ..names import name_error
 from ..plugins.discovery import is_instance
@@ -45,7 +45,9 @@ def check_datasets(loaded: LoadedJob, datasets: Iterable[Spec]) -> None:
             _check_names(spec, loaded.dataset(spec).graph)
         except UserError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             raise UserError(_message(loaded, "dataset", spec, error)) from error
 
 
@@ -83,7 +85,9 @@ def check_metrics(loaded: LoadedJob, names: Iterable[str]) -> None:
         try:
             with isolated(0, loaded.job.threads):
                 loaded.metric(name)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             message = _message(loaded, "metric", Spec(name), error)
             print(f"cfbench: the metric {name} will fail: {message}", file=sys.stderr)
 
@@ -97,7 +101,9 @@ def _error(loaded: LoadedJob, dataset: Spec, spec: Spec) -> BaseException | None
             return None
         except PluginError:
             return None
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             found = error
     return found
 

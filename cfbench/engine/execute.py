@@ -1,29 +1,32 @@
-"""Tasks scheduled and executed, in this process or by Ray, with a display and two-step interrupts."""
+"""Tasks scheduled and executed, in this process or by Ray, with a display, and their failures recorded."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
-from types import FrameType
 from typing import Protocol
 
 from .. import storage
+from ..errors import Interrupted
 from ..runs.chain import Outcome, Status, Task, damaged, tasks_of
 from ..runs.context import LoadedJob, Run
 from ..runs.job import Job
 from ..runs.progress import log_event, remove_note
+from ..storage.scratch import remove_abandoned_scratch
 from ..storage.temporary import remove_abandoned
+from .claims import Claims
 from .display import RunMonitor, live_display
-from .ray_executor import ray_executor
-from .ray_session import RayUnavailable
-from .tasks import run_task
+from .interrupts import interruptible
+from .tasks import record_failure, run_task
+from .workers.isolated_executor import isolated_executor
+from .workers.isolation import is_pristine, parts_of
+from .workers.ray_executor import ray_executor
+from .workers.ray_session import RayUnavailable
 
-__all__ = ["Executor", "InProcessExecutor", "Interrupt", "Schedule", "execute", "interruptible"]
+__all__ = ["Executor", "InProcessExecutor", "Schedule", "execute"]
 
 
 class Executor(Protocol):
@@ -37,9 +40,13 @@ class Executor(Protocol):
         """Wait a while; the outcomes of the tasks that ended meanwhile, of which there may be none."""
         ...
 
+    def stop(self) -> None:
+        """Try no task again any more."""
+        ...
+
 
 class InProcessExecutor:
-    """Executes a task when it is waited for, in this process; Ray is not imported."""
+    """Executes a task of built-in plugins when it is waited for, in this process; Ray is not imported."""
 
     slots = 1
 
@@ -52,6 +59,9 @@ class InProcessExecutor:
 
     def wait(self) -> list[Outcome]:
         return [run_task(self.job, self.queue.pop(0), self.loaded)]
+
+    def stop(self) -> None:
+        pass
 
 
 class Schedule:
@@ -69,9 +79,9 @@ class Schedule:
         """The tasks that have not started."""
         return [*self._waiting.values()]
 
-    def ready(self, slots: int) -> list[Task]:
-        """Take the tasks to start now, so that at most ``slots`` are in flight."""
-        ready = (name for name, task in self._waiting.items() if self.done.issuperset(task.needs))
+    def ready(self, slots: int, may_start: Callable[[Task], bool] = lambda task: True) -> list[Task]:
+        """Take the tasks to start now and that may start, so that at most ``slots`` are in flight."""
+        ready = (name for name, task in self._waiting.items() if self.done.issuperset(task.needs) and may_start(task))
         started = list(islice(ready, max(slots - len(self.in_flight), 0)))
         self.in_flight.update(started)
         return [self._waiting.pop(name) for name in started]
@@ -93,8 +103,11 @@ class Schedule:
         return skipped
 
     def end(self, outcome: Outcome) -> None:
-        """Register how a task ended."""
+        """Register how a task ended; one that is pending still waits."""
         self.in_flight.discard(outcome.task.id)
+        if outcome.status is Status.PENDING:
+            self._waiting = {outcome.task.id: outcome.task, **self._waiting}
+            return
         self.outcomes[outcome.task.id] = outcome
         if outcome.status is Status.DONE:
             self.done.add(outcome.task.id)
@@ -102,39 +115,8 @@ class Schedule:
             self._all_possible = False
 
 
-GRACE = 5.0
-"""Seconds that tasks in flight have to finish."""
-
-
-class Interrupt:
-    """A signal handler that registers whether the user has asked to stop."""
-
-    def __init__(self, print_line: Callable[[str], None]) -> None:
-        self.asked, self.print_line = False, print_line
-        self.timer = threading.Timer(GRACE, os.kill, (os.getpid(), signal.SIGINT))
-        self.timer.daemon = True
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.print_line(f"stopping: what is under way has {GRACE:g} s to finish; Ctrl-C again stops now")
-        self.timer.start()
-
-
-@contextmanager
-def interruptible(print_line: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Context manager whose block the first interrupt asks to stop, and a second one, or `GRACE` seconds, stops."""
-    interrupt = Interrupt(print_line)
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield interrupt
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupt
-    finally:
-        interrupt.timer.cancel()
-        signal.signal(signal.SIGINT, before)
+WAIT = 0.5
+"""Seconds after which a task that another process is at work on is looked at again."""
 
 
 def execute(
@@ -156,14 +138,14 @@ def execute(
         after: called with the outcome of each.
 
     Raises:
-        KeyboardInterrupt: the user asked to stop, and tasks are left.
+        Interrupted: the user or the system asked to stop, and tasks are left.
+        UserError: Ray stopped working, and tasks are left.
     """
-    workers: AbstractContextManager[Executor]
-    workers = nullcontext(InProcessExecutor(run.job, run.loaded))
-    if jobs > 1 or address:
-        workers = _by_ray(run, jobs, address)
+    workers = _by_ray(run, jobs, address) if jobs > 1 or address else _one_by_one(run)
+    todo = [part for task in todo for part in parts_of(run.loaded, task)]
     schedule, folder = Schedule(todo, done), run.job.folder
     remove_abandoned(folder)
+    remove_abandoned_scratch()
     for stage, broken in damaged(run, todo).items():
         storage.remove_damaged(stage)
         print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
@@ -171,42 +153,74 @@ def execute(
     monitor = _monitor(run, schedule)
     with (
         live_display(monitor) as print_line,
-        interruptible(print_line) as interrupt,
+        Claims(folder, print_line) as claims,
         workers as executor,
+        interruptible(print_line) as interrupt,
     ):
         while True:
             for outcome in schedule.skip():
                 monitor.end(outcome)
                 print_line(_outcome_line(outcome))
-            for task in [] if interrupt.asked else schedule.ready(executor.slots):
-                executor.start(task)
-            if not schedule.in_flight:
+            if interrupt.asked:
+                executor.stop()
+            outcomes = []
+            for task in [] if interrupt.asked else schedule.ready(executor.slots, claims.take):
+                if failure := claims.failure_elsewhere(task):
+                    outcomes.append(Outcome(task, failure.status, failure.reason))
+                else:
+                    executor.start(task)
+            if not schedule.in_flight and (interrupt.asked or not schedule.waiting):
                 break
-            for outcome in executor.wait():
-                schedule.end(outcome)
-                monitor.end(outcome)
-                remove_note(folder, outcome.task.id)
-                print_line(_outcome_line(outcome))
-                after(outcome)
+            for outcome in outcomes or _wait(executor, schedule):
+                ended = _settled(run.job, outcome, interrupt.asked)
+                schedule.end(ended)
+                claims.release(ended.task)
+                remove_note(folder, ended.task.id)
+                if ended.status is not Status.PENDING:
+                    monitor.end(ended)
+                    print_line(_outcome_line(ended))
+                    after(ended)
     log_event(folder, "stop", left=len(schedule.waiting))
     if schedule.waiting:
-        raise KeyboardInterrupt
+        raise Interrupted(interrupt.number)
     return list(schedule.outcomes.values())
 
 
 @contextmanager
 def _by_ray(run: Run, jobs: int, address: str | None) -> Iterator[Executor]:
-    """Context manager with Ray's executor, or this process' own where Ray does not start on this machine."""
+    """Context manager with Ray's executor, or one of one task at a time where Ray does not start on this machine."""
     with ExitStack() as stack:
         executor: Executor
         try:
-            executor = stack.enter_context(ray_executor(run.job, jobs, address))
+            executor = stack.enter_context(ray_executor(run.loaded, jobs, address))
         except RayUnavailable as error:
             if address:
                 raise
-            print(f"cfbench: {error}; this run goes on in one process, one task at a time", file=sys.stderr)
-            executor = InProcessExecutor(run.job, run.loaded)
+            print(f"cfbench: {error}; this run goes on without it, one task at a time", file=sys.stderr)
+            executor = stack.enter_context(_one_by_one(run))
         yield executor
+
+
+def _one_by_one(run: Run) -> AbstractContextManager[Executor]:
+    """Context manager with an executor of one task at a time, in this process where all plugins are built in."""
+    if is_pristine(run.loaded):
+        return nullcontext(InProcessExecutor(run.job, run.loaded))
+    return isolated_executor(run.loaded)
+
+
+def _wait(executor: Executor, schedule: Schedule) -> list[Outcome]:
+    """The outcomes of tasks that end meanwhile; where all are with other processes, none after `WAIT` seconds."""
+    if schedule.in_flight:
+        return executor.wait()
+    time.sleep(WAIT)
+    return []
+
+
+def _settled(job: Job, outcome: Outcome, stopping: bool) -> Outcome:
+    """The outcome of a task, recorded if it is a failure; while a run is stopped, what does not succeed is pending."""
+    if stopping and outcome.status is not Status.DONE:
+        return Outcome(outcome.task, Status.PENDING)
+    return record_failure(job, outcome)
 
 
 def _monitor(run: Run, schedule: Schedule) -> RunMonitor:

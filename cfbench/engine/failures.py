@@ -13,14 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import InvalidAnswer
+from ..errors import InvalidAnswer, TaskTimeout
 from ..runs.chain import Status
 
-__all__ = ["TaskTimeout", "is_transient", "out_of_memory", "status_of", "time_limit", "with_smaller_batches"]
-
-
-class TaskTimeout(BaseException):
-    """A block took longer than its limit; no `Exception`, so that code that catches those does not catch it."""
+__all__ = ["is_transient", "out_of_memory", "status_of", "time_limit", "with_smaller_batches"]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import storage
+from ..errors import is_of_harness
 from ..evaluation.plan import Plan
 from ..evaluation.scoring import ScoreRow, evidences, score
 from ..evidence import Evidence
@@ -40,7 +41,9 @@ def scores(context: Context, cell: Cell) -> None:
             context.progress(name, done, len(names))
             try:
                 _score(context, cell, name, plan, found)
-            except Exception as error:
+            except BaseException as error:
+                if is_of_harness(error):
+                    raise
                 broken.append(f"{name}: {type(error).__name__}: {error}")
     if broken:
         raise MetricError("; ".join(broken))

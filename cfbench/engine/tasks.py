@@ -1,4 +1,4 @@
-"""One task of a run executed in any process, its failure recorded instead of raised."""
+"""One task of a run executed in any process, its failure returned instead of raised, and recorded by the driver."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import storage
-from ..errors import InvalidAnswer, UserError, reason_of
+from ..errors import Interrupted, InvalidAnswer, TaskTimeout, UserError, interruption_in, reason_of
 from ..runs.chain import Outcome, Status, Task, failure_folder, input_folders
 from ..runs.context import Context, LoadedJob
 from ..runs.environment import standard
@@ -18,10 +18,11 @@ from ..runs.job import Job
 from ..runs.progress import ProgressReporter, log_event
 from . import fit, prepare
 from .contention import DeviceUse, using_device
-from .failures import TaskTimeout, is_transient, status_of, time_limit
+from .failures import is_transient, status_of, time_limit
+from .interrupts import handling
 from .score import MetricError, scores
 
-__all__ = ["record_failure", "run_task"]
+__all__ = ["record_failure", "run_task", "until_interrupted"]
 
 
 RUNNERS: Mapping[str, Callable[[Context, Any], None]] = {
@@ -35,13 +36,29 @@ RUNNERS: Mapping[str, Callable[[Context, Any], None]] = {
 
 
 def run_task(job: Job, task: Task, loaded: LoadedJob | None = None) -> Outcome:
-    """Execute a task; an exception that it raises is recorded in a folder ``failed-STAGE-N`` of its cell."""
+    """Execute a task, and return how it ended; an exception of any class that it raises is a failure.
+
+    Raises:
+        Interrupted: a signal asked this process to stop.
+    """
     start = time.perf_counter()
     log_event(job.folder, "start", task=task.id)
     outcome = _attempt(job, task, loaded or LoadedJob(job))
     seconds = round(time.perf_counter() - start, 3)
     log_event(job.folder, "end", task=task.id, status=outcome.status, reason=outcome.reason, seconds=seconds)
     return replace(outcome, seconds=seconds)
+
+
+T = TypeVar("T")
+
+
+def until_interrupted(task: Task, execute: Callable[[], T]) -> T | Outcome:
+    """What the execution of a task in a worker returns; that it is pending where a signal asked the worker to stop."""
+    try:
+        with handling():
+            return execute()
+    except Interrupted:
+        return Outcome(task, Status.PENDING)
 
 
 def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
@@ -56,11 +73,13 @@ def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
         ):
             context = Context(loaded, _report_and_count(report, use), use.count_others)
             RUNNERS[task.stage](context, task.cell or task.dataset)
-    except (Exception, SystemExit, TaskTimeout) as error:
+    except BaseException as error:
+        if interruption := interruption_in(error):
+            raise interruption from None
         reason = _reason(error, _file(task, loaded))
         if is_transient(error):
             return Outcome(task, Status.FAILED, _one_line(f"{reason}; make room, then the same command tries again"))
-        return record_failure(job, task, status_of(error), reason, traceback.format_exc())
+        return Outcome(task, status_of(error), _one_line(reason), log=traceback.format_exc())
     return Outcome(task, Status.DONE)
 
 
@@ -101,13 +120,18 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-def record_failure(job: Job, task: Task, status: Status, reason: str, log: str = "") -> Outcome:
-    """Record the failure of a task next to the stages of its cell; return its outcome."""
-    reason, base = _one_line(reason), job.folder / failure_folder(task)
-    about = {"stage": task.stage, "status": status, "reason": reason, "key": task.key}
+def record_failure(job: Job, outcome: Outcome) -> Outcome:
+    """Record the failure of a task in a folder ``failed-STAGE-N`` next to the stages of its cell.
+
+    Only the driver records: it knows whether the run is being stopped, which is no failure of a task.
+    """
+    if not outcome.log:
+        return outcome
+    task, base = outcome.task, job.folder / failure_folder(outcome.task)
+    about = {"stage": task.stage, "status": outcome.status, "reason": outcome.reason, "key": task.key}
     try:
         with storage.write_stage(storage.next_numbered(base, f"failed-{task.stage}"), **about) as draft:
-            (draft / "log.txt").write_text(log or reason)
+            (draft / "log.txt").write_text(outcome.log, errors="backslashreplace")
     except OSError as error:
-        reason = _one_line(f"{reason}; this could not be recorded: {error}")
-    return Outcome(task, status, reason)
+        return replace(outcome, reason=_one_line(f"{outcome.reason}; this could not be recorded: {error}"))
+    return outcome

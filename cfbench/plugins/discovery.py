@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from ..errors import PluginError, UserError, one_line, reason_of
+from ..errors import PluginError, UserError, is_of_harness, one_line, reason_of
 from ..names import name_error
 from .files import is_current, load_file, sibling_modules, with_own_names
 from .signatures import Kind, claims
@@ -33,6 +33,8 @@ __all__ = [
 
 SESSION = "this session"
 NAME = re.compile(r"[A-Za-z_][\w-]*")
+DISTRIBUTION = "cfbench-scm"
+"""The distribution whose plugins are built in."""
 CONTROLS = "cfbench.controls"
 """The entry points of methods that run alongside whatever is asked for."""
 
@@ -53,6 +55,11 @@ class Plugin:
     file: Path | None = None
     cls: Any = field(default=None, compare=False)
     control: bool = False
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it comes with cfbench itself."""
+        return self.entry is not None and self.origin.partition(" ")[0] == DISTRIBUTION
 
     def same(self, other: Plugin) -> bool:
         """Whether both are the same object."""
@@ -169,7 +176,9 @@ def _module(file: Path) -> ModuleType:
         return sys.modules[name]
     try:
         return load_file(name, file)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_of_harness(error):
+            raise
         raise PluginError(with_own_names(name, reason_of(error, _innermost(error, file)))) from error
 
 

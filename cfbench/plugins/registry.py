@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from ..errors import PluginError, UserError, did_you_mean, reason_of
+from ..errors import PluginError, UserError, did_you_mean, is_of_harness, reason_of
 from .discovery import (
     BrokenPlugin,
     Plugin,
@@ -73,6 +73,11 @@ class Registry:
     def controls(self) -> list[str]:
         """The names of the methods that run alongside whatever is asked for, sorted."""
         return sorted(p.name for p in self.plugins.values() if p.control)
+
+    @property
+    def loaded(self) -> list[Plugin]:
+        """The plugins whose code has been imported, or was imported before: those of files and of a session."""
+        return [p for at, p in self.plugins.items() if p.entry is None or at in self._loaded]
 
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin of that name.
@@ -144,7 +149,9 @@ class Registry:
             return dataset
         except UserError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             raise UserError(
                 f"{spec.label} cannot be made: {reason_of(error, self.find('dataset', spec.name).file)}; "
                 f"`cfbench show {spec.name}` says what its settings take"
@@ -218,7 +225,9 @@ def _load(plugin: Plugin) -> type[Any]:
     if plugin.entry:
         try:
             found = plugin.entry.load()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_of_harness(error):
+                raise
             raise PluginError(f"{about} cannot be imported: {reason_of(error)}") from error
     if not (inspect.isclass(found) and claims(found, plugin.kind)):
         raise PluginError(f"{about}: {plugin.target} is not a {' or '.join(BASES[plugin.kind])}")

@@ -115,27 +115,35 @@ KEYS = tuple(stage.key for stage in (*CELL_STAGES[:-1], *(s for s in STAGES.valu
 
 @dataclass(frozen=True)
 class Task:
-    """One stage of a data set or of a cell, its key, and the ids of the tasks that must be done before it."""
+    """One stage of a data set or of a cell, its key, and the ids of the tasks that must be done before it.
+
+    ``part`` names the metric of scores that are computed apart from a cell's others.
+    """
 
     stage: str
     dataset: Spec
     cell: Cell | None = None
     key: str = ""
     needs: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.stage} {self.cell.label if self.cell else self.dataset.label}"
+        return " ".join(filter(None, (self.stage, self.cell.label if self.cell else self.dataset.label, self.part)))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended, why, and after how many seconds."""
+    """How a task ended, why, and after how many seconds; ``pending`` means that it was interrupted.
+
+    ``log`` is the text to record about a failure; none is recorded without it, as the same command tries again then.
+    """
 
     task: Task
     status: Status
     reason: str = ""
     seconds: float = 0.0
+    log: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import platform
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -92,6 +93,7 @@ def _set_autocast(wanted: Mapping[str, Any]) -> None:
 
 
 STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "torch's global random state": (torch.get_rng_state, torch.set_rng_state),
     "numpy's global random state": (lambda: np.random.get_state(legacy=False), np.random.set_state),
     "Python's global random state": (random.getstate, random.setstate),

@@ -20,6 +20,7 @@ from ..storage.schema import mapping, printable
 __all__ = [
     "EVENTS",
     "EVERY",
+    "FOLDER",
     "ProgressReporter",
     "TaskProgress",
     "format_duration",

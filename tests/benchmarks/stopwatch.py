@@ -84,10 +84,11 @@ def main(argv: list[str], plugin: str, ray: bool) -> None:
     """Run a command and print what it took."""
     from cfbench.cli import main
     from cfbench.engine import execute as executing
-    from cfbench.engine import launch, ray_executor
+    from cfbench.engine import launch
+    from cfbench.engine.workers import ray_executor
 
     if ray:  # where one worker does all: the command itself starts Ray for several only
-        executing.nullcontext = lambda here: ray_executor.ray_executor(here.job, 1)
+        executing.nullcontext = lambda here: ray_executor.ray_executor(here.loaded, 1)
     else:
         watch_all(plugin)
         assert executing.nullcontext is nullcontext

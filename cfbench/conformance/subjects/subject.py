@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...errors import reason_of
+from ...errors import is_of_harness, reason_of
 from ...runs.environment import RANDOM_STATES, ProcessState
 from ..outcomes import Skipped, Violation
 from .process_state import recording_test_data, seeded
@@ -74,7 +74,9 @@ class Subject:
                     yield
             except (Violation, Skipped):
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_of_harness(error):
+                    raise
                 raise Violation(f"{what} raised {reason_of(error, self.file)}; mend that line") from error
             finally:
                 changes = before.changes()

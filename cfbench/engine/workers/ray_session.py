@@ -8,38 +8,37 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from ..errors import UserError, one_line
+from ...errors import Interrupted, UserError, one_line
+from ...storage.scratch import MARK, end_processes, scratch_folder
+from ..interrupts import handling
 
 __all__ = [
-    "RayUnavailable",
-    "authentication",
-    "cluster_authentication",
-    "import_ray",
-    "join_cluster",
-    "private_folder",
-    "start_ray",
-    "write_token",
-]
+    "VITAL", "RayUnavailable", "authentication", "cluster_authentication", "dead_processes", "import_ray",
+    "join_cluster", "marked", "private_folder", "start_ray", "starting_ray", "stopping_ray", "write_token",
+]  # fmt: skip
 
 
 FLOOR = (2, 52)
 """The first version of Ray that has token authentication."""
 SOCKET_PATH = 104 if sys.platform == "darwin" else 108
 """Bytes that the path of a Unix socket may have, with the zero at its end."""
-INNER = "ray"
+INNER = "r"
 """The folder inside a private one that Ray works in: it lets everyone write to the one that it is given."""
-SOCKET = f"{INNER}/session_2000-01-01_00-00-00_000000_{2**22}/sockets/plasma_store.1"
+SOCKET = f"{INNER}/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store.1"
 """The longest path that Ray gives a socket inside a private folder."""
 PROBE = 10.0
 """Seconds that a cluster has to accept a connection."""
+VITAL = frozenset({"raylet", "gcs_server"})
+"""Ray's processes on this machine without which no task ends."""
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -76,22 +75,13 @@ def private_folder() -> Iterator[Path]:
     Raises:
         RayUnavailable: there is no place for one.
     """
-    with _short_folder() as name:
-        yield Path(name)
-
-
-def _short_folder() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder in the system's place for those, or where paths are short."""
-    places = ["/tmp", "/var/tmp"]
-    with suppress(OSError):  # raised where no folder can be written
-        places.insert(0, tempfile.gettempdir())
-    for place in dict.fromkeys(places):
-        with suppress(OSError):
-            folder = tempfile.TemporaryDirectory(prefix="cfbench-", dir=place, ignore_cleanup_errors=True)
-            if len(os.fsencode(f"{folder.name}/{SOCKET}")) < SOCKET_PATH:
-                return folder
-            folder.cleanup()
-    raise RayUnavailable("Ray cannot start: no folder for temporary files can be written and has a short path")
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder(SOCKET_PATH - len(f"/{SOCKET}") - 1))
+        except OSError as error:
+            why = "no folder for temporary files can be written and has a short path"
+            raise RayUnavailable(f"Ray cannot start: {why}") from error
+        yield folder
 
 
 def write_token(folder: Path) -> Path:
@@ -173,6 +163,60 @@ def start_ray(ray: Any, folder: Path, slots: int, gpus: int, env_vars: Mapping[s
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
     return folder / INNER / "session_latest" / "logs"
+
+
+@contextmanager
+def starting_ray() -> Iterator[None]:
+    """Context manager around Ray's start, which leaves signal handlers behind that end the process in its own way.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    numbers: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        raise Interrupted(number)
+
+    try:
+        with handling(handler):
+            yield
+    except BaseException as error:  # Ray has a handler of its own, and replaces exceptions of others
+        if numbers or isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise Interrupted(numbers[0] if numbers else signal.SIGTERM) from None
+        raise
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Context manager whose block starts processes that `end_processes` finds by a folder."""
+    before = os.environ.get(MARK)
+    os.environ[MARK] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(MARK)
+        if before is not None:
+            os.environ[MARK] = before
+
+
+@contextmanager
+def stopping_ray(ray: Any, folder: Path) -> Iterator[None]:
+    """Context manager that stops Ray on exit, and what is left of it then; signals do not disturb that."""
+    try:
+        yield
+    finally:
+        with handling(signal.SIG_IGN):
+            if VITAL & dead_processes(ray):  # the others would wait for it
+                end_processes(folder)
+            ray.shutdown()
+            end_processes(folder)
+
+
+def dead_processes(ray: Any) -> set[str]:
+    """Which of the processes that Ray started from this one have ended."""
+    node = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
+    return {kind for kind, _ in node.dead_processes()} if node else set()
 
 
 @contextmanager

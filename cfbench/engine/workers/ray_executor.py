@@ -11,25 +11,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import storage
-from ..errors import UserError
-from ..runs.chain import Outcome, Status, Task
-from ..runs.context import load_job
-from ..runs.job import Job
-from ..runs.progress import log_event, remove_note, tasks_in_progress
+from ... import storage
+from ...errors import UserError, one_line
+from ...runs.chain import Outcome, Status, Task
+from ...runs.context import LoadedJob
+from ...runs.job import Job
+from ...runs.progress import log_event, remove_note, tasks_in_progress
+from ..tasks import until_interrupted
+from .isolation import Group, group_of
+from .plugin_processes import run_in_group
 from .ray_session import (
+    VITAL,
     authentication,
     cluster_authentication,
+    dead_processes,
     import_ray,
     join_cluster,
+    marked,
     private_folder,
     start_ray,
+    starting_ray,
+    stopping_ray,
     write_token,
 )  # fmt: skip
-from .tasks import record_failure, run_task
 from .transfer import RemoteResult, StageSender, pack_code, remove_node_folder, run_remotely
 
-__all__ = ["gpu_share", "peak_memory_of", "ray_executor"]
+__all__ = ["EngineDied", "gpu_share", "peak_memory_of", "ray_executor"]
 
 
 HEADROOM = 1.25
@@ -74,6 +81,10 @@ CLEANUP = 10.0
 """Seconds that the nodes of a cluster have to remove their folders."""
 
 
+class EngineDied(UserError):
+    """Ray's own processes have ended, for which no task is to blame."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """A task submitted to Ray: whether it is tried again, and when it was submitted."""
@@ -86,17 +97,20 @@ class Submission:
 class RayExecutor:
     """Executes tasks in Ray workers; one whose process dies, or is out of memory, is tried once more, alone.
 
+    No worker runs code of plugins that are not built in: they have processes of their own, which end with the worker's.
+
     Fits share a GPU as far as the peak memory of their methods allows; answers, which are timed, have a GPU each.
     """
 
-    def __init__(self, ray: Any, job: Job, slots: int, gpus: float, sender: StageSender | None = None) -> None:
-        self.ray, self.job, self.slots, self.sender = ray, job, slots, sender
+    def __init__(self, ray: Any, loaded: LoadedJob, slots: int, gpus: float, sender: StageSender | None = None) -> None:
+        self.ray, self.loaded, self.job, self.slots, self.sender = ray, loaded, loaded.job, slots, sender
+        job = loaded.job
         self.each = math.ceil(slots / gpus) if gpus else 0
         self.memory_mb = _memory(job) if gpus else None
         self.remote = ray.remote(max_retries=0)(run_remotely if sender else _in_worker)
         self.in_flight: dict[Any, Submission] = {}
         self.waiting: list[Submission] = []
-        self.ended = 0.0
+        self.ended, self.stopped = 0.0, False
         self.starting: list[Any] = []
         self.logs, self.begun = Path(), 0.0
 
@@ -127,7 +141,9 @@ class RayExecutor:
 
     def _submit(self, submission: Submission) -> None:
         sent = () if self.sender is None else (self.sender.token, self.sender.needed(submission.task))
-        ref = self.remote.options(**self._share(submission)).remote(self.job, submission.task, *sent)
+        group = group_of(self.loaded, submission.task)
+        job = group.job(self.job)
+        ref = self.remote.options(**self._share(submission)).remote(job, submission.task, group, *sent)
         self.in_flight[ref] = replace(submission, begun=time.time())
 
     def _share(self, submission: Submission) -> dict[str, float]:
@@ -138,14 +154,34 @@ class RayExecutor:
             share["num_gpus"] = 1.0 if submission.again else part
         return share
 
+    def stop(self) -> None:
+        self.stopped = True
+
     def wait(self) -> list[Outcome]:
+        """Wait a while; the outcomes of the tasks that ended meanwhile.
+
+        Raises:
+            EngineDied: Ray does not work any more.
+        """
+        self._check_engine()
         self._check_start()
-        ready, _ = self.ray.wait(list(self.in_flight), num_returns=1, timeout=WATCH)
-        outcomes = [o for o in (self._outcome(ref, self.in_flight.pop(ref)) for ref in ready) if o]
-        self.ended = time.time() if ready else self.ended
+        outcomes: list[Outcome] = []
+        if self.in_flight:
+            ready, _ = self.ray.wait(list(self.in_flight), num_returns=1, timeout=WATCH)
+            outcomes += [o for o in (self._outcome(ref, self.in_flight.pop(ref)) for ref in ready) if o]
+            self.ended = time.time() if ready else self.ended
         outcomes += self._overdue()
+        if self.stopped:
+            outcomes += [Outcome(s.task, Status.PENDING) for s in self.waiting]
+            self.waiting.clear()
         self._next()
         return outcomes
+
+    def _check_engine(self) -> None:
+        """Raise unless Ray's processes that this one started are alive."""
+        if dead := sorted(VITAL & dead_processes(self.ray)):
+            time.sleep(WATCH)  # the same signal may be on its way to this process
+            raise EngineDied(f"Ray's {' and '.join(dead)} ended unexpectedly; the same command continues")
 
     def _next(self) -> None:
         """Start waiting tasks: one that is tried again once no other is in flight, the others after it."""
@@ -166,7 +202,7 @@ class RayExecutor:
                 del self.in_flight[ref]
                 self.ended = time.time()
                 reason = f"took longer than {self.job.timeout:g} s (--timeout) and had to be killed"
-                return [record_failure(self.job, submission.task, Status.TIMEOUT, reason)]
+                return [Outcome(submission.task, Status.TIMEOUT, reason, log=reason)]
         return []
 
     def _since(self, submission: Submission, begun: Mapping[str, float]) -> float:
@@ -179,19 +215,31 @@ class RayExecutor:
         return max(submission.begun, begun.get(submission.task.id, unknown))
 
     def _outcome(self, ref: Any, submission: Submission) -> Outcome | None:
+        known = self.ray.exceptions
         try:
-            done = self.ray.get(ref)
-            done = done.unpack(self.job.folder) if isinstance(done, RemoteResult) else done
-            return None if done.status is Status.OOM and self._again(submission, "oom") else done
-        except self.ray.exceptions.RayTaskError as error:
-            return record_failure(self.job, submission.task, Status.FAILED, f"{type(error).__name__}: {error}")
-        except self.ray.exceptions.RayError as error:
+            done: Outcome | RemoteResult = self.ray.get(ref)
+            outcome = done.unpack(self.job.folder) if isinstance(done, RemoteResult) else done
+            if outcome.status is Status.CRASHED:
+                return self._after_crash(submission, "ProcessDied")
+            return None if outcome.status is Status.OOM and self._again(submission, "oom") else outcome
+        except known.RayTaskError as error:
+            reason = one_line(f"{type(error).__name__}: {error}")
+            return Outcome(submission.task, Status.FAILED, reason, log=str(error))
+        except known.RayError as error:
+            self._check_engine()
             name = type(error).__name__
-            if self._again(submission, name):
-                return None
-            memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
-            status, why = (Status.OOM, "took all memory") if memory else (Status.CRASHED, "died")
-            return record_failure(self.job, submission.task, status, f"its process {why} twice ({name})")
+            if isinstance(error, (known.NodeDiedError, known.LocalRayletDiedError)):
+                log_event(self.job.folder, "crash", task=submission.task.id, reason=name, again=submission.again)
+                return Outcome(submission.task, Status.PENDING)
+            return self._after_crash(submission, name, memory=isinstance(error, known.OutOfMemoryError))
+
+    def _after_crash(self, submission: Submission, name: str, *, memory: bool = False) -> Outcome | None:
+        """Try a task whose process died once more; how it ended, the second time."""
+        if self._again(submission, name):
+            return None
+        status, why = (Status.OOM, "took all memory") if memory else (Status.CRASHED, "died")
+        reason = f"its process {why} twice ({name})"
+        return Outcome(submission.task, status, reason, log=reason)
 
     def _again(self, submission: Submission, reason: str) -> bool:
         """Log a crash or an out-of-memory error; whether the task is tried once more, alone, as it was not yet."""
@@ -219,8 +267,8 @@ class RayExecutor:
             self.ray.wait(removals, num_returns=len(removals), timeout=CLEANUP)
 
 
-def _in_worker(job: Job, task: Task) -> Outcome:
-    return run_task(job, task, load_job(job))
+def _in_worker(job: Job, task: Task, group: Group) -> Outcome:
+    return until_interrupted(task, lambda: run_in_group(job, task, group))
 
 
 def _warm_up() -> None:
@@ -228,7 +276,7 @@ def _warm_up() -> None:
 
 
 @contextmanager
-def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[RayExecutor]:
+def ray_executor(loaded: LoadedJob, slots: int, address: str | None = None) -> Iterator[RayExecutor]:
     """Context manager that starts Ray, or connects to a cluster at an address, for ``slots`` tasks at once.
 
     With 0 slots, a cluster executes as many tasks as it has cores. It gets the code of cfbench and the plugin files;
@@ -239,22 +287,24 @@ def ray_executor(job: Job, slots: int, address: str | None = None) -> Iterator[R
         UserError: there is no Ray at the address, or it has no token authentication.
         RayUnavailable: Ray does not start on this machine.
     """
-    ray = import_ray()
+    ray, job = import_ray(), loaded.job
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder())
         if address is None:
             gpus = _gpus(job)
             stack.enter_context(authentication("token", write_token(folder)))
-            logs = start_ray(ray, folder, slots, gpus, threads)
-            stack.callback(ray.shutdown)
+            stack.enter_context(stopping_ray(ray, folder))
+            with marked(folder), starting_ray():
+                logs = start_ray(ray, folder, slots, gpus, threads)
         else:
             stack.enter_context(cluster_authentication(ray, address))
-            join_cluster(ray, address, {"env_vars": threads, "working_dir": str(pack_code(folder, job.plugins))})
-            stack.callback(ray.shutdown)
+            stack.enter_context(stopping_ray(ray, folder))
+            with starting_ray():
+                join_cluster(ray, address, {"env_vars": threads, "working_dir": str(pack_code(folder, job.plugins))})
             gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
         slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
-        executor = RayExecutor(ray, job, slots, gpus, StageSender(ray, job) if address else None)
+        executor = RayExecutor(ray, loaded, slots, gpus, StageSender(ray, loaded) if address else None)
         stack.callback(executor.remove_node_folders)
         if address is None:
             executor.warm_up(logs)

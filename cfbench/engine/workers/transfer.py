@@ -14,15 +14,19 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .. import storage
-from ..errors import UserError
-from ..plugins.files import sibling_modules
-from ..runs.chain import Outcome, Task, failure_folder, input_folders
-from ..runs.context import LoadedJob, load_job
-from ..runs.folders import DATA_ROOT
-from ..runs.job import Job
-from ..runs.progress import log_event
-from .tasks import run_task
+from ... import storage
+from ...errors import UserError
+from ...plugins.digest import key_of
+from ...plugins.files import sibling_modules
+from ...runs.chain import Outcome, Task, input_folders
+from ...runs.context import LoadedJob
+from ...runs.folders import DATA_ROOT
+from ...runs.job import Job
+from ...runs.progress import log_event
+from ...storage.scratch import scratch_folder
+from ..tasks import until_interrupted
+from .isolation import Group
+from .plugin_processes import run_in_group
 
 __all__ = [
     "PLUGINS", "RemoteResult", "StageSender", "pack_code", "remove_node_folder", "run_remotely", "with_packed_plugins",
@@ -48,9 +52,14 @@ def pack_code(folder: Path, plugins: Iterable[Path]) -> Path:
     (info / "METADATA").write_text(about.read_text("METADATA") or about.read_text("PKG-INFO") or "")
     (info / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
     (folder / PLUGINS).mkdir()
-    for number, file in enumerate(plugins):
-        _pack_plugin(file, folder / PLUGINS / str(number))
+    for file in plugins:
+        _pack_plugin(file, folder / _packed(file).parent)
     return folder
+
+
+def _packed(file: Path) -> Path:
+    """The path of a plugin file's copy."""
+    return PLUGINS / key_of(str(file)) / file.name
 
 
 def _pack_plugin(file: Path, folder: Path) -> None:
@@ -63,7 +72,7 @@ def _pack_plugin(file: Path, folder: Path) -> None:
 
 def with_packed_plugins(job: Job) -> Job:
     """The job with the copies of its plugin files, in a worker that was started in their folder."""
-    copies = [(PLUGINS / str(n) / file.name).resolve() for n, file in enumerate(job.plugins)]
+    copies = [_packed(file).resolve() for file in job.plugins]
     files = tuple(copy if copy.is_file() else file for copy, file in zip(copies, job.plugins, strict=True))
     return replace(job, plugins=files)
 
@@ -97,11 +106,11 @@ class RemoteResult:
 class StageSender:
     """Gives the stages that tasks need to Ray, each once; its token shows workers whether the folder is shared."""
 
-    def __init__(self, ray: Any, job: Job) -> None:
-        self.ray, self.job, self.loaded, self.sent = ray, job, LoadedJob(job), dict[str, Any]()
+    def __init__(self, ray: Any, loaded: LoadedJob) -> None:
+        self.ray, self.job, self.loaded, self.sent = ray, loaded.job, loaded, dict[str, Any]()
         self.token = secrets.token_hex(16)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / TOKEN).write_text(self.token)
+        self.job.folder.mkdir(parents=True, exist_ok=True)
+        (self.job.folder / TOKEN).write_text(self.token)
 
     def needed(self, task: Task) -> dict[str, Any]:
         """References to the stages that a task may read and that are there, by their path in the run."""
@@ -122,11 +131,15 @@ def _needed_folders(loaded: LoadedJob, task: Task) -> Iterator[Path]:
         yield loaded.mechanisms_folder(task.dataset)
 
 
-def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) -> Outcome | RemoteResult:
-    """Execute a task in a worker of a cluster, in the run's folder, or in one of this node where that is not shared."""
+def run_remotely(job: Job, task: Task, group: Group, token: str, needed: Mapping[str, Any]) -> Outcome | RemoteResult:
+    """Execute a task on a node of a cluster, in the run's folder, or in one of this node where that is not shared."""
+    return until_interrupted(task, lambda: _run_remotely(job, task, group, token, needed))
+
+
+def _run_remotely(job: Job, task: Task, group: Group, token: str, needed: Mapping[str, Any]) -> Outcome | RemoteResult:
     job = replace(with_packed_plugins(job), data_root=Path(os.environ.get(DATA_ROOT, job.data_root)))
     if _shared(job.folder, token):
-        return run_task(job, task, load_job(job))
+        return run_in_group(job, task, group)
     import ray
 
     folder = _node_folder(token)
@@ -135,17 +148,9 @@ def run_remotely(job: Job, task: Task, token: str, needed: Mapping[str, Any]) ->
         if not storage.is_complete(folder / path):
             _write_stage(folder, path, ray.get(reference))
     before = set(_stages(folder))
-    outcome = run_task(job, task, load_job(job))
-    written = sorted(path for path in set(_stages(folder)) - before if _may_be_of(task, path))
+    outcome = run_in_group(job, task, group)
+    written = sorted(set(_stages(folder)) - before)
     return RemoteResult(outcome, {path: _read(folder / path) for path in written}, _read(folder / "env"))
-
-
-def _may_be_of(task: Task, path: str) -> bool:
-    """Whether a stage of this node's folder may be of a task: a failure that another one recorded meanwhile is not."""
-    folder = PurePosixPath(path)
-    if not folder.name.startswith("failed-"):
-        return True
-    return folder.parent == PurePosixPath(failure_folder(task)) and folder.name.startswith(f"failed-{task.stage}-")
 
 
 def remove_node_folder(token: str) -> None:
@@ -186,21 +191,14 @@ def _write_stage(root: Path, path: str, files: Files) -> bool:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
             raise UserError(f"a stage from a worker has the name {name!r}, which leaves the run's folder")
-    folder = _free_name(root / path)
+    folder = root / path
     if storage.is_complete(folder):
         return False
-    with tempfile.TemporaryDirectory(prefix="cfbench-") as temporary:
+    with scratch_folder() as temporary:
         for name, content in files.items():
-            file = Path(temporary) / name
+            file = temporary / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        if broken := storage.copy_stage(Path(temporary), folder):
+        if broken := storage.copy_stage(temporary, folder):
             raise UserError(f"the stage {path} from a worker is damaged ({', '.join(broken)}); run the command again")
     return True
-
-
-def _free_name(folder: Path) -> Path:
-    """The folder itself; for one that records a failure, the folder of the next free number."""
-    if not folder.name.startswith("failed-"):
-        return folder
-    return storage.next_numbered(folder.parent, folder.name.rpartition("-")[0])

@@ -1,0 +1,1 @@
+"""Where tasks run: in processes of their own for plugins, in Ray's workers, on the nodes of a cluster."""

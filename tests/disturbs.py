@@ -1,0 +1,73 @@
+"""A method that sends signals while it is fitted, once for each row, as CFBENCH_TEST_DISTURBS says; a plugin file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from toys import Learns
+
+DISTURBS = "CFBENCH_TEST_DISTURBS"
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children(pid):
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid())]
+    return [child for child in pids if Path(f"/proc/{child}").exists() and parent(child) == pid]
+
+
+def named(pids, name):
+    return [pid for pid in pids if name in Path(f"/proc/{pid}/comm").read_text()]
+
+
+def pids(whom):
+    """The processes of a kind.
+
+    This one is a child of a fork server, whose parent is the driver, or a worker, whose parent is the raylet, whose
+    parent is the driver.
+    """
+    me, server = os.getpid(), os.getppid()
+    worker, driver = parent(server), parent(server)
+    raylet = parent(worker)
+    if named([raylet], "raylet"):
+        driver = parent(raylet)
+    return {
+        "me": lambda: [me],
+        "server": lambda: [server],
+        "worker": lambda: [worker],
+        "raylet": lambda: [raylet],
+        "gcs": lambda: named(children(driver), "gcs_server"),
+        "driver": lambda: [driver],
+        "all": lambda: [driver, *children(driver), *children(raylet), server, me],
+    }[whom]()
+
+
+class Disturbs(Learns):
+    """``how`` it goes on: as if nothing was, with an exception, or with another one for whatever the signal raises."""
+
+    def __init__(self, graph, how: str = "learns"):
+        super().__init__(graph)
+        self.how = how
+
+    def fit(self, run):
+        file = Path(os.environ.get(DISTURBS, ""))
+        if file.is_file():
+            number, whom, times = file.read_text().split()
+            file.unlink()
+            try:
+                for _ in range(int(times)):
+                    for pid in pids(whom):
+                        os.kill(pid, getattr(signal, number))
+                if whom not in ("me", "driver", "server"):
+                    signal.pause()
+            except BaseException as error:
+                if self.how == "wraps":
+                    raise RuntimeError("the library was interrupted") from error
+                raise
+            if self.how == "raises":
+                raise ArithmeticError("a file was cut off")
+        super().fit(run)
