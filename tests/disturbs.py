@@ -21,39 +21,39 @@ def children(pid):
 
 
 def named(pids, name):
-    return [pid for pid in pids if name in Path(f"/proc/{pid}/comm").read_text()]
+    return [pid for pid in pids if name in Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]]
 
 
 def pids(whom):
-    """The processes of a kind.
-
-    This one is a child of a fork server, whose parent is the driver, or a worker, whose parent is the raylet, whose
-    parent is the driver.
-    """
+    """The processes of a kind; this one is a child of a fork server, which is a child of the driver."""
     me, server = os.getpid(), os.getppid()
-    worker, driver = parent(server), parent(server)
-    raylet = parent(worker)
-    if named([raylet], "raylet"):
-        driver = parent(raylet)
+    driver = parent(server)
+    raylet = named(children(driver), "raylet")
+    workers = [pid for each in raylet for pid in children(each)]
     return {
-        "me": lambda: [me],
-        "server": lambda: [server],
-        "worker": lambda: [worker],
-        "raylet": lambda: [raylet],
-        "gcs": lambda: named(children(driver), "gcs_server"),
-        "driver": lambda: [driver],
-        "all": lambda: [driver, *children(driver), *children(raylet), server, me],
-    }[whom]()
+        "me": [me],
+        "server": [server],
+        "worker": named(workers, "ray::_in_worker"),
+        "raylet": raylet,
+        "gcs": named(children(driver), "gcs_server"),
+        "driver": [driver],
+        "all": [driver, *children(driver), *workers, me],
+    }[whom]
 
 
 class Disturbs(Learns):
-    """``how`` it goes on: as if nothing was, with an exception, or with another one for whatever the signal raises."""
+    """``how`` it goes on: as if nothing was, with an exception, or with another one for whatever the signal raises.
+
+    One that ``stops`` asks its own process to stop each time.
+    """
 
     def __init__(self, graph, how: str = "learns"):
         super().__init__(graph)
         self.how = how
 
     def fit(self, run):
+        if self.how == "stops":
+            signal.raise_signal(signal.SIGTERM)
         file = Path(os.environ.get(DISTURBS, ""))
         if file.is_file():
             number, whom, times = file.read_text().split()

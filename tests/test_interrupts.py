@@ -104,6 +104,15 @@ def test_a_signal_to_the_process_of_a_plugin_or_its_server_fails_nothing(tmp_pat
     assert timeless(tmp_path).value.equals(undisturbed.value)
 
 
+def test_a_plugin_that_asks_its_own_process_to_stop_fails_after_some_tries(tmp_path, capsys):
+    assert cfbench(command(tmp_path, "disturbs[how=stops],disturbs")) == 2
+    told = capsys.readouterr().err
+    assert "bars disturbs[how=stops] seed 0: crashed: train: its process was asked to stop 3 times (SIGTERM)" in told
+    assert "1 cells unfinished" in told
+    begun = [e["task"] for e in read_events(tmp_path / "tiny") if e["event"] == "start"]
+    assert begun.count("train bars disturbs[how=stops] seed 0") == 3
+
+
 def test_a_process_that_dies_while_a_run_is_stopped_leaves_its_task_pending(tmp_path):
     executor = IsolatedExecutor(LoadedJob(Job(tmp_path, tmp_path, Budget.named("tiny"))))
     executor.processes = SimpleNamespace(

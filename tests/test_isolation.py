@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +17,12 @@ from cfbench.cli.main import _main as cfbench
 from cfbench.engine.request import Request
 from cfbench.engine.workers.fork_server import ForkedProcess, ProcessDied
 from cfbench.engine.workers.isolation import Group, group_of, is_pristine, parts_of
-from cfbench.runs.chain import tasks_of
+from cfbench.engine.workers.plugin_processes import PluginProcesses
+from cfbench.plugins.spec import Spec
+from cfbench.runs.budget import Budget
+from cfbench.runs.chain import Task, tasks_of
 from cfbench.runs.environment import isolated
+from cfbench.runs.job import Job
 from cfbench.runs.progress import read_events
 
 VANDAL = """
@@ -212,6 +217,17 @@ def test_a_process_that_dies_is_told_though_what_it_started_lives():
         until(lambda: process.receive(0.1))
     process.end()
     until(lambda: not group_exists(process.pid))
+
+
+def test_a_process_that_dies_between_two_tasks_is_replaced(tmp_path):
+    job, task = Job(tmp_path, tmp_path, Budget.named("tiny"), plugins=(Path(TOYS),)), Task("prepare", Spec("bars"))
+    processes, group = PluginProcesses(), Group(("dataset bars",), (Path(TOYS),))
+    for _ in range(2):
+        place = processes.submit(job, task, group)
+        assert until(lambda at=place: processes.outcome(at, task)).status == "done"
+        os.kill(processes.processes[place].pid, signal.SIGKILL)
+        until(lambda at=place: not processes.processes[at].alive)
+    processes.end_all()
 
 
 def test_the_recursion_limit_is_put_back():

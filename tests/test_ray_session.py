@@ -22,6 +22,7 @@ from cfbench.errors import UserError
 from cfbench.runs.budget import Budget
 from cfbench.runs.context import LoadedJob
 from cfbench.runs.job import Job
+from cfbench.storage import scratch
 
 UNTRUSTED = (
     "import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\nraise ImportError('not the real one')\n"
@@ -56,7 +57,7 @@ def test_a_temporary_folder_of_no_use_is_replaced(tmp_path, monkeypatch, tempora
         Path(tempfile.gettempdir()).mkdir()
     with private_folder() as folder:
         assert folder.parent in (Path("/tmp"), Path("/var/tmp"))
-        assert len(f"{folder}/{ray_session.SOCKET}") < ray_session.SOCKET_PATH
+        assert len(f"{folder}/{ray_session.SOCKET}") < scratch.SOCKET_PATH
 
 
 def no_folder(*given, **named):
@@ -89,7 +90,7 @@ def no_bash(monkeypatch):
 
 
 def no_place(monkeypatch):
-    monkeypatch.setattr(ray_session, "SOCKET_PATH", 10)
+    monkeypatch.setattr(scratch, "SOCKET_PATH", 10)
 
 
 def no_start(monkeypatch):

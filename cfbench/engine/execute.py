@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
@@ -117,6 +119,8 @@ class Schedule:
 
 WAIT = 0.5
 """Seconds after which a task that another process is at work on is looked at again."""
+TRIES = 3
+"""Times that a task is tried whose process gets a signal that asks it to stop, while this one gets none."""
 
 
 def execute(
@@ -143,7 +147,7 @@ def execute(
     """
     workers = _by_ray(run, jobs, address) if jobs > 1 or address else _one_by_one(run)
     todo = [part for task in todo for part in parts_of(run.loaded, task)]
-    schedule, folder = Schedule(todo, done), run.job.folder
+    schedule, folder, signalled = Schedule(todo, done), run.job.folder, Counter[str]()
     remove_abandoned(folder)
     remove_abandoned_scratch()
     for stage, broken in damaged(run, todo).items():
@@ -172,7 +176,7 @@ def execute(
             if not schedule.in_flight and (interrupt.asked or not schedule.waiting):
                 break
             for outcome in outcomes or _wait(executor, schedule):
-                ended = _settled(run.job, outcome, interrupt.asked)
+                ended = _settled(run.job, outcome, interrupt.asked, signalled)
                 schedule.end(ended)
                 claims.release(ended.task)
                 remove_note(folder, ended.task.id)
@@ -216,10 +220,18 @@ def _wait(executor: Executor, schedule: Schedule) -> list[Outcome]:
     return []
 
 
-def _settled(job: Job, outcome: Outcome, stopping: bool) -> Outcome:
-    """The outcome of a task, recorded if it is a failure; while a run is stopped, what does not succeed is pending."""
+def _settled(job: Job, outcome: Outcome, stopping: bool, signalled: Counter[str]) -> Outcome:
+    """The outcome of a task, recorded if it is a failure; while a run is stopped, what does not succeed is pending.
+
+    A task whose process a signal asked to stop, and not this one, is tried `TRIES` times: it may send that itself.
+    """
     if stopping and outcome.status is not Status.DONE:
         return Outcome(outcome.task, Status.PENDING)
+    if outcome.status is Status.PENDING and outcome.reason:
+        signalled[outcome.task.id] += 1
+        if signalled[outcome.task.id] == TRIES:
+            reason = f"its process was asked to stop {TRIES} times ({outcome.reason})"
+            outcome = replace(outcome, status=Status.CRASHED, reason=reason, log=reason)
     return record_failure(job, outcome)
 
 

@@ -57,8 +57,8 @@ def until_interrupted(task: Task, execute: Callable[[], T]) -> T | Outcome:
     try:
         with handling():
             return execute()
-    except Interrupted:
-        return Outcome(task, Status.PENDING)
+    except Interrupted as error:
+        return Outcome(task, Status.PENDING, str(error))
 
 
 def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,18 +27,22 @@ NODE = re.compile(r"cfbench-[0-9a-f]{32}")
 """Names of the folders in which nodes of a cluster execute tasks."""
 
 
+SOCKET_PATH = 104 if sys.platform == "darwin" else 108
+"""Bytes that the path of a Unix socket may have, with the zero at its end."""
+
+
 @contextmanager
-def scratch_folder(longest: int = 4096) -> Iterator[Path]:
+def scratch_folder(socket: str = "") -> Iterator[Path]:
     """Context manager with a temporary folder that no other user can read, removed on exit.
 
     Args:
-        longest: bytes of its path. It is elsewhere than in the system's temporary folder where that has a path that is
-            too long, or cannot be written.
+        socket: the longest path that a Unix socket will have inside. The folder is elsewhere than in the system's
+            temporary folder where that has too long a path for it, or cannot be written.
 
     Raises:
         OSError: there is no place for one.
     """
-    folder = _new_folder(longest)
+    folder = _new_folder(SOCKET_PATH - len(f"/{socket}") - 1 if socket else 4096)
     try:
         yield folder
     finally:

@@ -1,7 +1,7 @@
 """Processes forked from a server that has imported cfbench and run no plugin, for code that must not share one.
 
 The server of `multiprocessing` runs the caller's script again in each process, keeps the environment of the first
-caller, and needs a temporary folder.
+caller, and serves one process only.
 """
 
 from __future__ import annotations
@@ -15,16 +15,25 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from ...runs.terminal import filtered
 from ...storage.temporary import process_exists
 
-__all__ = ["ForkedProcess", "ProcessDied"]
+__all__ = ["ADDRESS", "ForkedProcess", "ProcessDied", "listen"]
+
+
+ADDRESS = "CFBENCH_FORK_SERVER"
+"""The environment variable by which a worker finds the server of the process that started it."""
+CONNECTION, LISTENER = b"c", b"l"
+"""What a server is given."""
 
 
 class ProcessDied(Exception):
@@ -32,16 +41,27 @@ class ProcessDied(Exception):
 
 
 class ForkedProcess:
-    """A process in which functions are called one after another, with the environment that this one has now.
+    """A process in which functions are called one after another, with this one's present environment and output.
 
     It ends with all that it started when it is told to, and when this process ends in any way.
     """
 
     def __init__(self) -> None:
+        try:
+            self._start()
+        except (OSError, ProcessDied):  # the server has just been killed
+            self._start()
+
+    def _start(self) -> None:
         self.connection = _connect()
         folder = os.getcwd() if os.path.isdir(os.curdir) else None
-        self.connection.send((dict(os.environ), sys.path, folder))
+        self.connection.send(({k: v for k, v in os.environ.items() if k != ADDRESS}, sys.path, folder))
         self.pid = int(self._receive())
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return process_exists(self.pid)
 
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Let the process call a function of cfbench that returns what JSON can hold; one at a time."""
@@ -54,7 +74,7 @@ class ForkedProcess:
         Raises:
             ProcessDied: the process has ended.
         """
-        alive = process_exists(self.pid)
+        alive = self.alive
         if self.connection.poll(seconds if alive else 0):
             return self._receive()
         if not alive:  # processes that it started keep the connection open
@@ -74,11 +94,49 @@ class ForkedProcess:
         self.connection.close()
 
 
+def _connect() -> Connection:
+    """The connection to a new process, which writes where this one does."""
+    ours = _connect_to_other() or _connect_to_own()
+    socket.send_fds(ours, [b"."], [1, 2])
+    return Connection(ours.detach())
+
+
+def _connect_to_other() -> socket.socket | None:
+    """A connection to the server of the process that started this worker; None where there is none any more."""
+    if ADDRESS not in os.environ:
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(os.environ[ADDRESS])
+    except OSError:
+        connection.close()
+        del os.environ[ADDRESS]
+        return None
+    return connection
+
+
+def _connect_to_own() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    _give(theirs, CONNECTION)
+    return ours
+
+
+def _give(given: socket.socket, what: bytes) -> None:
+    """Give a socket to this process's server."""
+    with given:
+        try:
+            socket.send_fds(_running_server(), [what], [given.fileno()])
+        except BrokenPipeError:  # it has just been killed
+            assert _server
+            _server[0].wait()
+            socket.send_fds(_running_server(), [what], [given.fileno()])
+
+
 _server: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
 
 def _running_server() -> socket.socket:
-    """The socket of the server, which is started if it does not run, and ends when this process does."""
+    """The socket of this process's server, which is started if it does not run, and ends when this process does."""
     global _server
     if _server is None or _server[0].poll() is not None:
         ours, theirs = socket.socketpair()
@@ -93,20 +151,12 @@ def _running_server() -> socket.socket:
     return _server[1]
 
 
-def _connect() -> Connection:
-    """The connection to a new process of the server."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        for last in (False, True):
-            try:
-                socket.send_fds(_running_server(), [b"."], [theirs.fileno()])
-                break
-            except BrokenPipeError:  # the server has just been killed
-                if last:
-                    raise
-                assert _server
-                _server[0].wait()
-    return Connection(ours.detach())
+def listen(path: Path) -> None:
+    """Let this process's server fork processes for workers too, which are told the path of its socket by `ADDRESS`."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    _give(listener, LISTENER)
 
 
 def main(fd: int) -> None:
@@ -115,14 +165,25 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what an interrupt means
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # processes that end are not waited for
     control = socket.socket(fileno=fd)
+    sources = [control]
     while True:
-        _, fds, _, _ = socket.recv_fds(control, 1, 1)
-        if not fds:
-            return
-        if os.fork() == 0:
-            control.close()
-            _serve(Connection(fds[0]))
-        os.close(fds[0])
+        for source in select.select(sources, [], [])[0]:
+            what = CONNECTION
+            if source is control:
+                what, fds, _, _ = socket.recv_fds(control, 1, 1)
+                if not fds:
+                    return
+                given = socket.socket(fileno=fds[0])
+            else:
+                given = source.accept()[0]
+            if what == LISTENER:  # in place of that of an earlier run
+                sources = [control, given]
+                continue
+            if os.fork() == 0:
+                for each in sources:
+                    each.close()
+                _serve(given)
+            given.close()
 
 
 def _import_what_takes_seconds() -> None:
@@ -135,14 +196,20 @@ def _import_what_takes_seconds() -> None:
     from .. import tasks  # noqa: F401
 
 
-def _serve(connection: Connection) -> None:
+def _serve(accepted: socket.socket) -> None:
     """Call functions until the connection is closed, and end this process."""
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for target, fd in zip((1, 2), socket.recv_fds(accepted, 1, 2)[1], strict=True):
+            os.dup2(fd, target)
+            os.close(fd)
+        sys.stdout, sys.stderr = filtered(sys.stdout), filtered(sys.stderr)
+        connection = Connection(accepted.detach())
         environment, path, folder = connection.recv()
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None
         sys.path += [each for each in path if each not in sys.path]
         importlib.invalidate_caches()
         if folder:

@@ -34,6 +34,8 @@ class PluginProcesses:
     def submit(self, job: Job, task: Task, group: Group) -> Place:
         """Let the process of a group execute a task, once it has finished that before; where it is executed."""
         place = job, group.names, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if place in self.processes and not self.processes[place].alive:
+            self.end(place)
         process = self.processes.pop(place, None)
         if process is None:
             for unused in list(self.processes)[: len(self.processes) + 1 - KEPT]:

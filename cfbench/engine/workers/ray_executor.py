@@ -18,7 +18,8 @@ from ...runs.context import LoadedJob
 from ...runs.job import Job
 from ...runs.progress import log_event, remove_note, tasks_in_progress
 from ..tasks import until_interrupted
-from .isolation import Group, group_of
+from .fork_server import ADDRESS, listen
+from .isolation import Group, group_of, is_pristine
 from .plugin_processes import run_in_group
 from .ray_session import (
     VITAL,
@@ -288,20 +289,23 @@ def ray_executor(loaded: LoadedJob, slots: int, address: str | None = None) -> I
         RayUnavailable: Ray does not start on this machine.
     """
     ray, job = import_ray(), loaded.job
-    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    variables = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder())
         if address is None:
             gpus = _gpus(job)
             stack.enter_context(authentication("token", write_token(folder)))
             stack.enter_context(stopping_ray(ray, folder))
+            if not is_pristine(loaded):
+                variables[ADDRESS] = str(folder / "plugins")
+                listen(folder / "plugins")
             with marked(folder), starting_ray():
-                logs = start_ray(ray, folder, slots, gpus, threads)
+                logs = start_ray(ray, folder, slots, gpus, variables)
         else:
             stack.enter_context(cluster_authentication(ray, address))
             stack.enter_context(stopping_ray(ray, folder))
             with starting_ray():
-                join_cluster(ray, address, {"env_vars": threads, "working_dir": str(pack_code(folder, job.plugins))})
+                join_cluster(ray, address, {"env_vars": variables, "working_dir": str(pack_code(folder, job.plugins))})
             gpus = ray.cluster_resources().get("GPU", 0) if job.device.startswith("cuda") else 0
         slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.threads)
         executor = RayExecutor(ray, loaded, slots, gpus, StageSender(ray, loaded) if address else None)

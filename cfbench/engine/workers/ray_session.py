@@ -29,8 +29,6 @@ __all__ = [
 
 FLOOR = (2, 52)
 """The first version of Ray that has token authentication."""
-SOCKET_PATH = 104 if sys.platform == "darwin" else 108
-"""Bytes that the path of a Unix socket may have, with the zero at its end."""
 INNER = "r"
 """The folder inside a private one that Ray works in: it lets everyone write to the one that it is given."""
 SOCKET = f"{INNER}/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store.1"
@@ -77,7 +75,7 @@ def private_folder() -> Iterator[Path]:
     """
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(scratch_folder(SOCKET_PATH - len(f"/{SOCKET}") - 1))
+            folder = stack.enter_context(scratch_folder(SOCKET))
         except OSError as error:
             why = "no folder for temporary files can be written and has a short path"
             raise RayUnavailable(f"Ray cannot start: {why}") from error
