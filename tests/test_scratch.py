@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from cfbench.storage import scratch
-from cfbench.storage.scratch import MARK, remove_abandoned_scratch, scratch_folder
+from cfbench.storage.scratch import MARK, new_scratch_folder, remove_abandoned_scratch, scratch_folder
 from cfbench.storage.temporary import machine_id, process_exists
 
 KILLED = """
@@ -72,6 +74,24 @@ def test_the_folders_of_long_gone_writers_of_other_machines_go(system):
         os.utime(system / name, (0, 0))
     remove_abandoned_scratch()
     assert [p.name for p in system.iterdir()] == ["cfbench-mine"]
+
+
+def test_a_folder_that_goes_with_an_object_is_found_after_a_kill(system):
+    code = (
+        "import os; from cfbench.storage.scratch import new_scratch_folder as new; f = new(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code])
+    assert len(list(system.iterdir())) == 1
+    remove_abandoned_scratch()
+    assert list(system.iterdir()) == []
+    folder = Path(new_scratch_folder().name)
+    assert not folder.exists()
+
+
+def test_temporary_folders_are_made_in_two_places_only():
+    sources = Path(scratch.__file__).parents[1].rglob("*.py")
+    makers = [f.name for f in sources if re.search(r"(TemporaryDirectory|mkdtemp)\(", f.read_text())]
+    assert sorted(makers) == ["scratch.py", "temporary.py"]
 
 
 def test_a_path_for_sockets_is_short(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from ..evaluation.plan import Act, check_parents
 from ..graph import CausalGraph, Variable
 from ..rng import derive
 from ..runs.environment import isolated, standard
+from ..storage.scratch import new_scratch_folder
 
 if TYPE_CHECKING:
     from .result import Picture
@@ -55,7 +55,7 @@ class Answer:
         from ..report.sheet import contact_sheet
         from .result import Picture
 
-        folder = TemporaryDirectory(prefix="cfbench-")
+        folder = new_scratch_folder()
         n = min(len(self.x), SHOWN)
         rows = {"factual": self.x[:n], "counterfactual": self.image[:n]}
         labels = [self._label(i) for i in range(n)]

@@ -19,6 +19,7 @@ from ..report.board import TIDY, Board
 from ..report.publish import load_board, write_leaderboard, write_sheet
 from ..runs.chain import Status
 from ..runs.reader import read_run
+from ..storage.scratch import new_scratch_folder
 
 __all__ = ["Picture", "Result", "Table"]
 
@@ -188,7 +189,7 @@ class Result:
 
     @cached_property
     def _temporary(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(prefix="cfbench-")
+        return new_scratch_folder()
 
     @property
     def _folder(self) -> Path:

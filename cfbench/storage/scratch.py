@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .temporary import is_abandoned, machine_id, remove_tree
 
-__all__ = ["MARK", "end_processes", "remove_abandoned_scratch", "scratch_folder"]
+__all__ = ["MARK", "end_processes", "new_scratch_folder", "remove_abandoned_scratch", "scratch_folder"]
 
 
 MARK = "CFBENCH_SCRATCH"
@@ -42,19 +43,21 @@ def scratch_folder(socket: str = "") -> Iterator[Path]:
     Raises:
         OSError: there is no place for one.
     """
-    folder = _new_folder(SOCKET_PATH - len(f"/{socket}") - 1 if socket else 4096)
+    folder = new_scratch_folder(socket)
     try:
-        yield folder
+        yield Path(folder.name)
     finally:
-        remove_tree(folder, ignore_errors=True)
+        remove_tree(Path(folder.name), ignore_errors=True)
+        folder.cleanup()
 
 
-def _new_folder(longest: int) -> Path:
-    name = f"{PREFIX}{machine_id()}-{os.getpid()}-"
+def new_scratch_folder(socket: str = "") -> TemporaryDirectory[str]:
+    """A folder like that of `scratch_folder`, removed with the object."""
+    name, longest = f"{PREFIX}{machine_id()}-{os.getpid()}-", SOCKET_PATH - len(f"/{socket}") - 1
     for parent in _parents():
-        if len(os.fsencode(parent / name)) + RANDOM <= longest:
+        if not socket or len(os.fsencode(parent / name)) + RANDOM <= longest:
             with suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix=name, dir=parent))
+                return TemporaryDirectory(prefix=name, dir=parent, ignore_cleanup_errors=True)
     raise FileNotFoundError("no folder for temporary files can be written; give one by TMPDIR")
 
 

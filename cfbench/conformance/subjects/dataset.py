@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ...contract import Dataset, Split
 from ...errors import UserError
 from ...graph import CausalGraph
 from ...runs.folders import DATA_ROOT
+from ...storage.scratch import new_scratch_folder
 from ..outcomes import Skipped, Violation
 from .subject import Subject
 
@@ -33,8 +34,8 @@ class DatasetSubject(Subject):
         return Path(given) if given else Path(self._folder.name)
 
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory(prefix="cfbench-", ignore_cleanup_errors=True)
+    def _folder(self) -> TemporaryDirectory[str]:
+        return new_scratch_folder()
 
     def make(self) -> Dataset:
         """A new object, opened as in the harness."""
