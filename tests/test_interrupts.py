@@ -141,8 +141,8 @@ class Throws(Learns):
             raise {"base": BaseException, "generator": GeneratorExit, "interrupt": KeyboardInterrupt}[self.what]("why")
 
 class Lingers(Learns):
-    def fit(self, run):
-        super().fit(run)
+    def __init__(self, graph):
+        super().__init__(graph)
         threading.Thread(target=time.sleep, args=(3600,)).start()
 """
 REASONS = {"base": "BaseException: why", "generator": "GeneratorExit: why", "interrupt": "KeyboardInterrupt: why"}
@@ -162,7 +162,7 @@ def test_an_exception_of_any_class_fails_its_row_and_no_other(tmp_path, capsys):
     assert "cannot be made for bars: GeneratorExit: in the constructor" in capsys.readouterr().err
 
 
-def test_a_command_ends_though_a_thread_of_a_plugin_does_not(tmp_path):
+def test_a_command_ends_though_a_thread_of_a_constructor_does_not(tmp_path):
     (tmp_path / "throws.py").write_text(RAISES)
     (tmp_path / "toys.py").write_text(Path(__file__).with_name("toys.py").read_text())
     line = command(tmp_path / "runs", "lingers", "1", "--plugin", str(tmp_path / "throws.py"))

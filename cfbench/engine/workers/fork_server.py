@@ -178,12 +178,17 @@ def main(fd: int) -> None:
                 given = source.accept()[0]
             if what == LISTENER:  # in place of that of an earlier run
                 sources = [control, given]
-                continue
-            if os.fork() == 0:
-                for each in sources:
-                    each.close()
-                _serve(given)
-            given.close()
+            else:
+                _fork(given, sources)
+
+
+def _fork(connection: socket.socket, others: list[socket.socket]) -> None:
+    """Serve a connection in a new process."""
+    if os.fork() == 0:
+        for each in others:
+            each.close()
+        _serve(connection)
+    connection.close()
 
 
 def _import_what_takes_seconds() -> None:
