@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from small import small_run
 
 from cfbench.storage import scratch
 from cfbench.storage.scratch import MARK, new_scratch_folder, remove_abandoned_scratch, scratch_folder
@@ -101,3 +102,15 @@ def test_a_path_for_sockets_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "SOCKET_PATH", len(str(tmp_path)) + 60)
     with scratch_folder("socket") as folder:
         assert folder.parent == tmp_path
+
+
+def test_a_command_with_nothing_left_to_do_removes_what_a_killed_one_left(system):
+    assert small_run(system, "tiny", "--methods", "learns", metrics="truth") == 0
+    owner = f"{machine_id()}-999999999-abcdefgh"
+    left = system / f"cfbench-{owner}", system / "tiny" / "plans" / f".bars-draft-{owner}"
+    for folder in left:
+        folder.mkdir()
+    assert small_run(system, "tiny", "--methods", "learns", "--dry-run", metrics="truth") == 0
+    assert [folder for folder in left if not folder.exists()] == []
+    assert small_run(system, "tiny", "--methods", "learns", metrics="truth") == 0
+    assert [folder for folder in left if folder.exists()] == []

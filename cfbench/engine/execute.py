@@ -17,8 +17,6 @@ from ..runs.chain import Outcome, Status, Task, damaged, tasks_of
 from ..runs.context import LoadedJob, Run
 from ..runs.job import Job
 from ..runs.progress import log_event, remove_note
-from ..storage.scratch import remove_abandoned_scratch
-from ..storage.temporary import remove_abandoned
 from .claims import Claims
 from .display import RunMonitor, live_display
 from .interrupts import interruptible
@@ -148,8 +146,6 @@ def execute(
     workers = _by_ray(run, jobs, address) if jobs > 1 or address else _one_by_one(run)
     todo = [part for task in todo for part in parts_of(run.loaded, task)]
     schedule, folder, signalled = Schedule(todo, done), run.job.folder, Counter[str]()
-    remove_abandoned(folder)
-    remove_abandoned_scratch()
     for stage, broken in damaged(run, todo).items():
         storage.remove_damaged(stage)
         print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)

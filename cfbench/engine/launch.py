@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from .. import storage
 from ..errors import UserError
 from ..plugins.spec import Spec
 from ..runs.budget import Budget
@@ -18,6 +19,7 @@ from ..runs.folders import check_writable
 from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, check_manifest, read_manifest, write_manifest
 from ..runs.reader import StoredRun
 from ..storage.schema import printable
+from ..storage.scratch import remove_abandoned_scratch
 from ..version import __version__
 from .execute import execute
 from .prepare import install_bundle
@@ -67,6 +69,8 @@ def launch(
         check_manifest(run.job.folder, _manifest(run, tuple(argv)))
     else:
         declare(run, argv)
+        storage.remove_abandoned(run.job.folder)
+        remove_abandoned_scratch()
     done = finished(run)
     todo = [t for t in missing(run, done, only) if t.stage in stages]
     announce(Todo(run, tuple(todo), len(tasks_of(run))))
