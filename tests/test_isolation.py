@@ -230,6 +230,23 @@ def test_a_process_that_dies_between_two_tasks_is_replaced(tmp_path):
     processes.end_all()
 
 
+@pytest.mark.parametrize(("deaths", "status"), [(2, "done"), (3, "crashed")])
+def test_a_task_whose_process_does_not_start_is_no_error_of_the_command(tmp_path, monkeypatch, deaths, status):
+    job, task = Job(tmp_path, tmp_path, Budget.named("tiny"), plugins=(Path(TOYS),)), Task("prepare", Spec("bars"))
+    processes, start, started = PluginProcesses(), ForkedProcess._start, []
+
+    def killed(process):
+        started.append(process)
+        if len(started) <= deaths:
+            raise ProcessDied
+        start(process)
+
+    monkeypatch.setattr(ForkedProcess, "_start", killed)
+    place = processes.submit(job, task, Group(("dataset bars",), (Path(TOYS),)))
+    assert until(lambda: processes.outcome(place, task)).status == status
+    processes.end_all()
+
+
 def test_the_recursion_limit_is_put_back():
     before = sys.getrecursionlimit()
     with isolated(0, 1):

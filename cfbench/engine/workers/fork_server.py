@@ -34,6 +34,8 @@ ADDRESS = "CFBENCH_FORK_SERVER"
 """The environment variable by which a worker finds the server of the process that started it."""
 CONNECTION, LISTENER = b"c", b"l"
 """What a server is given."""
+STARTS = 3
+"""Attempts to start a process: signals to all processes of a run also end servers that have just started."""
 
 
 class ProcessDied(Exception):
@@ -44,13 +46,19 @@ class ForkedProcess:
     """A process in which functions are called one after another, with this one's present environment and output.
 
     It ends with all that it started when it is told to, and when this process ends in any way.
+
+    Raises:
+        ProcessDied: it did not start.
     """
 
     def __init__(self) -> None:
-        try:
-            self._start()
-        except (OSError, ProcessDied):  # the server has just been killed
-            self._start()
+        for left in reversed(range(STARTS)):
+            try:
+                self._start()
+                return
+            except (OSError, ProcessDied) as error:  # the server has just been killed
+                if not left:
+                    raise ProcessDied from error
 
     def _start(self) -> None:
         self.connection = _connect()

@@ -40,7 +40,10 @@ class PluginProcesses:
         if process is None:
             for unused in list(self.processes)[: len(self.processes) + 1 - KEPT]:
                 self.end(unused)
-            process = ForkedProcess()
+            try:
+                process = ForkedProcess()
+            except ProcessDied:
+                return place
         self.processes[place] = process
         process.send(_execute, job, task)
         return place
@@ -49,14 +52,15 @@ class PluginProcesses:
         """How the task ended, `Status.CRASHED` where its process has died; None while it goes on, after `WATCH`."""
         try:
             found = self.processes[place].receive(WATCH)
-        except ProcessDied:
+        except (KeyError, ProcessDied):  # it did not start, or has ended
             self.end(place)
             return Outcome(task, Status.CRASHED, "its process died")
         return found and Outcome(task, Status(found["status"]), found["reason"], found["seconds"], found["log"])
 
     def end(self, place: Place) -> None:
-        """End a process."""
-        self.processes.pop(place).end()
+        """End a process, if there is one."""
+        if process := self.processes.pop(place, None):
+            process.end()
 
     def end_all(self) -> None:
         """End all processes."""
