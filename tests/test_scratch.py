@@ -110,7 +110,11 @@ def test_a_command_with_nothing_left_to_do_removes_what_a_killed_one_left(system
     left = system / f"cfbench-{owner}", system / "tiny" / "plans" / f".bars-draft-{owner}"
     for folder in left:
         folder.mkdir()
+    counted, mine = (system / "cfbench-tasks" / f"cpu.{machine_id()}.{pid}.0" for pid in (999999999, os.getpid()))
+    counted.touch()
+    mine.touch()
     assert small_run(system, "tiny", "--methods", "learns", "--dry-run", metrics="truth") == 0
-    assert [folder for folder in left if not folder.exists()] == []
+    assert [path for path in (*left, counted) if not path.exists()] == []
     assert small_run(system, "tiny", "--methods", "learns", metrics="truth") == 0
-    assert [folder for folder in left if folder.exists()] == []
+    assert [path for path in (*left, counted) if path.exists()] == []
+    assert mine.exists()

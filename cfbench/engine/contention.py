@@ -15,7 +15,7 @@ import torch
 
 from ..storage.temporary import machine_id, process_exists
 
-__all__ = ["DeviceUse", "using_device"]
+__all__ = ["DeviceUse", "remove_ended_tasks", "using_device"]
 
 
 FOLDER = "cfbench-tasks"
@@ -72,6 +72,15 @@ class DeviceUse:
         """The process that a file names; 0 where it names none."""
         pid = path.name.removeprefix(self.prefix).partition(".")[0]
         return int(pid) if pid.isdecimal() else 0
+
+
+def remove_ended_tasks() -> None:
+    """Remove the files of tasks of this machine, on any device, whose processes have ended."""
+    for path in (Path(tempfile.gettempdir()) / FOLDER).glob(f"*.{machine_id()}.*"):
+        pid = path.name.split(".")[-2]
+        with suppress(OSError):
+            if pid.isdecimal() and not process_exists(int(pid)):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

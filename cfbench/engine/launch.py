@@ -21,6 +21,7 @@ from ..runs.reader import StoredRun
 from ..storage.schema import printable
 from ..storage.scratch import remove_abandoned_scratch
 from ..version import __version__
+from .contention import remove_ended_tasks
 from .execute import execute
 from .prepare import install_bundle
 
@@ -71,6 +72,7 @@ def launch(
         declare(run, argv)
         storage.remove_abandoned(run.job.folder)
         remove_abandoned_scratch()
+        remove_ended_tasks()
     done = finished(run)
     todo = [t for t in missing(run, done, only) if t.stage in stages]
     announce(Todo(run, tuple(todo), len(tasks_of(run))))
