@@ -24,6 +24,7 @@ from cfbench.runs.chain import Task, tasks_of
 from cfbench.runs.environment import isolated
 from cfbench.runs.job import Job
 from cfbench.runs.progress import read_events
+from cfbench.storage.temporary import process_exists
 
 VANDAL = """
 import builtins, os, random, sys, threading, time
@@ -228,6 +229,30 @@ def test_a_process_that_dies_between_two_tasks_is_replaced(tmp_path):
         os.kill(processes.processes[place].pid, signal.SIGKILL)
         until(lambda at=place: not processes.processes[at].alive)
     processes.end_all()
+
+
+STARTS = """
+from cfbench.engine.workers import fork_server
+fork_server._running_server()
+print(fork_server._server[0].pid)
+"""
+
+
+def test_a_server_that_still_imports_ends_with_the_process_that_started_it(tmp_path):
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    (tmp_path / "sklearn" / "neighbors.py").write_text("import time; time.sleep(300)")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "pid").open("w") as output:
+        subprocess.run([sys.executable, "-P", "-c", STARTS], stdout=output, env=environ, check=True)
+    server = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while alive := process_exists(server):
+        if time.monotonic() > deadline:
+            os.kill(server, signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert not alive
 
 
 @pytest.mark.parametrize(("deaths", "status"), [(2, "done"), (3, "crashed")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 import tomllib
@@ -31,6 +33,29 @@ UNTRUSTED = (
 
 def loaded(folder: Path) -> LoadedJob:
     return LoadedJob(Job(folder, folder, Budget.named("tiny")))
+
+
+STOPS = """
+import ctypes, os, pathlib, signal
+from types import SimpleNamespace
+from cfbench.engine.workers import ray_session
+
+def end_processes(folder):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("ended", flush=True)
+
+ray_session.end_processes = end_processes
+native = ctypes.CDLL(None).signal
+native.argtypes = ctypes.c_int, ctypes.c_void_p
+with ray_session.stopping_ray(SimpleNamespace(shutdown=lambda: native(signal.SIGTERM, None)), pathlib.Path()):
+    pass
+"""
+
+
+def test_a_signal_does_not_keep_what_is_left_of_ray_from_being_removed():
+    """Ray's native code resets the handler of SIGTERM when it shuts down."""
+    ended = subprocess.run([sys.executable, "-c", STOPS], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "ended\n"), ended.stderr
 
 
 def test_tokens_differ_and_folders_end_with_what_they_are_for(tmp_path):

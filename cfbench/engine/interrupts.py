@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import STOP_SIGNALS, Interrupted, raise_interrupted
 
-__all__ = ["Interrupt", "handling", "interruptible"]
+__all__ = ["Interrupt", "handling", "install_again", "interruptible"]
 
 
 GRACE, INSIST, PATIENCE = 5.0, 1.0, 10
@@ -88,3 +88,11 @@ def handling(handler: Any = raise_interrupted) -> Iterator[None]:
         for number, old in before.items():
             if old is not None:
                 signal.signal(number, old)
+
+
+def install_again() -> None:
+    """Install the handlers that Python knows where native code may have replaced them without its knowledge."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)

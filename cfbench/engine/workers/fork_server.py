@@ -154,7 +154,7 @@ def _running_server() -> socket.socket:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
             )
-        atexit.register(ours.close)
+        atexit.register(process.kill)  # while it imports it does not see that this process ends
         _server = process, ours
     return _server[1]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import Interrupted, UserError, one_line
 from ...storage.scratch import MARK, end_processes, scratch_folder
-from ..interrupts import handling
+from ..interrupts import handling, install_again
 
 __all__ = [
     "VITAL", "RayUnavailable", "authentication", "cluster_authentication", "dead_processes", "import_ray",
@@ -208,6 +208,7 @@ def stopping_ray(ray: Any, folder: Path) -> Iterator[None]:
             if VITAL & dead_processes(ray):  # the others would wait for it
                 end_processes(folder)
             ray.shutdown()
+            install_again()  # Ray's native code has made SIGTERM end this process
             end_processes(folder)
 
 
