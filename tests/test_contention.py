@@ -97,6 +97,7 @@ def test_tasks_are_counted_no_more_often_than_the_interval(tmp_path, neighbour):
 
 def test_a_row_says_whether_other_tasks_ran_while_it_was_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of processes of plugins
     more = ["--methods", "learns", "--jobs", "1", "--metrics", "runtime", "--no-controls", "--no-plots"]
     assert _main(toy_run(tmp_path / "alone", *more)) == 0
     with using_device(torch.device("cpu")):
