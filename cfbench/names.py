@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["file_stem", "is_missing", "name_error"]
+__all__ = ["SUMMARY", "file_stem", "is_missing", "name_error"]
 
 MISSING = frozenset(
     ("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -18,6 +18,8 @@ WORDS = frozenset(("none", "nil", "true", "false", "inf", "infinity", *(text.low
 """Texts, in lower case, that some reader takes for a missing value, a truth value or a number."""
 ENDS = ("", "-wide", "-pairs")
 """Of the names of a data set's tables."""
+SUMMARY = "summary"
+"""How the names of the tables over all data sets of a folder begin."""
 LONGEST = 100
 """Characters of a name."""
 
@@ -44,13 +46,13 @@ def name_error(name: str) -> str:
 
 
 def file_stem(label: str, labels: Iterable[str] = ()) -> str:
-    """How the names of a data set's files begin: its label, and a digest where another label's files have such names.
+    """How the names of a data set's files begin: its label, and a digest where other files have such names.
 
     Args:
         label: of the data set.
         labels: of all data sets whose files are in the same folder.
     """
-    others = {f"{_plain(other)}{end}".lower() for other in labels if other != label for end in ENDS}
+    others = {f"{_plain(other)}{end}".lower() for other in labels if other != label for end in ENDS} | {SUMMARY}
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return f"{_plain(label)}-{digest}" if _plain(label).lower() in others else _plain(label)
 

@@ -289,7 +289,7 @@ def test_cells_that_fail_are_reported(session_run):
 
 
 def test_html_holds_the_numbers_and_no_markup_of_others(session_run):
-    page, text = session_run._repr_html_(), str(session_run.table())
+    page, text = session_run._repr_html_(), str(session_run.table(details=True))
     for markup in (SCRIPT, "<script", "<i>px"):
         assert markup not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -300,10 +300,10 @@ def test_html_holds_the_numbers_and_no_markup_of_others(session_run):
     ].value.iloc[0]
     for shown in (page, text):
         assert f"{value:.2f}"[:4] in shown
-        assert "95 % intervals" in shown
+        assert "95 % interval" in shown
         assert "tunes chose dim=0.5" in shown
         assert "tunes: half as bright is enough." in shown
-    assert page.count("<table>") == 3
+    assert page.count("<table>") == 4
     assert "<b>" in page.partition("<tbody>")[2].partition("</tbody>")[0], "nothing is the best"
     assert max(map(len, text.splitlines())) <= 120
 

@@ -199,10 +199,11 @@ def test_labels_that_are_accepted_survive_a_reader(label):
 
 
 def test_files_of_data_sets_whose_labels_look_alike_are_apart():
-    labels = ["folder[path=a b]", "folder[path=a_b]", "x", "x-wide", "X-pairs", "y"]
+    labels = ["folder[path=a b]", "folder[path=a_b]", "x", "x-wide", "X-pairs", "y", "Summary"]
     stems = [file_stem(label, labels) for label in labels]
     files = [f"{stem}{end}".lower() for stem in stems for end in ("", "-wide", "-pairs")]
     assert len(set(files)) == len(files)
+    assert "summary" not in files
     assert stems[2] == "x"
     assert stems[5] == "y"
     assert file_stem("folder[path=a b]") == "folder_path_a_b_"

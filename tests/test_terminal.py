@@ -22,7 +22,7 @@ from cfbench.runs.terminal import FilteredStream, open_console
 
 TITLE = "\x1b]0;owned\x07"
 """Sets the title of a terminal's window."""
-TABLES = {"bars.csv", "bars-wide.csv", "bars-pairs.csv", "bars.md", "bars.tex"}
+TABLES = {"bars.csv", "bars-wide.csv", "bars-pairs.csv", "bars.md", "bars.tex", "summary.csv", "summary.md"}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_run_ends_well_whatever_the_environment_says_of_drawing_and_encoding(r
     (tmp_path / "untrusted.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w')\n")
     env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "cp1252",
            "PATH": f"{tools}:{os.environ['PATH']}"}  # fmt: skip
-    done = cfbench(tmp_path, "leaderboard", str(root / "r"), "--out", "out", env=env, capture_output=True,
+    done = cfbench(tmp_path, "leaderboard", str(root / "r"), "--out", "out", "--details", env=env, capture_output=True,
                    encoding="cp1252")  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "abs error ?" in done.stdout

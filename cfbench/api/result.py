@@ -17,6 +17,7 @@ import pandas as pd
 from ..errors import UserError, one_of
 from ..report.board import TIDY, Board
 from ..report.publish import load_board, write_leaderboard, write_sheet
+from ..report.summary_files import write_summary
 from ..runs.chain import Status
 from ..runs.reader import read_run
 from ..storage.scratch import new_scratch_folder
@@ -41,10 +42,14 @@ class Picture:
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """The printed tables of some data sets: HTML in a notebook, text in a terminal."""
+    """The summaries of some data sets, and their tables of all metrics: HTML in a notebook, text in a terminal.
+
+    In HTML the tables of all metrics are folded up below the summary; text has them where ``details`` is true.
+    """
 
     boards: tuple[Board, ...]
     missing: tuple[str, ...] = ()
+    details: bool = False
 
     def text(self, width: int = 120) -> str:
         """The tables for ``width`` columns of text, with footnotes."""
@@ -55,7 +60,7 @@ class Table:
         out = io.StringIO()
         console = Console(file=out, width=width, color_system=None, legacy_windows=False)
         for board in self.boards:
-            console.print(render(board, width))
+            console.print(render(board, width, details=self.details))
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
         return "\n".join([*lines, *map(_no_plan, self.missing)])
 
@@ -152,15 +157,15 @@ class Result:
             return board
         raise UserError(_no_plan(dataset))
 
-    def table(self, dataset: str | None = None) -> Table:
-        """The printed tables of a data set, or of all.
+    def table(self, dataset: str | None = None, *, details: bool = False) -> Table:
+        """The summary of a data set, or of all; as text with the tables of all metrics only where ``details`` is true.
 
         Raises:
             UserError: there is no such data set in the run.
         """
         asked = [one_of("data set", dataset, self.datasets)] if dataset else self.datasets
         boards = {d: self._board(d) for d in asked}
-        return Table(tuple(b for b in boards.values() if b), tuple(d for d, b in boards.items() if not b))
+        return Table(tuple(b for b in boards.values() if b), tuple(d for d, b in boards.items() if not b), details)
 
     @property
     def plots(self) -> list[str]:
@@ -228,7 +233,7 @@ class Result:
         out = Path(out or self.folder / "leaderboard")
         boards = [b for d in self.datasets if (b := self._board(d))]
         written = [write_leaderboard(self.stored, b, out, pictures=pictures) for b in boards]
-        return [path for kinds in written for paths in kinds.values() for path in paths]
+        return [*(path for kinds in written for paths in kinds.values() for path in paths), *write_summary(out)]
 
     def __repr__(self) -> str:
         total, bad = len(self.stored.states), len(self.failures)

@@ -27,7 +27,7 @@ from ..runs.terminal import discard_output, filtered, filtered_output, flush_out
 from ..version import __version__
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
 from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
-from .options import data_root, examples, plugin, run_root
+from .options import data_root, details, examples, plugin, run_root
 from .output import outlive_readers
 from .plugins import COMMANDS as PLUGIN_COMMANDS
 from .runs import COMMANDS as RUN_COMMANDS
@@ -108,6 +108,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--only", type=click.Choice(["missing", "failed", "all"]), default="missing", show_default=True,
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
+@details
 @click.option("--tensorboard", is_flag=True, help="Write training logs for TensorBoard, to tensorboard/ in the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @data_root

@@ -8,7 +8,7 @@ import click
 
 from ..runs.folders import DATA_ROOT
 
-__all__ = ["data_root", "examples", "plugin", "run_root"]
+__all__ = ["data_root", "details", "examples", "plugin", "run_root"]
 
 
 def examples(*lines: str) -> str:
@@ -27,3 +27,4 @@ plugin = click.option(
     "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE.py",
     help="Load a method, data set or metric from a file that is not installed.",
 )  # fmt: skip
+details = click.option("--details", is_flag=True, help="Print the tables of all metrics below the summary.")

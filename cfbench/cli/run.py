@@ -25,8 +25,8 @@ __all__ = ["leaderboard_command", "prepare_command", "run_command"]
 
 
 def run_command(
-    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, tensorboard: bool, dry_run: bool,
-    **options: Any,
+    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, details: bool, tensorboard: bool,
+    dry_run: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Run what is missing, write the tables, and print them; 2 where a cell is not ok."""
     if tensorboard:
@@ -37,7 +37,7 @@ def run_command(
     if dry_run:
         return 0
     stored = read_run(run.job.folder)
-    publish(stored, [d.label for d in run.datasets], run.job.folder / "leaderboard", pictures=plots)
+    publish(stored, [d.label for d in run.datasets], run.job.folder / "leaderboard", pictures=plots, details=details)
     return report_unfinished(stored, {c.label for c in run.cells})
 
 
@@ -88,9 +88,9 @@ def _reported(registry: Registry, spec: Spec, what: str) -> Iterator[None]:
         raise UserError(f"{spec.label} cannot be {what}: {reason}; --debug shows more") from error
 
 
-def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool) -> int:
+def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool, details: bool) -> int:
     """Write the tables and pictures of a run, and print the tables."""
     folder = find_run(name, run_root)
     run = read_run(folder)
-    publish(run, run.manifest.datasets, out or folder / "leaderboard", pictures=plots)
+    publish(run, run.manifest.datasets, out or folder / "leaderboard", pictures=plots, details=details)
     return 0

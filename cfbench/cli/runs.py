@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import data_root, examples, plugin, run_root
+from .options import data_root, details, examples, plugin, run_root
 
 __all__ = ["COMMANDS"]
 
@@ -18,6 +18,7 @@ _run_name = click.argument("run_name", metavar="RUN")
 @click.command(
     epilog=examples(
         "cfbench leaderboard quick",
+        "cfbench leaderboard quick --details",
         "cfbench leaderboard runs/quick --out leaderboard/quick-cpu",
         "cfbench leaderboard runs/quick --out leaderboard/quick-cpu --check",
     )
@@ -25,17 +26,22 @@ _run_name = click.argument("run_name", metavar="RUN")
 @_run_name
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: leaderboard/ in the run]")
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
+@details
 @click.option("--check", is_flag=True, help="Write nothing; exit with 2 where a table there differs from the cells.")
 @run_root
-def leaderboard(run_name: str, out: Path | None, plots: bool, check: bool, run_root: Path) -> int:
-    """Derive every table and picture of a run from its cells again."""
+def leaderboard(run_name: str, out: Path | None, plots: bool, details: bool, check: bool, run_root: Path) -> int:
+    """Derive every table and picture of a run from its cells again.
+
+    The summary is printed, with --details all metrics too. summary.csv and summary.md are about all data sets whose
+    tables lie in the folder.
+    """
     if check:
         from ..report.publish import check_tables_command
 
         return check_tables_command(run_name, run_root, out)
     from .run import leaderboard_command
 
-    return leaderboard_command(run_name, run_root, out, plots)
+    return leaderboard_command(run_name, run_root, out, plots, details)
 
 
 @click.command(epilog=examples("cfbench status quick", "cfbench status quick --follow"))

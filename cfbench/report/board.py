@@ -179,7 +179,7 @@ class Board(ScoreTable):
     def _standing(self, key: Key, stack: ColumnScores) -> Standing:
         found = _estimated(stack, list(self.pooled.values()), self.about(key))
         coverage = {m: (sum(stack.finite[row]), sum(stack.asked[row])) for m, row in self.pooled.items()}
-        ranks = self.family(key, stack).ranks(self._own_rows)
+        ranks = {} if self.is_doubtful(key) else self.family(key, stack).ranks(self._own_rows)
         return Standing(dict(zip(self.methods, found, strict=True)), coverage, ranks)
 
     def family(self, key: Key, stack: ColumnScores | None = None) -> Family:
@@ -265,7 +265,7 @@ class Board(ScoreTable):
 
     @cached_property
     def ranks(self) -> dict[Key, Mapping[str, tuple[int, int]]]:
-        """First and last rank of each method (controls are not ranked) in each column."""
+        """First and last rank of each method in each column: none of controls, and none by a judge that is too weak."""
         return {key: self.standing(key).ranks for key in self.columns}
 
     @cached_property

@@ -25,32 +25,54 @@ from ..storage.scratch import scratch_folder
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
 from .plots import leaving_out
+from .summary_files import summary_texts, write_summary
 
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
 
 
 MAX_ROWS = 200
 """Rows of a table that are printed and drawn."""
+NAMED = 5
+"""Files that are named where many are written."""
 
 
-def publish(run: StoredRun, datasets: Iterable[str], out: Path, *, pictures: bool = True) -> None:
+def publish(
+    run: StoredRun, datasets: Iterable[str], out: Path, *, pictures: bool = True, details: bool = False
+) -> None:
     """Write the tables of data sets into ``out``, then their pictures, and then print the tables and the files written.
+
+    Args:
+        run: the run.
+        datasets: those of its data sets whose tables are asked for.
+        out: the folder; its summary is about all data sets whose tables lie there.
+        pictures: whether charts and contact sheets are drawn.
+        details: whether the tables of all metrics are printed below the summary.
 
     Raises:
         UserError: a file of the run is not as cfbench writes it.
     """
     boards = {dataset: load_board(run, dataset) for dataset in datasets}
     written = [(board, {"tables": _write_tables(run, board, out)}) for board in boards.values() if board]
+    summaries = write_summary(out)
     for board, files in written if pictures else ():
         files |= _write_pictures(run, board, out)
     for dataset in (dataset for dataset, board in boards.items() if board is None):
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
     for board, files in written:
         with leaving_out(f"the printed tables of {board.results.dataset}"):
-            _show(board)
+            _show(board, details=details)
         for what, paths in files.items():
-            if paths:
-                print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths)}")
+            _print_files(what, paths)
+    _print_files("all data sets", summaries)
+    if written and not details:
+        print(f"every metric: cfbench leaderboard {run.folder} --details")
+
+
+def _print_files(what: str, paths: list[Path]) -> None:
+    """Name files, the first of many."""
+    if paths:
+        more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+        print(f"{what}: {paths[0].parent}/ {', '.join(p.name for p in paths[:NAMED])}{more}")
 
 
 def load_board(run: StoredRun, dataset: str) -> Board | None:
@@ -87,14 +109,14 @@ def _write_pictures(run: StoredRun, board: Board, out: Path) -> dict[str, list[P
     return {"charts": charts, "contact sheet": sheets}
 
 
-def _show(board: Board) -> None:
+def _show(board: Board, *, details: bool) -> None:
     from .render import render
 
     if len(board.methods) > MAX_ROWS:
         print(f"{board.results.dataset} has {len(board.methods):,} rows; up to {MAX_ROWS} are printed here")
         return
     width = shutil.get_terminal_size((120, 40)).columns
-    open_console(width=max(width, 100)).print(render(board, width))
+    open_console(width=max(width, 80)).print(render(board, width, details=details))
 
 
 def write_sheet(run: StoredRun, dataset: str, out: Path, columns: int = 16) -> Path:
@@ -162,6 +184,12 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
                 checked, different = checked + 1, different + bool(difference)
                 if difference:
                     print(f"cfbench: {out / path.name} {difference}", file=sys.stderr)
+        for name, text in summary_texts(out).items():
+            (Path(fresh) / name).write_text(text, encoding="utf-8")
+            difference = first_difference(Path(fresh) / name, out / name)
+            checked, different = checked + 1, different + bool(difference)
+            if difference:
+                print(f"cfbench: {out / name} {difference}", file=sys.stderr)
     print(f"{checked - different} of {checked} tables in {out} are what the cells of {folder} say")
     return 2 if different or not checked else 0
 

@@ -7,27 +7,27 @@ import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ..names import file_stem, is_missing
+from ..names import file_stem
 from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
 from .columns import Section
-from .format import (
-    CAVEAT,
-    FLAG,
-    WEAK,
-    Entry,
-    footnotes,
-    heading,
-    headings,
-    residual_and_status,
-    title,
-)
+from .format import CAVEAT, FLAG, Entry, heading, headings, residual_and_status, title
 from .judge_card import card_line, card_table
+from .markup import md, md_table, tex, tex_number
+from .notes import detail_notes, numbered
+from .spreadsheet import csv
+from .summary import of_board
+from .summary_tables import (
+    RULED,
+    html_summary,
+    latex_summary,
+    markdown_summary,
+    summary_notes,
+    terminal_summary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -36,51 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["csv", "html", "latex", "markdown", "render", "write_tables"]
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "[": "{[}",
-    "]": "{]}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "→": r"$\rightarrow$",
-    "²": r"\textsuperscript{2}",
-    "°": r"\textsuperscript{$\circ$}",
-    "*": r"\textsuperscript{*}",
-    FLAG: r"\textsuperscript{$\ddagger$}",
-    WEAK: r"\textsuperscript{\S}",
-    CAVEAT: r"\textsuperscript{$\dagger$}",
-    "±": r"$\pm$",
-    "µ": r"$\mu$",
-    "×": r"$\times$",
-    "–": "--",
-}
-
-
-def _tex(text: object) -> str:
-    return "".join(_TEX.get(c, c) for c in " ".join(str(text).split()))
-
-
-def _tex_number(text: str) -> str:
-    return re.sub(r"-(?=\d)", "$-$", _tex(text))
-
-
 def _tex_rows(board: Board, s: Section, method: str) -> str:
     """A line of values and a smaller one of intervals."""
     cells = [Entry.of(board, method, k) for k in s.keys]
-    name = rf"\textit{{{_tex(method)}}}" if board.is_control(method) else _tex(method)
-    values = [rf"\textbf{{{_tex_number(c.value)}}}" if c.best else _tex_number(c.value) for c in cells]
+    name = rf"\textit{{{tex(method)}}}" if board.is_control(method) else tex(method)
+    values = [rf"\textbf{{{tex_number(c.value)}}}" if c.best else tex_number(c.value) for c in cells]
     below = [" ".join(filter(None, (c.interval, c.coverage))) for c in cells]
-    extra = list(map(_tex, residual_and_status(board, s, method)))
+    extra = list(map(tex, residual_and_status(board, s, method)))
     lines = [" & ".join([name, *values, *extra])]
     if any(below):
-        small = [rf"{{\tiny {_tex_number(b)}}}" if b else "" for b in below]
+        small = [rf"{{\tiny {tex_number(b)}}}" if b else "" for b in below]
         lines.append(" & ".join(["", *small, *[""] * len(extra)]))
     return " \\\\\n".join(lines) + " \\\\\n"
 
@@ -88,15 +53,15 @@ def _tex_rows(board: Board, s: Section, method: str) -> str:
 def _tex_table(board: Board, s: Section) -> str:
     extra = [] if s.do else ["residual", "status"]
     heads = headings(board, s)
-    names = ["method", *(_tex(n) for n, _ in heads), *extra]
-    units = ["", *(rf"{{\tiny {_tex(u)}}}" if u else "" for _, u in heads), *[""] * len(extra)]
+    names = ["method", *(tex(n) for n, _ in heads), *extra]
+    units = ["", *(rf"{{\tiny {tex(u)}}}" if u else "" for _, u in heads), *[""] * len(extra)]
     rows = [_tex_rows(board, s, m) for m in board.methods]
     own = sum(not board.is_control(m) for m in board.methods)
     body = "".join(rows[:own]) + ("\\midrule\n" if 0 < own < len(rows) else "") + "".join(rows[own:])
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.results.dataset}-{s.do or 'cost'}".lower())
     return (
         "\\begin{table}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{{_tex(board.results.dataset)}: {_tex(title(board, s))}.}}\\label{{tab:{label}}}\n"
+        f"\\caption{{{tex(board.results.dataset)}: {tex(title(board, s))}.}}\\label{{tab:{label}}}\n"
         f"\\begin{{tabular}}{{l{'r' * len(heads)}{'l' * len(extra)}}}\n\\toprule\n"
         f"{' & '.join(names)} \\\\\n{' & '.join(units)} \\\\\n\\midrule\n{body}\\bottomrule\n"
         "\\end{tabular}\n\\end{table}\n"
@@ -104,11 +69,17 @@ def _tex_table(board: Board, s: Section) -> str:
 
 
 def latex(board: Board) -> str:
-    """The printed tables as LaTeX for ``\\input``; it needs the package booktabs and nothing else."""
-    notes = "\n\n".join(_tex(n) for n in footnotes(board))
+    """The summary and the detail tables as LaTeX for ``\\input``; it needs the package booktabs and nothing else."""
     head = "% \\usepackage{booktabs}\n% \\usepackage[T1]{fontenc}\n"
+    summary = of_board(board)
     tables = "\n".join(_tex_table(board, s) for s in board.sections)
-    return f"{head}{tables}\n{{\\footnotesize\\noindent\n{notes}\n\\par}}\n"
+    first, rest = _tex_notes(summary_notes(board, summary)), _tex_notes(detail_notes(board))
+    return f"{head}{latex_summary(summary)}\n{first}\n% all metrics\n{tables}\n{rest}"
+
+
+def _tex_notes(notes: list[str]) -> str:
+    text = "\n\n".join(tex(n) for n in numbered(notes))
+    return f"{{\\footnotesize\\noindent\n{text}\n\\par}}\n"
 
 
 STYLE = """<style>
@@ -119,16 +90,26 @@ STYLE = """<style>
 .cfbench tr.control td {font-style: italic; opacity: .75}
 .cfbench tr.first td {border-top: 1px solid #999}
 .cfbench small {opacity: .7; font-weight: normal}
-.cfbench ul {font-size: smaller; max-width: 70em}
+.cfbench ol {font-size: smaller; max-width: 70em}
 </style>"""
 
 
 def html(board: Board) -> str:
-    """The printed tables and the footnotes as an HTML fragment, in which all text is escaped."""
+    """The summary and, folded up, the detail tables as an HTML fragment, in which all text is escaped."""
+    summary = of_board(board)
     tables = "\n".join(_html_table(board, s) for s in board.sections)
-    notes = [*footnotes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
-    items = "".join(f"<li>{escape(n)}</li>" for n in notes)
-    return f'<div class="cfbench">{STYLE}\n{tables}\n<ul>{items}</ul></div>'
+    more = f"<details><summary>all metrics</summary>{tables}\n{_html_notes(_details_notes(board))}</details>"
+    first = f"{html_summary(summary)}\n{_html_notes(summary_notes(board, summary))}"
+    return f'<div class="cfbench">{STYLE}\n{first}\n{more}</div>'
+
+
+def _html_notes(notes: list[str]) -> str:
+    return f"<ol>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ol>"
+
+
+def _details_notes(board: Board) -> list[str]:
+    """The notes below the detail tables, the judges' errors among them."""
+    return [*detail_notes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
 
 
 def _html_table(board: Board, s: Section) -> str:
@@ -164,68 +145,43 @@ def _html_score(cell: Entry) -> str:
     return f"{value} <small>{escape(rest)}</small>" if rest else value
 
 
-# Spreadsheets run what begins with these.
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
-
-
-def _safe(value: Any) -> Any:
-    if not isinstance(value, str) or value == "-":
-        return value
-    return f"'{value}" if _FORMULA.match(value) or is_missing(value) else value
-
-
-def csv(table: pd.DataFrame) -> str:
-    """CSV text in which no text begins as a formula or is one that readers take for a missing value.
-
-    Such text gets an apostrophe before it.
-    """
-    safe = table.copy()
-    for name in table.select_dtypes(exclude="number").columns:
-        safe[name] = table[name].map(_safe)
-    safe.columns = pd.Index([_safe(c) for c in table.columns])
-    return safe.to_csv(index=False, lineterminator="\n")
-
-
-def _md(text: object) -> str:
-    return re.sub(r"([|*_<>`\\]|(?<=\])\()", r"\\\1", " ".join(str(text).split()))
-
-
-def _md_table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def _md_cell(cell: Entry) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
     return " ".join(part for part in (value, cell.interval, cell.coverage) if part)
 
 
 def markdown(board: Board) -> str:
-    """The printed tables, the judge card and the footnotes as Markdown."""
-    parts = [f"# {_md(board.results.dataset)}\n"]
+    """The summary, the detail tables, the judge card and the notes as Markdown."""
+    summary = of_board(board)
+    parts = [f"# {md(board.results.dataset)}\n", f"## Summary\n\n{markdown_summary(summary)}"]
+    parts += [_md_notes(summary_notes(board, summary))]
     for s in board.sections:
         heads = [" ".join(filter(None, (name, unit and f"[{unit}]"))) for name, unit in headings(board, s)]
-        head = ["method", *map(_md, heads), *([] if s.do else ["residual", "status"])]
+        head = ["method", *map(md, heads), *([] if s.do else ["residual", "status"])]
         rows = [
             [
                 _md_name(board, m),
                 *(_md_cell(Entry.of(board, m, k)) for k in s.keys),
-                *map(_md, residual_and_status(board, s, m)),
+                *map(md, residual_and_status(board, s, m)),
             ]
             for m in board.methods
         ]
-        parts.append(f"## {_md(title(board, s))}\n\n{_md_table(head, rows)}")
+        parts.append(f"## {md(title(board, s))}\n\n{md_table(head, rows)}")
     if board.matrix:
         parts.append(f"## Each variable as judged, after each intervention\n\n{_md_matrix(board)}")
     if board.results.card:
         card = card_table(board.results)
-        parts.append(f"## Judge card\n\n{_md_table(list(card.columns), [list(map(_md, r)) for r in card.values])}")
-    parts.append("## Notes\n\n" + "".join(f"- {_md(n)}\n" for n in footnotes(board)))
+        parts.append(f"## Judge card\n\n{md_table(list(card.columns), [list(map(md, r)) for r in card.values])}")
+    parts.append(f"## Notes\n\n{_md_notes(detail_notes(board))}")
     return "\n".join(parts)
 
 
+def _md_notes(notes: list[str]) -> str:
+    return "".join(f"{number}. {md(note)}\n" for number, note in enumerate(notes, 1))
+
+
 def _md_name(board: Board, method: str) -> str:
-    return f"*{_md(method)}*" if board.is_control(method) else _md(method)
+    return f"*{md(method)}*" if board.is_control(method) else md(method)
 
 
 def _md_matrix(board: Board) -> str:
@@ -237,18 +193,21 @@ def _md_matrix(board: Board) -> str:
         for m in board.methods
         for do in dict.fromkeys(k.do for k in board.matrix)
     ]
-    return _md_table(["method", "intervention", *map(_md, columns.values())], rows)
+    return md_table(["method", "intervention", *map(md, columns.values())], rows)
 
 
-def render(results: Results | Board, width: int = 120) -> Group:
-    """The printed tables for a terminal of ``width`` columns, with footnotes; wide ones are continued below."""
+def render(results: Results | Board, width: int = 120, *, details: bool = False) -> Group:
+    """The summary for a terminal of ``width`` columns, with its notes, and on demand the detail tables with theirs."""
     from rich.console import Group
     from rich.text import Text
 
     board = results if isinstance(results, Board) else Board(results)
-    tables = [t for s in board.sections for t in _terminal(board, s, width)]
-    notes = [*footnotes(board), *([f"Judges' errors: {card_line(board.results)}."] if board.results.card else [])]
-    return Group(*tables, *(Text(n, style="dim") for n in notes))
+    summary = of_board(board)
+    shown = terminal_summary(summary, width)
+    tables = [t for s in board.sections for t in _terminal(board, s, width)] if details else []
+    more = [Text(n, style="dim") for n in numbered(_details_notes(board))] if details else []
+    first = [Text(n, style="dim") for n in numbered(summary_notes(board, summary))]
+    return Group(*shown, *first, *([Text("")] if details else []), *tables, *more)
 
 
 def _terminal(board: Board, s: Section, width: int) -> list[Group]:
@@ -290,12 +249,12 @@ def _width(column: list[Text]) -> int:
 
 
 def _rich(name: str, columns: list[list[Text]], own: int) -> Group:
-    from rich.box import SIMPLE_HEAD
+    from rich.box import Box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(box=Box(RULED), pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for i, (head, *_) in enumerate(columns):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for i, row in enumerate(zip(*(column[1:] for column in columns), strict=True)):

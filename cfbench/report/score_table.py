@@ -15,7 +15,17 @@ from ..runs.reader import CellState, Results, Score
 from .columns import MEAN, Key
 from .samples import ColumnScores
 
-__all__ = ["PooledStatus", "ScoreStatus", "ScoreTable"]
+__all__ = ["PooledStatus", "ScoreStatus", "ScoreTable", "weak"]
+
+
+JUDGED = {"effectiveness": "", "drift": "", "measured": "measured", "measured_drift": "measured"}
+"""Metrics that read variables off an image, with the judge that does."""
+
+
+def weak(results: Results, judge: str = "") -> set[str]:
+    """Variables that a judge reads badly on real images; by default any but those that measure."""
+    bad = (row for row in results.card if row.get("good") is False)
+    return {str(row.get("variable", "")) for row in bad if (row.get("judge") == "measured") == (judge == "measured")}
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,16 @@ class ScoreTable:
 
     def about(self, key: Key) -> Column:
         return self.columns[key].about
+
+    def is_doubtful(self, key: Key) -> bool:
+        """Whether a judge that is not good enough reads this column's variable, so that no row is ranked by it."""
+        if not key.variable or not (key.metric in JUDGED or self.about(key).role == "effectiveness"):
+            return False
+        return key.variable in self._weak[JUDGED.get(key.metric, "")]
+
+    @cached_property
+    def _weak(self) -> dict[str, set[str]]:
+        return {judge: weak(self.results, judge) for judge in JUDGED.values()}
 
     def is_control(self, method: str) -> bool:
         return method in self._controls

@@ -1,0 +1,95 @@
+"""The summary of all data sets whose tables lie in a folder: ``summary.csv`` and ``summary.md``."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import reason_of
+from ..names import SUMMARY
+from ..storage.plain import read_plain
+from ..storage.temporary import atomic_write
+from .board import TIDY
+from .markup import md
+from .spreadsheet import csv
+from .summary import ANSWER, FITS, Summary, of_frames
+from .summary_tables import markdown_summary
+
+__all__ = ["summary_texts", "write_summary"]
+
+LARGEST = 2**30
+"""Bytes of a table that is read."""
+WIDE = ("method", "role", "seeds", "residual", "status")
+NOTES = """
+Skill: the share of the factual's own error to the truth that an answer removes; 1 is the truth, 0 no change.
+±: half of the 95 % interval. Bold: no other method is surely better; #: the ranks that a method may hold.
+Composition is in grey levels and stands with the residual's policy; fit is in seconds (of the processor or by the
+clock), answer in milliseconds an image. The notes of each data set's own tables say what was asked and on which device.
+"""
+
+
+def write_summary(folder: Path) -> list[Path]:
+    """Write ``summary.csv`` and ``summary.md`` over all data sets whose tables lie in a folder, atomically.
+
+    Returns:
+        the files.
+    """
+    written = []
+    for name, text in summary_texts(folder).items():
+        with atomic_write(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    return written
+
+
+def summary_texts(folder: Path) -> dict[str, str]:
+    """The texts of both files by name; none where no data set's tables lie in the folder."""
+    found = list(_summaries(folder))
+    if not found:
+        return {}
+    rows = [row for _, summary, wide in found for row in _rows(summary, wide)]
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
+    parts = [f"## [{md(s.dataset)}]({file.stem}.md)\n\n{markdown_summary(s)}" for file, s, _ in found]
+    return {f"{SUMMARY}.csv": csv(table), f"{SUMMARY}.md": "\n".join(["# Summary\n", *parts, NOTES.strip(), ""])}
+
+
+def _summaries(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
+    """The tidy table's path, the summary and the wide table of each data set; what cannot be read is left out."""
+    for wide_file in sorted(folder.glob("*-wide.csv")):
+        file = wide_file.with_name(f"{wide_file.name.removesuffix('-wide.csv')}.csv")
+        try:
+            tidy, wide = _read(file), _read(wide_file)
+            if set(TIDY) <= set(tidy) and set(WIDE) <= set(wide) and len(tidy):
+                yield file, of_frames(tidy, wide), wide
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"cfbench: {file} is left out of the summary: {reason_of(error)}", file=sys.stderr)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """A table whose texts are texts, also where they are empty."""
+    table = pd.read_csv(io.BytesIO(read_plain(file, LARGEST)), dtype=str, keep_default_na=False)
+    for name in set(table) & {"value", "low", "high", "coverage", "rank_low", "rank_high"}:
+        table[name] = pd.to_numeric(table[name])
+    return table
+
+
+def _rows(s: Summary, wide: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """A line for each method, in the order of the summary."""
+    about = {str(row["method"]): row for row in wide.to_dict("records")}
+    for method in s.methods:
+        row: dict[str, Any] = {"dataset": s.dataset} | {name: about[method][name] for name in WIDE}
+        for key in s.keys:
+            cell, name = s.cells[method, key], key.name
+            row[name] = cell.value
+            if key != ANSWER and key.path not in FITS:
+                low, high = cell.ranks or (None, None)
+                row |= {f"{name} low": cell.low, f"{name} high": cell.high}
+                row |= {f"{name} rank_low": low, f"{name} rank_high": high}
+        yield row
