@@ -19,6 +19,7 @@ from cfbench.report.columns import MEAN
 from cfbench.report.format import Entry
 from cfbench.report.markup import tex_number
 from cfbench.report.render import html, latex, markdown, render, write_tables
+from cfbench.report.sheet import contact_sheet
 from cfbench.report.summary import Cell, of_board, of_frames, short_names
 from cfbench.report.summary_files import write_summary
 from cfbench.report.summary_tables import latex_summary, markdown_summary
@@ -256,3 +257,32 @@ def test_a_folder_with_a_damaged_table_keeps_its_other_data_sets(nine, tmp_path,
     write_summary(tmp_path)
     assert "bad.csv is left out of the summary" in capsys.readouterr().err
     assert "[strokes]" in (tmp_path / "summary.md").read_text()
+
+
+def test_no_method_is_grey_as_controls_are_and_times_have_logarithmic_axes(nine):
+    from matplotlib.figure import Figure
+
+    from cfbench.report.plots import CONTROL, _colours, _panel
+
+    colours = _colours(nine)
+    for method in NINE:
+        red, green, blue = (int(colours[method][i : i + 2], 16) for i in (1, 3, 5))
+        assert max(red, green, blue) - min(red, green, blue) > 30
+    assert colours["identity"] == CONTROL
+    for column, scale in (("fit_s", "symlog"), ("abs_error", "linear")):
+        ax = Figure().subplots()
+        _panel(ax, nine, next(k for k in nine.columns if k.column == column), True)
+        assert ax.get_xscale() == scale
+        ax.figure.draw_without_rendering()
+        assert not any("$" in label.get_text() for label in ax.get_xticklabels()), "no text is a formula"
+
+
+def test_a_truth_that_is_not_known_is_a_pale_tile_without_a_cross(tmp_path):
+    from PIL import Image
+
+    nothing = np.full((2, 1, 14, 14), np.nan)
+    for unknown, crossed in (((), True), (("truth",), False)):
+        path = contact_sheet(tmp_path / "sheet.png", ["do(a=1)", "do(a=2)"], {"truth": nothing}, unknown=unknown)
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        assert (picture == (200, 30, 30)).all(-1).any() == crossed
+        assert ((picture == (240, 240, 240)).all(-1).sum() < 500) == crossed

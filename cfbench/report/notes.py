@@ -36,7 +36,7 @@ def detail_notes(board: Board) -> list[str]:
         *failures(board),
         *_reading(board),
         training_note(r),
-        *mark_notes(board, keys),
+        *mark_notes(board, keys, titled=True),
         *_dominated(board, keys),
         *_noted(board),
         *_foreign(board),
@@ -170,10 +170,12 @@ def _dominated(board: Board, keys: Sequence[Key]) -> Iterable[str]:
         yield f"{CAVEAT} A single answer makes more than nine tenths of the mean: {'; '.join(found[:LISTED])}{more}."
 
 
-def mark_notes(board: Board, keys: Sequence[Key]) -> Iterable[str]:
-    """What the marks of some columns and of the interventions that they are about mean."""
+def mark_notes(board: Board, keys: Sequence[Key], *, titled: bool = False) -> Iterable[str]:
+    """What the marks of some columns mean, and those of the titles of tables of their interventions."""
     r, truths, dos = board.results, board.results.truth, {k.do for k in keys}
-    if doubtful := sorted({k.variable for k in keys if board.is_doubtful(k)} - weak(r, "measured") | weak(r) & dos):
+    if doubtful := sorted(
+        {k.variable for k in keys if board.is_doubtful(k)} - weak(r, "measured") | weak(r) & (dos if titled else set())
+    ):
         yield (
             f"{WEAK} The judges of {', '.join(doubtful)} are not good enough to tell methods apart by them: "
             "no bold and no rank."

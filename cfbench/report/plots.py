@@ -91,11 +91,11 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 
 
 def _colours(board: Board) -> dict[str, str]:
-    """A colour-blind safe colour for each method; controls are grey."""
+    """A colour-blind safe colour for each method, none of which is grey as controls are."""
     from seaborn import color_palette
 
     own = [m for m in board.methods if not board.is_control(m)]
-    palette = color_palette("colorblind", max(len(own), 1)).as_hex()
+    palette = [c for c in color_palette("colorblind").as_hex() if len({c[1:3], c[3:5], c[5:7]}) > 1]
     return dict.fromkeys(board.methods, CONTROL) | {m: palette[i % len(palette)] for i, m in enumerate(own)}
 
 
@@ -142,13 +142,27 @@ def _panel(ax: Axes, board: Board, key: Key, first: bool) -> None:
     ax.set_ylim(len(board.methods) - 0.4, -0.6)
     ax.set_yticks(range(len(board.methods)), [brief(m) for m in board.methods] if first else [])
     ax.tick_params(axis="y", length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    if not _set_log(ax, board, key):
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     if max(map(abs, ax.get_xlim())) >= 1e4:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.grid(visible=False, axis="y")
     ax.margins(x=0.08)
     name, unit = heading(board, key)
     ax.set_xlabel(name + (f"\n[{unit}]" if unit else ""), fontsize=8.5)
+
+
+def _set_log(ax: Axes, board: Board, key: Key) -> bool:
+    """Draw a time on a logarithmic axis, at whose left end what takes none stands; whether it is one."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    values = [e.value for m in board.methods if (e := board.estimates[m, key]).value > 0]
+    if board.about(key).unit not in ("s", "ms") or not values:
+        return False
+    ax.set_xscale("symlog", linthresh=max(min(values), max(values) / 1e4))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def _panel_grid(keys: list[Key]) -> list[list[Key | None]]:

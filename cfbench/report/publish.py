@@ -126,7 +126,7 @@ def write_sheet(run: StoredRun, dataset: str, out: Path, columns: int = 16) -> P
     with reading_run(run.folder):
         labels, rows, title = _questions(run, dataset, columns)
     name = run.manifest.datasets[dataset].folder
-    return contact_sheet(out / f"{name}-counterfactuals.png", labels, rows, title=title)
+    return contact_sheet(out / f"{name}-counterfactuals.png", labels, rows, title=title, unknown=("truth",))
 
 
 def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], dict[str, Tensor], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["contact_sheet"]
 
 
-INK, GREY, RED = (20, 20, 20), (110, 110, 110), (200, 30, 30)
+INK, GREY, PALE, RED = (20, 20, 20), (110, 110, 110), (240, 240, 240), (200, 30, 30)
 GAP, PAD, FONT = 4, 12, 15
 
 
@@ -101,6 +101,7 @@ def contact_sheet(
     groups: Sequence[str] | None = None,
     title: str = "",
     tile: int = 84,
+    unknown: Collection[str] = (),
 ) -> Path:
     """Write a PNG with a row of images for each name in ``rows`` and a column for each question, atomically.
 
@@ -111,6 +112,7 @@ def contact_sheet(
         groups: the intervened variable of each column; read from the labels if not given.
         title: a line below the images.
         tile: the least width of an image in pixels; images grow by whole factors, so that pixels stay square.
+        unknown: rows whose missing images are of no one's making: a pale tile says so, no cross.
 
     Raises:
         ValueError: a row's images do not match the columns, or have no image shape.
@@ -138,7 +140,11 @@ def contact_sheet(
         y = top + i * (size[1] + GAP)
         pen.text((left - PAD, y + size[1] / 2), fold(name), fill=INK, font=font, anchor="rm", align="right")
         for x, pixels, fine in zip(xs, images, ok, strict=True):
-            sheet.paste(_tile(pixels, bool(fine), size), (x, y))
+            if fine or name not in unknown:
+                sheet.paste(_tile(pixels, bool(fine), size), (x, y))
+                continue
+            pen.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=PALE)
+            pen.text((x + size[0] / 2, y + size[1] / 2), "unknown", fill=GREY, font=font, anchor="mm")
     pen.text((PAD, bottom - PAD - FONT), title, fill=GREY, font=font)
     with atomic_write(path) as draft:
         sheet.save(draft, format="PNG")
