@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,12 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each process of pytest-xdist a temporary folder of its own: runs find others on their device through it."""
+    """Let each process hear interrupts, and give each of pytest-xdist a temporary folder of its own.
+
+    Jobs in a shell's background ignore interrupts, and so would the commands that tests start. Runs find others on
+    their device through the temporary folder.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="cfbench-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +17,6 @@ METRICS = "truth,composition,realism"
 def toy_run(root: Path, *args: str) -> list[str]:
     """The words of a run of the toy data set under the tiny budget, whose name is ``tiny``."""
     return ["run", "--plugin", TOYS, "--datasets", "bars", "--preset", "tiny", "--run-root", str(root), *args]
-
-
-def hear_interrupts() -> None:
-    """For ``preexec_fn``: jobs of a shell's background ignore interrupts, and so would their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def timeless(root: Path) -> pd.DataFrame:

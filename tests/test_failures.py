@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import hear_interrupts, toy_run
+from small import toy_run
 
 from cfbench.cli.main import _main as cfbench
 from cfbench.engine.failures import is_transient, out_of_memory, with_smaller_batches
@@ -92,7 +92,7 @@ def test_every_stage_is_noted_once_and_a_second_command_does_nothing(tmp_path):
 def test_the_first_interrupt_lets_short_stages_finish_and_the_second_does_not(tmp_path, twice):
     line = [sys.executable, "-m", "cfbench", *command(tmp_path, "slow,knows")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(line, **quiet, start_new_session=True, preexec_fn=hear_interrupts)
+    process = subprocess.Popen(line, **quiet, start_new_session=True)
     deadline = time.monotonic() + 300
     while not any(e["task"].startswith("train bars slow") for e in events(tmp_path, "start")):
         assert time.monotonic() < deadline

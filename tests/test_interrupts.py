@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from disturbs import DISTURBS
-from small import hear_interrupts, timeless, toy_run
+from small import timeless, toy_run
 
 from cfbench.cli.main import _main as cfbench
 from cfbench.engine.interrupts import handling
@@ -67,7 +67,7 @@ def in_a_process(root, jobs="2"):
     line = [sys.executable, "-m", "cfbench", *command(root, "disturbs", jobs)]
     environ = {**os.environ, "TMPDIR": str(root / "tmp")}
     (root / "tmp").mkdir(exist_ok=True)
-    return subprocess.run(line, capture_output=True, text=True, env=environ, preexec_fn=hear_interrupts)
+    return subprocess.run(line, capture_output=True, text=True, env=environ)
 
 
 CASES = [

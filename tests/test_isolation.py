@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small import TOYS, hear_interrupts, toy_run
+from small import TOYS, toy_run
 
 from cfbench.cli.main import _main as cfbench
 from cfbench.engine.request import Request
@@ -148,7 +148,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_command(tmp_path, vandal):
 
 def test_processes_end_when_the_command_is_killed(tmp_path, vandal):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(tmp_path, vandal, "stays"), **quiet, preexec_fn=hear_interrupts)
+    process = subprocess.Popen(command(tmp_path, vandal, "stays"), **quiet)
     begun = until(lambda: [e for e in read_events(tmp_path / "tiny") if e.get("task", "").startswith("train")])
     group = os.getpgid(begun[0]["pid"])
     assert group not in (os.getpgid(process.pid), os.getpgid(0))

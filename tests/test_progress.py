@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from small import TOYS, hear_interrupts, toy_run
+from small import TOYS, toy_run
 
 from cfbench.cli.follow import monitor_of, status_lines
 from cfbench.cli.main import _main
@@ -325,7 +325,7 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
             time.sleep(0.05)
         driver.send_signal(signal.SIGSTOP)  # it is going, and gets nowhere until both have looked
         follow = [*CFBENCH, "status", "tiny", "--follow", "--run-root", str(tmp_path)]
-        pipes = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": hear_interrupts}
+        pipes = {"stdout": subprocess.PIPE, "text": True}
         leaver, stayer = subprocess.Popen(follow, **pipes), subprocess.Popen(follow, **pipes)
         firsts = [f.stdout.readline() for f in (leaver, stayer)]
         assert all(f.startswith("running  bars patient seed 0") for f in firsts), firsts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small import hear_interrupts, timeless, toy_run
+from small import timeless, toy_run
 
 CFBENCH = [sys.executable, "-m", "cfbench"]
 MORE = ["--methods", "slow,knows", "--no-plots"]
@@ -21,7 +21,7 @@ MORE = ["--methods", "slow,knows", "--no-plots"]
 def start(root: Path, jobs: int) -> subprocess.Popen:
     command = [*CFBENCH, *toy_run(root, *MORE, "--jobs", str(jobs))]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, **quiet, start_new_session=True, preexec_fn=hear_interrupts)
+    return subprocess.Popen(command, **quiet, start_new_session=True)
 
 
 def stages(root: Path) -> dict[Path, int]:
