@@ -159,8 +159,10 @@ def _set_log(ax: Axes, board: Board, key: Key) -> bool:
     values = [e.value for m in board.methods if (e := board.estimates[m, key]).value > 0]
     if board.about(key).unit not in ("s", "ms") or not values:
         return False
-    ax.set_xscale("symlog", linthresh=max(min(values), max(values) / 1e4))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    # A power of ten, so that no tick stands between it and 0.
+    least = 10.0 ** math.floor(math.log10(max(min(values), max(values) / 1e4)))
+    ax.set_xscale("symlog", linthresh=least)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("0.", ".")))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return True
 
