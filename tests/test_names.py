@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -189,13 +192,43 @@ def test_text_that_readers_take_for_missing_is_kept_in_tables(text):
     assert read.unit.isna().tolist() == [False, True]
 
 
-LABELS = ["cell", "do", "T", "nana", "none-of-them", "mine[tag=NA]", "mine[tag=null]", "mine:na", "größe", "naïve"]
+LABELS = [
+    "cell",
+    "do",
+    "t",
+    "nana",
+    "none-of-them",
+    "mine[tag=NA]",
+    "mine[tag=null]",
+    "mine:na",
+    "größe",
+    "naïve",
+    "E5",
+]
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_labels_that_are_accepted_survive_a_reader(label):
     read = pd.read_csv(io.StringIO(csv(pd.DataFrame({"method": [label], "do": [label], "value": [1.0]}))))
     assert read.method.tolist() == read.do.tolist() == [label]
+
+
+def test_a_column_of_nothing_but_t_and_f_holds_no_truth_values():
+    table = pd.DataFrame({"method": ["T", "F", "a"], "do": ["T", "", "T"]})
+    assert csv(table) == "method,do\nT,'T\nF,\na,'T\n"
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
+def test_labels_that_are_accepted_survive_r(tmp_path):
+    labels = [*LABELS, "T", "F", *MISSING]
+    for number, label in enumerate(labels):
+        (tmp_path / f"{number}.csv").write_text(csv(pd.DataFrame({"method": [label, label], "do": [label, ""]})))
+    code = f"for (i in 0:{len(labels) - 1}) with(read.csv(sprintf('%d.csv', i)), writeLines(paste(method[1], do[1])))"
+    environ = {**os.environ, "LC_ALL": "C.UTF-8"}
+    command = ["Rscript", "--vanilla", "-e", code]
+    read = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=True).stdout
+    marked = [label if label in LABELS else f"'{label}" for label in labels]
+    assert read.splitlines() == [f"{label} {label}" for label in marked]
 
 
 def test_files_of_data_sets_whose_labels_look_alike_are_apart():
