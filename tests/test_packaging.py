@@ -89,8 +89,10 @@ def test_the_harness_imports_no_built_in():
 
 WORDS = {"change", "composition", "digits", "folder", "measured", "oracle", "resample", "truth"}
 """Names of built-ins that are words of the harness too: the oracle of a data set, the folder of a run."""
-DEFAULTS = {"cfbench/runs/budget.py"}
-"""Where it stands what a run asks for unless it says otherwise."""
+DEFAULTS = {"cfbench/runs/budget.py", "cfbench/report/headline.py"}
+"""Where it stands what a run asks for unless it says otherwise, and which columns a summary shows."""
+ROLES = ("contract", "report/columns", "report/judge_card", "report/score_table")
+"""Where the role of a column stands, the only word of the harness that is the name of a metric."""
 EXAMPLES = {
     "cfbench/plugins/scaffold.py",
     "cfbench/plugins/spec.py",
@@ -119,7 +121,7 @@ def test_the_harness_names_no_built_in():
             continue
         words = {word for text in literals(file) for word in re.findall(r"[\w-]+", text)}
         found |= {path: words & names} if words & names else {}
-    roles = {f"cfbench/{file}.py": {"effectiveness"} for file in ("contract", "report/columns", "report/judge_card")}
+    roles = {f"cfbench/{file}.py": {"effectiveness"} for file in ROLES}
     assert found == roles, "the role of a column is the only word that stands for a metric"
 
 
@@ -130,6 +132,8 @@ def test_tables_and_charts_name_no_column():
     columns -= {"accuracy", "error", "parameters", "images_seen"}  # of judges, cards, units and costs
     assert len(columns) > 25
     for file in modules(ROOT / "cfbench" / "report"):
+        if file.relative_to(ROOT).as_posix() in DEFAULTS:
+            continue
         words = {word for text in literals(file) for word in re.findall(r"[\w-]+", text)}
         assert not words & columns, file
 

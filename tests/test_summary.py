@@ -158,7 +158,7 @@ def test_without_truth_the_summary_says_so_and_shows_what_is_there():
     paths = [k.path for k in of_board(board).keys]
     assert paths == [
         "effectiveness.accuracy", "effectiveness.error", "cld.cld", "cld.cld", "composition.composition_1",
-        "runtime.fit_s", "runtime.answer_ms",
+        "runtime.fit_s", "cost.answer_ms",
     ]  # fmt: skip
     assert "No intervention has a known truth" in " ".join(printed(board))
 
@@ -227,7 +227,7 @@ def test_summary_files_are_about_all_data_sets_of_a_folder(nine, tmp_path):
     assert float(row["mean of do() skill.skill"]) == pytest.approx(e.value)
     assert float(row["mean of do() skill.skill low"]) == pytest.approx(e.low)
     assert row["mean of do() skill.skill rank_low"] == "5.0"
-    assert float(row["runtime.answer_ms"]) == pytest.approx(13)
+    assert float(row["cost.answer_ms"]) == pytest.approx(13)
     text = (tmp_path / "summary.md").read_text()
     assert text.index("[other](other.md)") < text.index("[strokes](strokes.md)")
     assert "failed" in text

@@ -190,7 +190,7 @@ def test_tables_that_say_what_the_cells_do_pass_and_nothing_is_written(made, pub
     capsys.readouterr()
     before = tree(published), tree(made / "r")
     assert check(made, published) == 0
-    assert "5 of 5 tables" in capsys.readouterr().out
+    assert "7 of 7 tables" in capsys.readouterr().out
     assert (tree(published), tree(made / "r")) == before
 
 

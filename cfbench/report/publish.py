@@ -184,7 +184,7 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
                 checked, different = checked + 1, different + bool(difference)
                 if difference:
                     print(f"cfbench: {out / path.name} {difference}", file=sys.stderr)
-        for name, text in summary_texts(out).items():
+        for name, text in summary_texts(out).items() if checked and not different else ():
             (Path(fresh) / name).write_text(text, encoding="utf-8")
             difference = first_difference(Path(fresh) / name, out / name)
             checked, different = checked + 1, different + bool(difference)

@@ -13,13 +13,10 @@ from ..contract import Column
 from ..runs.chain import Status
 from ..runs.reader import CellState, Results, Score
 from .columns import MEAN, Key
+from .headline import JUDGED
 from .samples import ColumnScores
 
 __all__ = ["PooledStatus", "ScoreStatus", "ScoreTable", "weak"]
-
-
-JUDGED = {"effectiveness": "", "drift": "", "measured": "measured", "measured_drift": "measured"}
-"""Metrics that read variables off an image, with the judge that does."""
 
 
 def weak(results: Results, judge: str = "") -> set[str]:

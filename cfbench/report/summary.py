@@ -13,31 +13,21 @@ import pandas as pd
 from .board import Board, Estimate
 from .columns import MEAN, Key
 from .format import MARKS, marks_of, plain
+from .headline import (
+    ANSWERS,
+    COMPOSITION,
+    EFFECTIVENESS,
+    ERROR,
+    FITS,
+    QUANTITIES,
+    SKILL,
+    WITHOUT_TRUTH,
+)
 
-__all__ = [
-    "ANSWER",
-    "COMPOSITION",
-    "EFFECTIVENESS",
-    "ERROR",
-    "FITS",
-    "SKILL",
-    "Cell",
-    "Summary",
-    "chosen",
-    "of_board",
-    "of_frames",
-    "short_names",
-]
+__all__ = ["ANSWER", "Cell", "Summary", "chosen", "of_board", "of_frames", "short_names"]
 
-SKILL, ERROR = "skill.skill", "truth.abs_error"
-EFFECTIVENESS, COMPOSITION = ("effectiveness.accuracy", "effectiveness.error"), "composition.composition_1"
-FITS = ("runtime.fit_cpu_s", "runtime.fit_s")
-"""Seconds of a fit, the first of which that is recorded is shown: of the processor, of the clock."""
-ANSWERS = ("runtime.abduct_ms", "runtime.predict_ms")
-ANSWER = Key("runtime", "answer_ms", "", "")
+ANSWER = Key("cost", "answer_ms", "", "")
 """The column that holds the sum of `ANSWERS`."""
-WITHOUT_TRUTH = ("cld.cld", "realism.kid_real", "change.l1_factual")
-"""What is shown besides effectiveness where there is no truth: the first that is there."""
 MOST = 8
 """Columns beside the name, of which fit and answer share the last."""
 
@@ -180,8 +170,8 @@ class Summary:
 
     def head(self, key: Key) -> tuple[str, str]:
         """A column's quantity with arrow and marks, and what it is about."""
-        quantity = {SKILL: "skill", ERROR: "error", "cld.cld": "CLD", COMPOSITION: "composition"}.get(key.path)
-        arrow = f"{quantity or key.column.replace('_', ' ')} {self.arrows.get(key, '')}".strip()
+        quantity = QUANTITIES.get(key.path, key.column.replace("_", " "))
+        arrow = f"{quantity} {self.arrows.get(key, '')}".strip()
         place = "mean" if key.do == MEAN else "" if key.do == "none" else key.do + self.about.get(key.do, "")
         return arrow + self.marks.get(key, ""), place
 

@@ -15,9 +15,10 @@ from ..names import SUMMARY
 from ..storage.plain import read_plain
 from ..storage.temporary import atomic_write
 from .board import TIDY
+from .headline import FITS
 from .markup import md
 from .spreadsheet import csv
-from .summary import ANSWER, FITS, Summary, of_frames
+from .summary import ANSWER, Summary, of_frames
 from .summary_tables import markdown_summary
 
 __all__ = ["summary_texts", "write_summary"]

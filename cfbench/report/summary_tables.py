@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from .board import Board
 from .columns import Key
+from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
 from .markup import md, md_table, tex, tex_number
 from .notes import devices, failures, mark_notes, plan_note
-from .summary import COMPOSITION, EFFECTIVENESS, ERROR, SKILL, Cell, Summary
+from .summary import Cell, Summary
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -60,9 +61,7 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
     elif ERROR in paths:
         notes.append("Error: mean absolute difference to the true counterfactual, in grey levels.")
     else:
-        notes.append(
-            "No intervention has a known truth, so there is no skill: nothing here says which answer is right."
-        )
+        notes.append("No intervention has a known truth: nothing here says which answer is right.")
     trained = "any training" if len(r.seeds) > 1 else "this training only"
     notes.append(
         f"±: half of the 95 % interval over {r.factuals:,} factuals and {len(r.seeds)} seed{'s' * (len(r.seeds) > 1)}, "
@@ -78,7 +77,8 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
     notes += _cost_notes(board, s)
     if left := [v for v in r.variables if v not in {k.do for k in s.keys}]:
         notes.append(f"Left out for want of room or scores: do({', '.join(left)}).")
-    notes.append(f"{plan_note(r)}; preset {r.preset}; {devices(board) or 'unknown device'}.")
+    action = f"; action: {r.notes['action']}" if r.notes.get("action") else ""
+    notes.append(f"{plan_note(r)}; preset {r.preset}{action}; {devices(board) or 'unknown device'}.")
     return notes
 
 
