@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from toys import Learns
@@ -16,8 +17,11 @@ def parent(pid):
 
 
 def children(pid):
-    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid())]
-    return [child for child in pids if Path(f"/proc/{child}").exists() and parent(child) == pid]
+    found = []
+    for each in {int(path.name) for path in Path("/proc").glob("[0-9]*")} - {os.getpid()}:
+        with suppress(OSError):  # it has just ended
+            found += [each] if parent(each) == pid else []
+    return found
 
 
 def named(pids, name):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disturbs import children
 from rich.console import Console
 from small import TOYS, toy_run
 
@@ -314,6 +315,11 @@ def test_a_note_that_a_kill_left_is_nothing_under_way(finished, clock):
     assert [r.status for r in monitor_of(finished / "tiny").rows()] == ["ok", "failed", "invalid"]
 
 
+def descendants(pid):
+    return [pid, *(each for child in children(pid) for each in descendants(child))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     env = {**os.environ, "PATIENCE": "0.02"}
@@ -323,7 +329,9 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
         while not any(d.stage == "fit" for d in tasks_in_progress(tmp_path / "tiny")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        driver.send_signal(signal.SIGSTOP)  # it is going, and gets nowhere until both have looked
+        at_work = descendants(driver.pid)
+        for pid in at_work:  # they are going, and get nowhere until both have looked
+            os.kill(pid, signal.SIGSTOP)
         follow = [*CFBENCH, "status", "tiny", "--follow", "--run-root", str(tmp_path)]
         pipes = {"stdout": subprocess.PIPE, "text": True}
         leaver, stayer = subprocess.Popen(follow, **pipes), subprocess.Popen(follow, **pipes)
@@ -332,7 +340,8 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
         leaver.send_signal(signal.SIGINT)
         assert leaver.wait() in (0, 130)
         leaver.stdout.close()
-        driver.send_signal(signal.SIGCONT)
+        for pid in at_work:
+            os.kill(pid, signal.SIGCONT)
         assert driver.wait() == 0
         output = stayer.communicate()[0].splitlines()
         assert stayer.returncode == 0
