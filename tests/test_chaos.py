@@ -9,7 +9,7 @@ import chaos
 import pytest
 
 from cfbench.cli.main import _main as cfbench
-from cfbench.engine import fit, tasks
+from cfbench.engine.workers.isolated_executor import IsolatedExecutor
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -67,15 +67,19 @@ def test_the_watch_notices_a_stage_that_is_made_again_lost_or_spoilt(folder, exp
 
 @pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
 def test_a_stage_that_is_spoilt_while_the_run_goes_on_is_not_used(tmp_path, monkeypatch, capsys, spoil):
-    def spoilt(bench, cell):
-        fit.train(bench, cell)
-        spoil(bench.folder(cell, "train") / "weights.safetensors")
+    def spoilt(executor):
+        outcomes = wait(executor)
+        for outcome in outcomes:
+            if outcome.task.stage == "train":
+                spoil(executor.job.folder / outcome.task.cell.stage("train") / "weights.safetensors")
+        return outcomes
 
+    wait = IsolatedExecutor.wait
     toys = str(chaos.HERE.with_name("toys.py"))
     line = ["run", "--plugin", toys, "--datasets", "bars", "--methods", "learns", "--preset", "tiny", "--no-plots"]
     line += ["--no-controls", "--metrics", "truth", "--jobs", "1", "--run-root", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setitem(tasks.RUNNERS, "train", spoilt)
+        patch.setattr(IsolatedExecutor, "wait", spoilt)
         assert cfbench(line) == 2
     assert "weights.safetensors is missing or does not match its manifest" in capsys.readouterr().err
     assert not list(tmp_path.rglob("tune-*"))

@@ -110,6 +110,9 @@ def test_a_command_with_nothing_left_to_do_removes_what_a_killed_one_left(system
     left = system / f"cfbench-{owner}", system / "tiny" / "plans" / f".bars-draft-{owner}"
     for folder in left:
         folder.mkdir()
+    left += tuple(system / "tiny" / ".progress" / name for name in ("0123456789ab.claim", "0123456789ab.json"))
+    for file in left[2:]:
+        file.write_text("999999999 elsewhere")
     counted, mine = (system / "cfbench-tasks" / f"cpu.{machine_id()}.{pid}.0" for pid in (999999999, os.getpid()))
     counted.touch()
     mine.touch()

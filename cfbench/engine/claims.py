@@ -14,7 +14,7 @@ from ..plugins.digest import key_of
 from ..runs.chain import Failure, Task, last_failure
 from ..runs.progress import FOLDER
 
-__all__ = ["Claims"]
+__all__ = ["Claims", "remove_abandoned_claims"]
 
 
 class Claims:
@@ -30,10 +30,6 @@ class Claims:
         self.elsewhere: dict[str, Failure | None] = {}
 
     def __enter__(self) -> Claims:
-        for path in (self.folder / FOLDER).glob("*.claim"):  # of processes that were killed
-            with contextlib.suppress(OSError):
-                if (lock := _lock(path)) is not None:
-                    _unlock(path, lock)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -69,6 +65,14 @@ class Claims:
 
     def _path(self, task: str) -> Path:
         return self.folder / FOLDER / f"{key_of(task)}.claim"
+
+
+def remove_abandoned_claims(folder: Path) -> None:
+    """Remove the claims of processes that were killed while they executed a run."""
+    for path in (folder / FOLDER).glob("*.claim"):
+        with contextlib.suppress(OSError):
+            if (lock := _lock(path)) is not None:
+                _unlock(path, lock)
 
 
 def _lock(path: Path) -> int | None:

@@ -17,10 +17,12 @@ from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
 from ..runs.folders import check_writable
 from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, check_manifest, read_manifest, write_manifest
+from ..runs.progress import run_lock
 from ..runs.reader import StoredRun
 from ..storage.schema import printable
 from ..storage.scratch import remove_abandoned_scratch
 from ..version import __version__
+from .claims import remove_abandoned_claims
 from .contention import remove_ended_tasks
 from .execute import execute
 from .prepare import install_bundle
@@ -35,6 +37,15 @@ class Todo:
     run: Run
     tasks: tuple[Task, ...]
     total: int
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what commands that were killed left in a run and among temporary files."""
+    with run_lock(folder):  # notes
+        remove_abandoned_claims(folder)
+    storage.remove_abandoned(folder)
+    remove_abandoned_scratch()
+    remove_ended_tasks()
 
 
 def launch(
@@ -70,9 +81,7 @@ def launch(
         check_manifest(run.job.folder, _manifest(run, tuple(argv)))
     else:
         declare(run, argv)
-        storage.remove_abandoned(run.job.folder)
-        remove_abandoned_scratch()
-        remove_ended_tasks()
+        _remove_abandoned(run.job.folder)
     done = finished(run)
     todo = [t for t in missing(run, done, only) if t.stage in stages]
     announce(Todo(run, tuple(todo), len(tasks_of(run))))
