@@ -13,8 +13,8 @@ from cfbench.runs.reader import read_results, read_run
 
 CONSTANT = Path(__file__).with_name("constant.py")
 IMAGES = ("first", "mean", "black", "grey", "white")
-DATASETS = {"strokes": False, "digits": False, "mnist": True, "morphomnist": True}
-"""Data sets, and whether they need MNIST's files."""
+DATASETS = {"strokes": (), "digits": (), "mnist": ("MNIST",), "morphomnist": ("MNIST", "MorphoMNIST")}
+"""Data sets, and the folders of real data that they need."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
@@ -23,8 +23,8 @@ def board(request, tmp_path_factory):
     """A run with the judges of quick, of which weaker ones would say nothing about the metrics."""
     root = tmp_path_factory.mktemp("constant")
     (root / "data").mkdir()
-    if DATASETS[request.param]:
-        (root / "data" / "MNIST").symlink_to(request.getfixturevalue("data_root") / "MNIST")
+    for folder in DATASETS[request.param]:
+        (root / "data" / folder).symlink_to(request.getfixturevalue("data_root") / folder)
     rows = ",".join(f"constant[image={image}]" for image in IMAGES)
     command = ["run", "--datasets", request.param, "--methods", rows, "--plugin", str(CONSTANT), "--name", "constant"]
     places = ["--run-root", str(root), "--data-root", str(root / "data"), "--jobs", "1", "--no-plots"]

@@ -13,6 +13,7 @@ from ..evidence import Evidence
 
 __all__ = ["EPS", "IM", "IMOfMeans"]
 
+BLANK = "one blank or mean image for all questions can be level with real images of what was asked"
 BLURRED = "auto-encoders draw a mean image better than a true one"
 EPS = 1e-7
 SLACK = 1e-4
@@ -57,6 +58,7 @@ class IM(Metric):
             heading="IM1",
             printed=True,
             order=60,
+            caveat=BLANK,
         ),
         "im2": Column(
             "wanted class's auto-encoder against that of all classes, over the ink",
@@ -83,7 +85,13 @@ class IMOfMeans(Metric):
 
     columns: ClassVar[Mapping[str, Column]] = {
         "im1_of_means": Column(
-            "IM1, mean numerator over mean denominator", "lower", "", 0.0, heading="IM1 of means", printed=False
+            "IM1, mean numerator over mean denominator",
+            "lower",
+            "",
+            0.0,
+            heading="IM1 of means",
+            printed=False,
+            caveat=BLANK,
         ),
         "im2_of_means": Column(
             "IM2, mean numerator over mean denominator",

@@ -1,0 +1,22 @@
+"""The columns of the built-in metrics that the summary shows, and those that depend on a judge's reading of variables.
+
+They are known by name, so that the tables of a folder can be summarised without the runs that they come from.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ANSWERS", "COMPOSITION", "EFFECTIVENESS", "ERROR", "FITS", "JUDGED", "QUANTITIES", "SKILL", "WITHOUT_TRUTH"]
+
+SKILL, ERROR = "skill.skill", "truth.abs_error"
+EFFECTIVENESS = ("effectiveness.accuracy", "effectiveness.error")
+COMPOSITION = "composition.composition_1"
+FITS = ("runtime.fit_cpu_s", "runtime.fit_s")
+"""Seconds of a fit, the first of which that is recorded is shown: of the processor, of the clock."""
+ANSWERS = ("runtime.abduct_ms", "runtime.predict_ms")
+"""Milliseconds whose sum is shown as the time of an answer."""
+WITHOUT_TRUTH = ("cld.cld", "realism.kid_real", "change.l1_factual")
+"""What is shown besides effectiveness where there is no truth: the first that is there."""
+QUANTITIES = {SKILL: "skill", ERROR: "error", "cld.cld": "CLD", COMPOSITION: "composition"}
+"""Headings that are shorter than in the tables of all metrics."""
+JUDGED = {"effectiveness": "", "drift": "", "measured": "measured", "measured_drift": "measured"}
+"""Metrics that read variables off an image, with the judge that does; the reader has no name there."""
