@@ -108,10 +108,13 @@ def test_a_command_with_nothing_left_to_do_removes_what_a_killed_one_left(system
     assert small_run(system, "tiny", "--methods", "learns", metrics="truth") == 0
     owner = f"{machine_id()}-999999999-abcdefgh"
     left = system / f"cfbench-{owner}", system / "tiny" / "plans" / f".bars-draft-{owner}"
+    (train,) = (system / "tiny").rglob("train-*")
+    left += (train.with_name(f".{train.name}-checkpoints"),)
     for folder in left:
         folder.mkdir()
-    left += tuple(system / "tiny" / ".progress" / name for name in ("0123456789ab.claim", "0123456789ab.json"))
-    for file in left[2:]:
+    files = [system / "tiny" / ".progress" / f"0123456789ab.{kind}" for kind in ("claim", "json")]
+    left += tuple(files)
+    for file in files:
         file.write_text("999999999 elsewhere")
     counted, mine = (system / "cfbench-tasks" / f"cpu.{machine_id()}.{pid}.0" for pid in (999999999, os.getpid()))
     counted.touch()

@@ -43,6 +43,9 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove what commands that were killed left in a run and among temporary files."""
     with run_lock(folder):  # notes
         remove_abandoned_claims(folder)
+    for path in folder.glob("cells/*/*/seed-*/.*-checkpoints"):
+        if storage.is_complete(path.with_name(path.name[1:].removesuffix("-checkpoints"))):
+            storage.remove_tree(path, ignore_errors=True)
     storage.remove_abandoned(folder)
     remove_abandoned_scratch()
     remove_ended_tasks()
