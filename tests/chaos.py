@@ -123,7 +123,7 @@ class Stage:
     disk: bool = False
     damaged: Counter[str] = field(default_factory=Counter)
     finished: dict[str, tuple[int, int]] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
 
     @property
     def run(self) -> Path:
@@ -168,12 +168,12 @@ def begin(stage: Stage, *more: str) -> Any:
 def play(stage: Stage, faults: list[Fault]) -> None:
     """The same command, disturbed by a fault at a time, and once undisturbed, with what must hold after each."""
     for fault in faults:
-        stage.told.append(str(fault))
+        stage.history.append(str(fault))
         disturb(stage, fault)
         check(stage)
     process = begin(stage)
     process.join(PATIENCE)
-    assert process.exitcode == 0, f"exit code {process.exitcode} after {stage.told}: {said(stage)}"
+    assert process.exitcode == 0, f"exit code {process.exitcode} after {stage.history}: {said(stage)}"
     check(stage)
     counted(stage)
 
@@ -198,8 +198,8 @@ def disturb(stage: Stage, fault: Fault) -> None:
         alive = process.exitcode is None
         process.join(PATIENCE)
         late = process.exitcode == 0 if fault.kind in KILLS else not alive
-        stage.told[-1] += f" -> {process.exitcode}{' (late)' if late else ''}"
-        assert process.exitcode is not None, f"hangs after {stage.told}: {said(stage)}"
+        stage.history[-1] += f" -> {process.exitcode}{' (late)' if late else ''}"
+        assert process.exitcode is not None, f"hangs after {stage.history}: {said(stage)}"
     finally:
         stage.mood.unlink(missing_ok=True)
         _kill([process.pid])
@@ -272,7 +272,7 @@ def _spoil(how: Callable[[Path, random.Random], None]) -> Callable[[Stage, Any, 
         files = sorted(p for p in (stage.run / place).rglob("*") if p.is_file())
         if files:
             file = dice.choice(files)
-            stage.told.append(f"{place}/{file.name}")
+            stage.history.append(f"{place}/{file.name}")
             stage.damaged[place] += 1
             stage.finished.pop(place, None)
             with suppress(FileNotFoundError):
@@ -365,9 +365,9 @@ def check(stage: Stage) -> None:
     """Nothing that was finished was lost or made anew, but for what a fault damaged."""
     now = manifests(stage.run)
     changed = [place for place, number in stage.finished.items() if now.get(place) != number]
-    assert not changed, f"finished stages were lost or computed again: {changed} after {stage.told}"
+    assert not changed, f"finished stages were lost or computed again: {changed} after {stage.history}"
     spoilt = [p for p in now if p not in stage.damaged and storage.damaged_files(stage.run / p)]
-    assert not spoilt, f"stages that nobody touched are spoilt: {spoilt} after {stage.told}"
+    assert not spoilt, f"stages that nobody touched are spoilt: {spoilt} after {stage.history}"
     stage.finished = {place: number for place, number in now.items() if not storage.damaged_files(stage.run / place)}
 
 
@@ -375,7 +375,7 @@ def counted(stage: Stage) -> None:
     """The log of events tells the same: a stage is written once, and once more each time that it was damaged."""
     wrote = Counter(e["stage"] for e in read_events(stage.run) if e["event"] == "wrote" and "failed" not in e["stage"])
     often = {place: n for place, n in wrote.items() if n > 1 + stage.damaged[place]}
-    assert not often, f"computed too often: {often} after {stage.told}"
+    assert not often, f"computed too often: {often} after {stage.history}"
     assert stage.disk or set(wrote) >= set(manifests(stage.run)), "a stage was finished that the log does not know"
 
 
@@ -439,9 +439,9 @@ def main(first: int, last: int, hows: list[str]) -> None:
         for seed in range(first, last):
             how, begun = hows[seed % len(hows)], time.monotonic()
             try:
-                told = survive(folder, seed, how, expected, nodes).told
+                history = survive(folder, seed, how, expected, nodes).history
                 good += 1
-                print(f"seed {seed}, {how}: {'; '.join(told)}: good, {time.monotonic() - begun:.0f} s", flush=True)
+                print(f"seed {seed}, {how}: {'; '.join(history)}: good, {time.monotonic() - begun:.0f} s", flush=True)
             except AssertionError as error:
                 print(f"seed {seed}, {how}: {[str(f) for f in script(seed, how)]}: BROKEN: {error}", flush=True)
         if nodes:

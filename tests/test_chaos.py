@@ -67,7 +67,7 @@ def test_the_watch_notices_a_stage_that_is_made_again_lost_or_spoilt(folder, exp
 
 @pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
 def test_a_stage_that_is_spoilt_while_the_run_goes_on_is_not_used(tmp_path, monkeypatch, capsys, spoil):
-    def spoilt(executor):
+    def damaging(executor):
         outcomes = wait(executor)
         for outcome in outcomes:
             if outcome.task.stage == "train":
@@ -79,7 +79,7 @@ def test_a_stage_that_is_spoilt_while_the_run_goes_on_is_not_used(tmp_path, monk
     line = ["run", "--plugin", toys, "--datasets", "bars", "--methods", "learns", "--preset", "tiny", "--no-plots"]
     line += ["--no-controls", "--metrics", "truth", "--jobs", "1", "--run-root", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(IsolatedExecutor, "wait", spoilt)
+        patch.setattr(IsolatedExecutor, "wait", damaging)
         assert cfbench(line) == 2
     assert "weights.safetensors is missing or does not match its manifest" in capsys.readouterr().err
     assert not list(tmp_path.rglob("tune-*"))

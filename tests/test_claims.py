@@ -98,9 +98,9 @@ def test_two_commands_at_once_compute_nothing_twice(tmp_path):
         assert first.poll() is None
         time.sleep(0.02)
     second = subprocess.run(line, **pipes)
-    told = first.communicate()[1] + second.stderr
-    assert (first.returncode, second.returncode) == (0, 0), told
-    assert "is at work on it; waiting for that" in told
+    err = first.communicate()[1] + second.stderr
+    assert (first.returncode, second.returncode) == (0, 0), err
+    assert "is at work on it; waiting for that" in err
     events = list(read_events(tmp_path / "both" / "tiny"))
     wrote = [e["stage"] for e in events if e["event"] == "wrote"]
     assert len(wrote) == len(set(wrote)) == len(list(Path(tmp_path).rglob("stage.json")))

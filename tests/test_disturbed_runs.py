@@ -166,27 +166,27 @@ def survive(root: Path, seed: int, expected: pd.DataFrame) -> list[str]:
     shared = set(os.listdir(SHARED_MEMORY))
     try:
         for disturbance in script(seed):
-            run.told.append(str(disturbance))
+            run.history.append(str(disturbance))
             code = disturb(run, disturbance, random.Random(seed))
-            run.told[-1] += f" -> {code}"
-            assert code in (0, 1, *_codes(disturbance)), f"exit code {code} after {run.told}: {chaos.said(run)}"
+            run.history[-1] += f" -> {code}"
+            assert code in (0, 1, *_codes(disturbance)), f"exit code {code} after {run.history}: {chaos.said(run)}"
             check(run)
             if code >= 0:
                 check_left(run, shared)
-        assert ended(run, run.start()) == 0, f"unfinished after {run.told}: {chaos.said(run)}"
+        assert ended(run, run.start()) == 0, f"unfinished after {run.history}: {chaos.said(run)}"
         check(run)
         chaos.counted(run)
         check_left(run, shared)
         counted = [path.name for path in run.temporary.glob("cfbench-tasks/*")]
-        assert not counted, f"tasks left in the count of a device after {run.told}: {counted}"
+        assert not counted, f"tasks left in the count of a device after {run.history}: {counted}"
         pd.testing.assert_frame_equal(table(run), expected, check_exact=True)
-        assert hidden(run) == [".progress", ".progress/.lock"], run.told
+        assert hidden(run) == [".progress", ".progress/.lock"], run.history
     finally:
         for pid in run.processes():
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(run.temporary, ignore_errors=True)
-    return run.told
+    return run.history
 
 
 def _codes(disturbance: Disturbance) -> set[int]:
@@ -209,7 +209,7 @@ def disturb(run: Run, disturbance: Disturbance, rng: random.Random) -> int:
                 with suppress(ProcessLookupError):
                     os.kill(pid, getattr(signal, sent.number))
         if process.poll() is not None:
-            run.told[-1] += " (late)"
+            run.history[-1] += " (late)"
     return ended(run, process)
 
 
@@ -241,7 +241,7 @@ def ended(run: Run, process: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # faulthandler prints the stacks
         process.wait()
-        pytest.fail(f"hangs after {run.told}: {chaos.said(run)}")
+        pytest.fail(f"hangs after {run.history}: {chaos.said(run)}")
 
 
 def check(run: Run) -> None:
@@ -250,9 +250,9 @@ def check(run: Run) -> None:
     Python itself shows one of a Ctrl-C while it imports cfbench.
     """
     said = run.root.with_suffix(".log").read_text(errors="replace")
-    assert "Traceback" not in said or "launch" in run.told[-1], f"{run.told}: {said[-6000:]}"
+    assert "Traceback" not in said or "launch" in run.history[-1], f"{run.history}: {said[-6000:]}"
     failed = sorted(path.relative_to(run.run).as_posix() for path in run.run.rglob("failed-*"))
-    assert not failed, f"recorded {failed} after {run.told}: {chaos.said(run)}"
+    assert not failed, f"recorded {failed} after {run.history}: {chaos.said(run)}"
     chaos.check(run)
 
 
@@ -264,12 +264,12 @@ def check_left(run: Run, shared: set[str]) -> None:
     deadline = time.monotonic() + AFTERWARDS
     while (alive := run.processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not alive, f"processes left after {run.told}: {[chaos._name(pid) for pid in alive]}: {chaos.said(run)}"
+    assert not alive, f"processes left after {run.history}: {[chaos._name(pid) for pid in alive]}: {chaos.said(run)}"
     left = [
         p.name for p in run.temporary.iterdir() if not (p.name.startswith("torchinductor_") and not any(p.iterdir()))
     ]
-    assert left in ([], ["cfbench-tasks"]), f"temporary folders left after {run.told}: {left}: {chaos.said(run)}"
-    assert not unused(set(os.listdir(SHARED_MEMORY)) - shared), f"shared memory left after {run.told}"
+    assert left in ([], ["cfbench-tasks"]), f"temporary folders left after {run.history}: {left}: {chaos.said(run)}"
+    assert not unused(set(os.listdir(SHARED_MEMORY)) - shared), f"shared memory left after {run.history}"
 
 
 def unused(names: set[str]) -> set[str]:
@@ -332,5 +332,5 @@ def test_a_run_survives_the_signals_of_its_seed(root, expected, seed):
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(30))
 def test_thirty_runs_survive_the_signals_of_their_seeds(root, expected, seed):
-    told = survive(root, seed, expected(KINDS[TURNS[seed % len(TURNS)]][0]))
-    print(f"seed {seed}, {TURNS[seed % len(TURNS)]}: {'; '.join(told)}")
+    history = survive(root, seed, expected(KINDS[TURNS[seed % len(TURNS)]][0]))
+    print(f"seed {seed}, {TURNS[seed % len(TURNS)]}: {'; '.join(history)}")

@@ -106,9 +106,9 @@ def test_a_signal_to_the_process_of_a_plugin_or_its_server_fails_nothing(tmp_pat
 
 def test_a_plugin_that_asks_its_own_process_to_stop_fails_after_some_tries(tmp_path, capsys):
     assert cfbench(command(tmp_path, "disturbs[how=stops],disturbs")) == 2
-    told = capsys.readouterr().err
-    assert "bars disturbs[how=stops] seed 0: crashed: train: its process was asked to stop 3 times (SIGTERM)" in told
-    assert "1 cells unfinished" in told
+    err = capsys.readouterr().err
+    assert "bars disturbs[how=stops] seed 0: crashed: train: its process was asked to stop 3 times (SIGTERM)" in err
+    assert "1 cells unfinished" in err
     begun = [e["task"] for e in read_events(tmp_path / "tiny") if e["event"] == "start"]
     assert begun.count("train bars disturbs[how=stops] seed 0") == 3
 
@@ -153,10 +153,10 @@ def test_an_exception_of_any_class_fails_its_row_and_no_other(tmp_path, capsys):
     (tmp_path / "toys.py").write_text(Path(__file__).with_name("toys.py").read_text())
     rows = ["learns", *(f"throws[what={what}]" for what in REASONS)]
     assert cfbench(command(tmp_path / "runs", ",".join(rows), "1", "--plugin", str(tmp_path / "throws.py"))) == 2
-    told = capsys.readouterr().err
+    err = capsys.readouterr().err
     for what, reason in REASONS.items():
-        assert f"bars throws[what={what}] seed 0: failed: train: {reason} (throws.py line 16)" in told
-    assert "3 cells unfinished" in told
+        assert f"bars throws[what={what}] seed 0: failed: train: {reason} (throws.py line 16)" in err
+    assert "3 cells unfinished" in err
     made = command(tmp_path / "runs", "throws[what=made]", "1", "--plugin", str(tmp_path / "throws.py"))
     assert cfbench(made) == 1
     assert "cannot be made for bars: GeneratorExit: in the constructor" in capsys.readouterr().err

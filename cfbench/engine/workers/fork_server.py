@@ -45,7 +45,7 @@ class ProcessDied(Exception):
 class ForkedProcess:
     """A process in which functions are called one after another, with this one's present environment and output.
 
-    It ends with all that it started when it is told to, and when this process ends in any way.
+    It ends with all that it started when `end` is called, and when this process ends in any way.
 
     Raises:
         ProcessDied: it did not start.
@@ -160,7 +160,7 @@ def _running_server() -> socket.socket:
 
 
 def listen(path: Path) -> None:
-    """Let this process's server fork processes for workers too, which are told the path of its socket by `ADDRESS`."""
+    """Let this process's server fork processes for workers too, which read the path of its socket from `ADDRESS`."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
