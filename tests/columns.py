@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from cfbench.contract import Column
-from cfbench.report.ranking import Comparison, Family
-from cfbench.report.samples import ColumnScores, is_binary, pooled
+from cfbench.report.statistics.ranking import Comparison, Family
+from cfbench.report.statistics.samples import ColumnScores, is_binary, pooled
 
 LOWER = Column("", "lower")
 HIGHER = Column("", "higher")

@@ -17,8 +17,8 @@ import pytest
 from cfbench import storage
 from cfbench.errors import UserError
 from cfbench.plugins.spec import Spec
-from cfbench.report import curves
-from cfbench.report.curves import write_curves
+from cfbench.report.charts import curves
+from cfbench.report.charts.curves import write_curves
 from cfbench.runs.job import Cell
 from cfbench.runs.reader import StoredRun, read_run
 

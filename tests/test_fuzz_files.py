@@ -28,7 +28,7 @@ from cfbench.evaluation.plan import make_plan
 from cfbench.exchange.external import read_answers
 from cfbench.judges import Judges
 from cfbench.plugins.spec import Spec
-from cfbench.report import curves
+from cfbench.report.charts import curves
 from cfbench.runs.budget import Budget
 from cfbench.runs.bundle import ABOUT, FORMAT, Bundle, digest_of, read_bundle
 from cfbench.runs.job import Cell, Job

@@ -8,8 +8,8 @@ from columns import LOWER, SHARE, column, costs, each, rows
 from scipy import stats as sp
 
 from cfbench.contract import Column
-from cfbench.report.intervals import critical, intervals, quantile, studentised, tail
-from cfbench.report.samples import is_binary, pooled
+from cfbench.report.statistics.intervals import critical, intervals, quantile, studentised, tail
+from cfbench.report.statistics.samples import is_binary, pooled
 
 pytestmark = pytest.mark.portable
 

@@ -20,7 +20,7 @@ from cfbench.metrics.effectiveness import Effectiveness
 from cfbench.metrics.minimality import FactualDistance
 from cfbench.metrics.realism import Neighbours, Realism, TrueRealism
 from cfbench.metrics.soundness import Reversibility
-from cfbench.report.intervals import intervals
+from cfbench.report.statistics.intervals import intervals
 from cfbench.runs.stage_reader import raw_scores, score_tensor
 
 pytestmark = pytest.mark.portable

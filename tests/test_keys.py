@@ -267,7 +267,7 @@ EDITS = {
     ),
     "how scores are made": ("cfbench/evaluation/scoring.py", appended, SCORES),
     "how set scores are left out": ("cfbench/evaluation/jackknife.py", appended, SCORES),
-    "other statistics": ("cfbench/report/ranking.py", inside("holm"), []),
+    "other statistics": ("cfbench/report/statistics/ranking.py", inside("holm"), []),
     "the plan": ("cfbench/evaluation/plan.py", appended, of("plan")),
     "the truth": ("cfbench/engine/prepare.py", inside("prepare"), of("plan")),
     "the judges' stage": ("cfbench/engine/prepare.py", inside("judges"), of("judges")),

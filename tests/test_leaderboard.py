@@ -17,11 +17,11 @@ from cfbench.metrics.runtime import Runtime
 from cfbench.metrics.soundness import Composition, Reversibility
 from cfbench.metrics.truth import TEA, Skill, TrueError
 from cfbench.report.board import TIDY, Board, tidy, wide
+from cfbench.report.charts.scores import _chunks, _cost_axes, _quality, charts, write_plots
 from cfbench.report.columns import MEAN
 from cfbench.report.format import number
 from cfbench.report.judge_card import card_line, card_table, judge_card
 from cfbench.report.notes import detail_notes
-from cfbench.report.plots import _chunks, _cost_axes, _quality, charts, write_plots
 from cfbench.report.render import csv, html, latex, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
 from cfbench.runs.chain import Status
@@ -496,7 +496,7 @@ def test_plots_show_every_family_and_the_failures(failed, tmp_path):
 def test_a_failed_method_stands_in_its_line(failed):
     import matplotlib.pyplot as plt
 
-    from cfbench.report.plots import _panel, set_style
+    from cfbench.report.charts.scores import _panel, set_style
 
     set_style()
     figure, ax = plt.subplots()

@@ -27,7 +27,7 @@ from cfbench.engine.display import CellProgress, RunMonitor, draw_table, headlin
 from cfbench.engine.prepare import prepare
 from cfbench.engine.request import Request
 from cfbench.plugins.spec import Spec
-from cfbench.report.curves import scalars, write_scalars
+from cfbench.report.charts.curves import scalars, write_scalars
 from cfbench.runs import progress
 from cfbench.runs.chain import Outcome, Status, cell_tasks
 from cfbench.runs.console import forward_progress, print_progress

@@ -8,7 +8,7 @@ from columns import HIGHER, LOWER, SHARE, TARGET, column, costs, family, only, r
 from scipy import stats as sp
 
 from cfbench.contract import Column
-from cfbench.report.ranking import holm, negligible
+from cfbench.report.statistics.ranking import holm, negligible
 
 pytestmark = pytest.mark.portable
 

@@ -20,9 +20,9 @@ from cfbench.report.format import Entry
 from cfbench.report.markup import tex_number
 from cfbench.report.render import html, latex, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
-from cfbench.report.summary import Cell, of_board, of_frames, short_names
-from cfbench.report.summary_files import write_summary
-from cfbench.report.summary_tables import latex_summary, markdown_summary
+from cfbench.report.summary.files import write_summary
+from cfbench.report.summary.rows import Cell, of_board, of_frames, short_names
+from cfbench.report.summary.tables import latex_summary, markdown_summary
 
 VARIABLES = ("digit", "thickness", "intensity", "slant")
 LONG = "diffscm[aligned=false,clip=normalise,contrast=0,sampler=ddim,start=0.75,steps=75]"
@@ -262,7 +262,7 @@ def test_a_folder_with_a_damaged_table_keeps_its_other_data_sets(nine, tmp_path,
 def test_no_method_is_grey_as_controls_are_and_times_have_logarithmic_axes(nine):
     from matplotlib.figure import Figure
 
-    from cfbench.report.plots import CONTROL, _colours, _panel
+    from cfbench.report.charts.scores import CONTROL, _colours, _panel
 
     colours = _colours(nine)
     for method in NINE:

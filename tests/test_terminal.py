@@ -146,7 +146,7 @@ def test_what_cannot_be_drawn_is_left_out_with_a_note(root, tmp_path, monkeypatc
     def broken(*args, **how):
         raise RuntimeError("no glyph")
 
-    monkeypatch.setattr("cfbench.report.plots._panel", broken)
+    monkeypatch.setattr("cfbench.report.charts.scores._panel", broken)
     monkeypatch.setattr("cfbench.report.sheet.contact_sheet", broken)
     monkeypatch.setattr(publish, "_show", broken)
     assert _main(["leaderboard", str(root / "r"), "--out", str(tmp_path)]) == 0

@@ -17,7 +17,7 @@ import pandas as pd
 from ..errors import UserError, one_of
 from ..report.board import TIDY, Board
 from ..report.publish import load_board, write_leaderboard, write_sheet
-from ..report.summary_files import write_summary
+from ..report.summary.files import write_summary
 from ..runs.chain import Status
 from ..runs.reader import read_run
 from ..storage.scratch import new_scratch_folder
@@ -175,13 +175,13 @@ class Result:
 
     @staticmethod
     def _charts(board: Board) -> list[str]:
-        from ..report.plots import charts
+        from ..report.charts.scores import charts
 
         return list(charts(board))
 
     def _curves(self, board: Board) -> dict[str, Path]:
         """The charts of what methods recorded, by name."""
-        from ..report.curves import write_curves
+        from ..report.charts.curves import write_curves
 
         if board.results.dataset not in self._drawn:
             paths = write_curves(self.stored, board.results.dataset, self._folder, board.results.stem)
@@ -206,7 +206,7 @@ class Result:
         Raises:
             UserError: there is no such chart, or no such data set.
         """
-        from ..report.plots import write_plot
+        from ..report.charts.scores import write_plot
 
         board = self._one(dataset)
         known = self._charts(board)

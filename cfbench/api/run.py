@@ -14,7 +14,7 @@ from ..engine.launch import Todo, launch
 from ..engine.request import Request
 from ..errors import UserError
 from ..plugins.registry import Registry, SessionPlugins
-from ..report.curves import check_installed, scalar_writer
+from ..report.charts.curves import check_installed, scalar_writer
 from ..runs.budget import DATASETS, METHODS
 from ..runs.context import Run, open_dataset
 from ..runs.folders import DATA_ROOT, find_run

@@ -11,7 +11,7 @@ from ..engine.launch import Todo, launch, report_unfinished
 from ..engine.request import Request
 from ..errors import UserError, reason_of
 from ..plugins.spec import Spec
-from ..report.curves import check_installed, scalar_writer
+from ..report.charts.curves import check_installed, scalar_writer
 from ..report.publish import publish
 from ..runs.console import print_dataset_progress
 from ..runs.context import open_dataset

@@ -15,10 +15,10 @@ from ..contract import Column
 from ..runs.chain import Status
 from ..runs.reader import Results
 from .columns import Key, Section, matrix, sections
-from .intervals import intervals
-from .ranking import Comparison, Family, restricted
-from .samples import ColumnScores, is_binary, pooled
 from .score_table import ScoreTable
+from .statistics.intervals import intervals
+from .statistics.ranking import Comparison, Family, restricted
+from .statistics.samples import ColumnScores, is_binary, pooled
 
 __all__ = ["TIDY", "Board", "Estimate", "TidyRows", "tidy", "wide"]
 

@@ -19,8 +19,8 @@ from .judge_card import card_line, card_table
 from .markup import md, md_table, tex, tex_number
 from .notes import detail_notes, numbered
 from .spreadsheet import csv
-from .summary import of_board
-from .summary_tables import (
+from .summary.rows import of_board
+from .summary.tables import (
     RULED,
     html_summary,
     latex_summary,

@@ -13,8 +13,8 @@ from ..contract import Column
 from ..runs.chain import Status
 from ..runs.reader import CellState, Results, Score
 from .columns import MEAN, Key
-from .headline import JUDGED
-from .samples import ColumnScores
+from .statistics.samples import ColumnScores
+from .summary.headline import JUDGED
 
 __all__ = ["PooledStatus", "ScoreStatus", "ScoreTable", "weak"]
 

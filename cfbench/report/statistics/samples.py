@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..contract import Column
+from ...contract import Column
 
 __all__ = ["ColumnScores", "Rows", "finite_mean", "is_binary", "penalised", "pooled", "skewness_of"]
 

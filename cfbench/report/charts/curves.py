@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .. import storage
-from ..errors import UserError, one_line
-from ..names import file_stem
-from ..runs.chain import STAGES, Outcome, Status
-from ..runs.context import Run
-from ..runs.job import Cell
-from ..runs.reader import StoredRun
-from ..runs.terminal import without_controls
-from .plots import drawing, leaving_out, new_figure, save_figure
+from ... import storage
+from ...errors import UserError, one_line
+from ...names import file_stem
+from ...runs.chain import STAGES, Outcome, Status
+from ...runs.context import Run
+from ...runs.job import Cell
+from ...runs.reader import StoredRun
+from ...runs.terminal import without_controls
+from .scores import drawing, leaving_out, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,16 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import reason_of
-from ..names import SUMMARY
-from ..storage.plain import read_plain
-from ..storage.temporary import atomic_write
-from .board import TIDY
+from ...errors import reason_of
+from ...names import SUMMARY
+from ...storage.plain import read_plain
+from ...storage.temporary import atomic_write
+from ..board import TIDY
+from ..markup import md
+from ..spreadsheet import csv
 from .headline import FITS
-from .markup import md
-from .spreadsheet import csv
-from .summary import ANSWER, Summary, of_frames
-from .summary_tables import markdown_summary
+from .rows import ANSWER, Summary, of_frames
+from .tables import markdown_summary
 
 __all__ = ["summary_texts", "write_summary"]
 

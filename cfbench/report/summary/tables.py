@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from .board import Board
-from .columns import Key
+from ..board import Board
+from ..columns import Key
+from ..markup import md, md_table, tex, tex_number
+from ..notes import devices, failures, mark_notes, plan_note
 from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
-from .markup import md, md_table, tex, tex_number
-from .notes import devices, failures, mark_notes, plan_note
-from .summary import Cell, Summary
+from .rows import Cell, Summary
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

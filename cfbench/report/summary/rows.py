@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from .board import Board, Estimate
-from .columns import MEAN, Key
-from .format import MARKS, marks_of, plain
+from ..board import Board, Estimate
+from ..columns import MEAN, Key
+from ..format import MARKS, marks_of, plain
 from .headline import (
     ANSWERS,
     COMPOSITION,

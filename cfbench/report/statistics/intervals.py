@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from ..contract import Column
+from ...contract import Column
 from .samples import Rows
 
 __all__ = ["LEVEL", "critical", "intervals", "quantile", "studentised", "tail"]

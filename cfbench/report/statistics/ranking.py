@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
-from ..contract import Column
+from ...contract import Column
 from .intervals import LEVEL, critical, intervals, quantile, studentised, tail
 from .samples import ColumnScores, is_binary, penalised, pooled, skewness_of
 

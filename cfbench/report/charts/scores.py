@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, reason_of
-from ..names import file_stem
-from ..plugins.spec import brief
-from ..runs.reader import Results
-from ..storage.temporary import atomic_write
-from .board import Board
-from .columns import MEAN, Key, where
-from .format import column_name, heading
+from ...errors import UserError, reason_of
+from ...names import file_stem
+from ...plugins.spec import brief
+from ...runs.reader import Results
+from ...storage.temporary import atomic_write
+from ..board import Board
+from ..columns import MEAN, Key, where
+from ..format import column_name, heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""Charts of scores, of costs, and of what methods recorded while they were fitted."""

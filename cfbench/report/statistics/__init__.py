@@ -1,0 +1,1 @@
+"""From samples of scores to intervals and ranks."""

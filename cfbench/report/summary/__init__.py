@@ -1,0 +1,1 @@
+"""The one table that comes first: what it shows, its rows, as text of every kind, and its files."""
