@@ -64,6 +64,7 @@ def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | 
     """The cell of a row and its state."""
     found = cell_states(folder, manifest)
     labels = list(dict.fromkeys(c.method.label for c, _ in found))
+    row = next((c.method.label for c, s in found if s.method == row), row)
     row = row if row in labels else ",".join(s.label for s in parse_specs(row))
     if row not in labels:
         raise UserError(f"the run {folder.name} has no row {row!r}; {did_you_mean(row, labels)}")

@@ -113,13 +113,13 @@ class Result:
     def methods(self) -> tuple[str, ...]:
         """The rows of the run, controls left out."""
         controls = self.manifest.controls
-        return tuple(dict.fromkeys(c.method.label for c, _ in self.stored.states if c.method.label not in controls))
+        return tuple(dict.fromkeys(s.method for c, s in self.stored.states if c.method.label not in controls))
 
     @property
     def failures(self) -> pd.DataFrame:
         """The cells that have not come to a good end: dataset, method, seed, status, reason."""
         rows = [
-            (c.dataset.label, c.method.label, c.seed, s.status, s.reason or "not run")
+            (c.dataset.label, s.method, c.seed, s.status, s.reason or "not run")
             for c, s in self.stored.states
             if s.status is not Status.OK
         ]

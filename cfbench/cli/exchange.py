@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ def plan() -> None:
 @data_root
 @run_root
 @plugin
-def export(file: Path, **options: Any) -> int:
+@click.pass_context
+def export(context: click.Context, file: Path, **options: Any) -> int:
     """Write the questions (factual images, parents, interventions, counterfactual parents) as NumPy arrays.
 
     FILE is an .npz that any program can read without torch or cfbench: x uint8 [N, C, H, W], pa [N, D], and for
@@ -40,7 +40,7 @@ def export(file: Path, **options: Any) -> int:
     """
     from ..exchange.external import export_command
 
-    return export_command(file, argv=sys.argv[1:], **options)
+    return export_command(file, argv=context.obj["argv"], **options)
 
 
 @click.command(epilog=examples("cfbench score answers.npz --name mine", "cfbench score a.npz --name mine --run mnist"))
@@ -60,7 +60,8 @@ def export(file: Path, **options: Any) -> int:
 @data_root
 @run_root
 @plugin
-def score(file: Path, **options: Any) -> int:
+@click.pass_context
+def score(context: click.Context, file: Path, **options: Any) -> int:
     """Score answers that another program computed, as a row of the run whose questions they answer.
 
     ANSWERS.npz holds `plan` as it stood in the questions and images, uint8 or floats in [0, 1]: null [N, C, H, W]
@@ -68,7 +69,7 @@ def score(file: Path, **options: Any) -> int:
     """
     from ..exchange.external import score_command
 
-    return score_command(file, argv=sys.argv[1:], **options)
+    return score_command(file, argv=context.obj["argv"], **options)
 
 
 ANSWER_COMMANDS = (plan, score)

@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from typing import Any
+
+import click
 
 from .. import storage
 from ..engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
@@ -17,6 +20,7 @@ from ..runs.manifest import Manifest, read_manifest
 from ..runs.progress import EVERY, is_active
 from ..runs.reader import cell_states
 from ..runs.terminal import open_console
+from .config import stored_config
 
 __all__ = ["monitor_of", "status_command"]
 
@@ -25,8 +29,12 @@ INTERVAL = 0.5
 """Seconds between two updates."""
 
 
-def status_command(name: str, run_root: Path, follow: bool = False) -> int:
-    """Print the status of every cell; with ``follow`` repeatedly until the run stops, or Ctrl-C."""
+def status_command(name: str, run_root: Path, run: click.Command, follow: bool = False) -> int:
+    """Print the status of every cell, and the options of the run; with ``follow`` repeatedly until the run stops.
+
+    Args:
+        run: the command that reads the options of a run.
+    """
     folder = find_run(name, run_root)
     if follow and is_active(folder):
         try:
@@ -35,6 +43,8 @@ def status_command(name: str, run_root: Path, follow: bool = False) -> int:
             return 0
     for line in status_lines(monitor_of(folder).rows()):
         print(line)
+    if options := stored_config(run, read_manifest(folder).commands):
+        print(f"\noptions:\n{indent(options, '  ').rstrip()}")
     if follow:
         print(f"no process is at work on {folder}; the same `cfbench run` does what is pending", file=sys.stderr)
     return 0

@@ -25,6 +25,7 @@ from ..errors import (
 from ..runs.budget import DATASETS, METHODS
 from ..runs.terminal import discard_output, filtered, filtered_output, flush_output, replace_unencodable
 from ..version import __version__
+from .config import config_option, config_text, save_option, words
 from .exchange import ANSWER_COMMANDS as ANSWER_COMMANDS
 from .exchange import BUNDLE_COMMANDS as BUNDLE_COMMANDS
 from .options import data_root, details, examples, plugin, run_root
@@ -63,7 +64,7 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
     """Benchmark counterfactual image models: same questions, same judges, intervals on every number."""
-    context.obj = {"debug": debug}
+    context.ensure_object(dict)["debug"] = debug
 
 
 @cli.command(
@@ -71,12 +72,20 @@ def cli(context: click.Context, debug: bool) -> None:
         "cfbench run                                              both methods on strokes, a few minutes",
         "cfbench run --methods 'diffscm,diffscm[contrast=0]'       two rows that share one fit",
         "cfbench run --methods diffscm --set diffscm.steps=50     the same setting for all of its rows",
+        "cfbench run --methods 'fast=diffscm[steps=6],diffscm'    a name for a row",
+        "cfbench run --methods 'diffscm[steps=6|12|25|50]'        a sweep: a row for each value, one fit",
         "cfbench run --methods mine --plugin mine.py --split valid    develop without looking at test answers",
         "cfbench run --datasets strokes,mnist --preset standard --device cuda",
         "cfbench run --datasets morphomnist --action learned      parents respond by mechanisms fitted to them",
+        "cfbench run --methods diffscm --save-config study.toml   the options in a file, for --config study.toml",
     )
 )
-@click.option("--methods", default=METHODS, show_default=True, help="Rows: name, name:preset, name[key=value].")
+@click.option(
+    "--methods",
+    default=METHODS,
+    show_default=True,
+    help="Rows: name, name:preset, name[key=value], title=name[key=1|2].",
+)
 @click.option("--datasets", default=DATASETS, show_default=True, help="Data sets, by name.")
 @click.option("--seeds", help="Training seeds, as 0,1,2.  [default: the preset's]")
 @click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, standard or full.")
@@ -111,17 +120,20 @@ def cli(context: click.Context, debug: bool) -> None:
 @details
 @click.option("--tensorboard", is_flag=True, help="Write training logs for TensorBoard, to tensorboard/ in the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@config_option
+@save_option
 @data_root
 @run_root
 @plugin
-def run(**options: Any) -> int:
+@click.pass_context
+def run(context: click.Context, config: Path | None, **options: Any) -> int:
     """Fit methods, ask them all the same questions, score the answers, write the leaderboard.
 
     What is finished is not done again: the same command continues a run that was killed.
     """
     from .run import run_command
 
-    return run_command(argv=sys.argv[1:], **options)
+    return run_command(argv=words(context) if config else context.obj["argv"], config=config_text(context), **options)
 
 
 @cli.command(epilog=examples("cfbench prepare mnist --data-root ~/data", "cfbench prepare strokes mnist"))
@@ -175,7 +187,7 @@ def _main(argv: list[str]) -> int:
 
 def _execute(argv: list[str]) -> int:
     try:
-        code = cli.main(argv, prog_name="cfbench", standalone_mode=False) or 0
+        code = cli.main(argv, prog_name="cfbench", standalone_mode=False, obj={"argv": argv}) or 0
         flush_output()
         return code
     except click.ClickException as error:

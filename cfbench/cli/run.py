@@ -17,6 +17,7 @@ from ..runs.console import print_dataset_progress
 from ..runs.context import open_dataset
 from ..runs.folders import find_run
 from ..runs.reader import read_run
+from ..storage.temporary import atomic_write
 
 if TYPE_CHECKING:
     from ..plugins.registry import Registry
@@ -25,13 +26,22 @@ __all__ = ["leaderboard_command", "prepare_command", "run_command"]
 
 
 def run_command(
-    *, argv: list[str], only: Any, jobs: int, address: str | None, plots: bool, details: bool, tensorboard: bool,
-    dry_run: bool, **options: Any,
+    *, argv: list[str], config: str, save_config: Path | None, only: Any, jobs: int, address: str | None, plots: bool,
+    details: bool, tensorboard: bool, dry_run: bool, **options: Any,
 ) -> int:  # fmt: skip
-    """Run what is missing, write the tables, and print them; 2 where a cell is not ok."""
+    """Run what is missing, write the tables, and print them; 2 where a cell is not ok.
+
+    Args:
+        argv: the command, as ``run.json`` lists it.
+        config: its options as TOML, which are written to ``save_config`` once they have been found to be right.
+    """
     if tensorboard:
         check_installed()
     run = Request(**options).run()
+    if save_config:
+        with atomic_write(save_config) as draft:
+            draft.write_text(config, encoding="utf-8")
+        print(f"options written: cfbench run --config {save_config}")
     after = scalar_writer(run) if tensorboard and not dry_run else lambda outcome: None
     launch(run, argv, only=only, jobs=jobs, address=address, dry_run=dry_run, announce=_announce, after=after)
     if dry_run:
@@ -51,7 +61,7 @@ def _announce(todo: Todo) -> None:
     )
     unfinished = {t.cell.label for t in todo.tasks if t.cell}
     for cell in run.cells:
-        print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.label}")
+        print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.title}")
     print(f"  {len(todo.tasks)} of {todo.total} tasks to do", flush=True)
 
 

@@ -48,11 +48,17 @@ def leaderboard(run_name: str, out: Path | None, plots: bool, details: bool, che
 @_run_name
 @click.option("--follow", is_flag=True, help="Show what is in progress until the run stops; Ctrl-C leaves.")
 @run_root
-def status(run_name: str, follow: bool, run_root: Path) -> int:
-    """Show the status of every cell of a run, what is in progress and how long it will take."""
+@click.pass_context
+def status(context: click.Context, run_name: str, follow: bool, run_root: Path) -> int:
+    """Show the status of every cell of a run, what is in progress and how long it will take.
+
+    Below are the options of the last `cfbench run`, as --config takes them.
+    """
     from .follow import status_command
 
-    return status_command(run_name, run_root, follow)
+    assert context.parent
+    assert isinstance(context.parent.command, click.Group)
+    return status_command(run_name, run_root, context.parent.command.commands["run"], follow)
 
 
 @click.command(

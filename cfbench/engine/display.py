@@ -70,6 +70,7 @@ class RunMonitor:
         self.folder, self.cells, self.controls = folder, list(cells), frozenset(controls)
         datasets = {c.dataset.label: c.dataset for c in self.cells}
         self.shared = [task for d in datasets.values() for task in dataset_tasks(d, {})]
+        self.titles = {c.label: c.title for c in self.cells}
         chains = {c.label: {t.id: t for t in cell_tasks(c)} for c in self.cells}
         self.chains = {label: list(chain) for label, chain in chains.items()}
         self.tasks = {t.id: t for t in self.shared} | {
@@ -150,6 +151,7 @@ class RunMonitor:
         notes = [self.in_progress[t] for t in chain if t in self.in_progress]
         spent = sum(self.seconds.get(t, 0.0) for t in chain) + sum(max(self.now - note.begun, 0.0) for note in notes)
         status, reason = self.status.get(label, (Status.PENDING, ""))
+        label = self.titles.get(label, label)
         failure = next((self.failures[t] for t in chain if t in self.failures), None)
         if notes:
             about = ", ".join(f"{self.tasks[note.task].stage} {note}".strip() for note in notes)

@@ -16,7 +16,15 @@ from ..runs.chain import STAGES, Outcome, Status, Task, damaged, finished, missi
 from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
 from ..runs.folders import check_writable
-from ..runs.manifest import SETTINGS, DatasetEntry, Manifest, check_manifest, read_manifest, write_manifest
+from ..runs.manifest import (
+    SETTINGS,
+    DatasetEntry,
+    Manifest,
+    check_manifest,
+    named_twice,
+    read_manifest,
+    write_manifest,
+)
 from ..runs.progress import run_lock
 from ..runs.reader import StoredRun
 from ..storage.schema import printable
@@ -114,6 +122,8 @@ def declare(run: Run, argv: Sequence[str]) -> None:
         _refuse_settings(job.folder, old, new)
         _refuse_bundles(job.folder, old, new)
         new = _joined(old, new)
+        if twice := named_twice(new.cells):
+            raise UserError(f"{job.folder}: {twice}; give one another name, or this run another --name")
         check_manifest(job.folder, new)
     try:
         write_manifest(job.folder, new)
@@ -159,10 +169,13 @@ def _refuse_bundles(folder: Path, old: Manifest, new: Manifest) -> None:
 def _joined(old: Manifest, new: Manifest) -> Manifest:
     """The new manifest, with the cells, data sets and commands that were declared before."""
     declared = {c.label for c in new.cells}
+    aliases = {c.method.label: c.method.alias for c in new.cells}
+    kept = [c for c in old.cells if c.label not in declared]
+    kept = [replace(c, method=replace(c.method, alias=aliases.get(c.method.label, c.method.alias))) for c in kept]
     return replace(
         new,
         datasets={**old.datasets, **new.datasets},
-        cells=(*(c for c in old.cells if c.label not in declared), *new.cells),
+        cells=(*kept, *new.cells),
         commands=(*(c for c in old.commands if c not in new.commands), *new.commands),
         controls=tuple(sorted({*old.controls, *new.controls})),
         plugins=tuple(sorted({*old.plugins, *new.plugins})),
@@ -199,7 +212,7 @@ def report_unfinished(run: StoredRun, labels: Container[str]) -> int:
     """Print which of the cells with the given labels are not ok; return 2 where there are any, otherwise 0."""
     unfinished = [(cell, state) for cell, state in run.states if cell.label in labels and state.status is not Status.OK]
     for cell, state in unfinished:
-        print(f"cfbench: {cell.label}: {state.status}: {state.reason or 'not run'}", file=sys.stderr)
+        print(f"cfbench: {cell.title}: {state.status}: {state.reason or 'not run'}", file=sys.stderr)
     if unfinished:
         print(f"cfbench: {len(unfinished)} cells unfinished; `--only failed` tries failed ones again", file=sys.stderr)
     return 2 if unfinished else 0

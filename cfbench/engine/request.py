@@ -109,11 +109,23 @@ class Request:
         if not self.methods:
             return []
         rows = self.registry.parse("method", self.methods)
-        return parse_settings(self.settings, rows, self.registry.takes_text("method"))
+        rows = parse_settings(self.settings, rows, self.registry.takes_text("method"))
+        self._check_aliases(rows)
+        return rows
 
     @cached_property
     def dataset_specs(self) -> list[Spec]:
         return self.registry.parse("dataset", self.datasets)
+
+    def _check_aliases(self, rows: list[Spec]) -> None:
+        """Raise unless every row has a name of its own, which is not that of another method."""
+        known = {*self.registry.names("method"), *(row.label for row in rows)}
+        aliases = [row.alias for row in rows if row.alias]
+        for alias in aliases:
+            if alias in known:
+                raise UserError(f"{alias!r} is the name of a method or of another row; give the row another name")
+            if aliases.count(alias) > 1:
+                raise UserError(f"{alias!r} names two rows; give one another name")
 
     @property
     def training_seeds(self) -> tuple[int, ...]:
@@ -187,7 +199,8 @@ class Request:
                 if method and cls.applies(of):
                     fit = {k: v for k, v in row.params.items() if k not in of.answer_params}
                     key = replace(row, preset=self.loaded.fit_preset(row), params=fit).label
-                    found.setdefault((control.name, key), replace(control, params={"of": row.label}))
+                    alias = f"{control.name}[of={row.alias}]" if row.alias else ""
+                    found.setdefault((control.name, key), replace(control, params={"of": row.label}, alias=alias))
         return [spec for spec in found.values() if spec.label not in {row.label for row in self.rows}]
 
     def _applies(self, dataset: Spec, method: Spec, controls: list[Spec]) -> bool:

@@ -119,10 +119,12 @@ class Registry:
     def parse(self, kind: Kind, text: str) -> list[Spec]:
         """The specs in a list of plugins of a kind, with the texts of settings that take texts, as ``path=2024``.
 
+        Methods may have aliases, and several values for a setting.
+
         Raises:
             UserError: an item is no spec.
         """
-        return parse_specs(text, self.takes_text(kind))
+        return parse_specs(text, self.takes_text(kind), rows=kind == "method")
 
     def takes_text(self, kind: Kind) -> TakesText:
         """Whether a setting takes a text and not the value that it looks like, for plugins of a kind."""
@@ -276,7 +278,7 @@ class SessionPlugins:
 
     def _named(self, kind: Kind, label: str, thing: Any) -> str:
         """A row of a mapping: ``mine`` or ``mine[width=8]``."""
-        specs = parse_specs(label)
+        specs = parse_specs(label, rows=kind == "method")
         if len(specs) != 1:
             raise UserError(f"{label!r} names {len(specs)} rows; give each its own class or instance")
         self._add(kind, thing, specs[0].name)

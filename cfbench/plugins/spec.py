@@ -1,16 +1,18 @@
-"""Rows of the table as users write them: ``diffscm``, ``diffscm:paper``, ``diffscm[scale=2,steps=50]``."""
+"""Rows of the table as users write them: ``diffscm:paper``, ``fast=diffscm[steps=6]``, ``diffscm[steps=6|12|25]``."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UserError, one_line
+from ..names import name_error
 
 __all__ = ["LARGEST", "Spec", "TakesText", "brief", "fold", "parse_settings", "parse_specs"]
 
@@ -18,6 +20,10 @@ __all__ = ["LARGEST", "Spec", "TakesText", "brief", "fold", "parse_settings", "p
 _SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?", re.DOTALL)
 DEEPEST = 8
 """Brackets inside brackets: a row that answers through another one needs two."""
+LONGEST = 40
+"""Characters of an alias."""
+MOST = 1000
+"""Rows of one sweep."""
 LARGEST = 2**63
 """Whole numbers from here on fit into no tensor."""
 TakesText = Callable[[str, str, str, Any], bool]
@@ -26,11 +32,15 @@ TakesText = Callable[[str, str, str, Any], bool]
 
 @dataclass(frozen=True)
 class Spec:
-    """A plugin's name, a named set of its keywords, and settings that override both."""
+    """A plugin's name, a named set of its keywords, and settings that override both.
+
+    ``alias`` is what tables and charts call the row, where users gave it a name: it is no part of what the row is.
+    """
 
     name: str
     preset: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
+    alias: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
@@ -38,6 +48,11 @@ class Spec:
         preset = f":{self.preset}" if self.preset else ""
         params = ",".join(f"{k}={_spell(v)}" for k, v in sorted(self.params.items()))
         return f"{self.name}{preset}" + (f"[{params}]" if params else "")
+
+    @property
+    def title(self) -> str:
+        """What tables and charts call the row: its alias, or else its label."""
+        return self.alias or self.label
 
     @property
     def folder(self) -> str:
@@ -97,8 +112,8 @@ def _too_large(text: str, value: float) -> bool:
     return abs(value) >= LARGEST if isinstance(value, int) else math.isinf(value) and "inf" not in text.lower()
 
 
-def _split(text: str) -> list[str]:
-    """The parts between commas outside of brackets.
+def _split(text: str, mark: str = ",") -> list[str]:
+    """The parts between marks outside of brackets.
 
     Raises:
         UserError: brackets are nested too deeply.
@@ -108,21 +123,50 @@ def _split(text: str) -> list[str]:
         depth += (letter == "[") - (letter == "]")
         if depth > DEEPEST:
             raise UserError(f"{one_line(text, 60)!r} has brackets in more than {DEEPEST} others; write fewer")
-        if letter == "," and depth == 0:
+        if letter == mark and depth == 0:
             parts.append("")
         else:
             parts[-1] += letter
     return parts
 
 
-def _pairs(name: str, text: str, where: str, takes_text: TakesText) -> dict[str, Any]:
-    params: dict[str, Any] = {}
+def _pairs(name: str, text: str, where: str, takes_text: TakesText, sweeps: bool) -> dict[str, list[Any]]:
+    """The alternatives of each setting: several only in a sweep."""
+    params: dict[str, list[Any]] = {}
     for part in filter(None, (p.strip() for p in _split(text))):
         key, equals, value = (p.strip() for p in part.partition("="))
         if not equals or not key or not value:
             raise UserError(f"{where}: {one_line(part, 80)!r} is not a setting; write key=value")
-        params[key] = _setting(name, key, value, where, takes_text)
+        params[key] = (
+            _alternatives(name, key, value, where, takes_text)
+            if sweeps
+            else [_setting(name, key, value, where, takes_text)]
+        )
     return params
+
+
+def _alternatives(name: str, key: str, text: str, where: str, takes_text: TakesText) -> list[Any]:
+    """The values of a setting between bars: one in an ordinary row."""
+    texts = [t.strip() for t in _split(text, "|")]
+    if not all(texts):
+        raise UserError(f"{where}: {key}={one_line(text, 60)!r} lacks a value beside a bar; write {key}=1|2|3")
+    return [_setting(name, key, t, where, takes_text) for t in texts]
+
+
+def _expanded(spec: Spec, alternatives: Mapping[str, list[Any]], where: str) -> Iterable[Spec]:
+    """A spec with every combination of the alternatives, the last setting varying fastest.
+
+    Raises:
+        UserError: these are too many.
+    """
+    if (rows := math.prod(map(len, alternatives.values()))) > MOST:
+        raise UserError(f"{where} stands for {rows:,} rows, more than {MOST:,}; write fewer values")
+    swept = [key for key, values in alternatives.items() if len(values) > 1]
+    for values in itertools.product(*alternatives.values()):
+        params = dict(zip(alternatives, values, strict=True))
+        own = ",".join(f"{key}={_spell(params[key])}" for key in swept)
+        alias = f"{spec.alias}[{own}]" if spec.alias and own else spec.alias
+        yield replace(spec, params={**spec.params, **params}, alias=alias)
 
 
 def brief(label: str, width: int = 40) -> str:
@@ -138,36 +182,61 @@ def fold(label: str, width: int = 34) -> str:
     return "\n".join(lines)
 
 
-def parse_specs(text: str, takes_text: TakesText = _never) -> list[Spec]:
+def parse_specs(text: str, takes_text: TakesText = _never, *, rows: bool = False) -> list[Spec]:
     """The specs in a comma-separated list, in order and without repeats.
 
     Args:
         text: the list.
         takes_text: of each setting; by default values are what they look like (see `Registry.parse`).
+        rows: whether items may be rows of a table, which may have an alias (``fast=diffscm[steps=6]``) and stand for
+            several (``diffscm[steps=6|12]``).
 
     Raises:
-        UserError: an item is no spec.
+        UserError: an item is no spec, or two aliases are given to one.
     """
     specs: dict[str, Spec] = {}
     for part in filter(None, (p.strip() for p in _split(text))):
-        match = _SPEC.fullmatch(part)
+        alias, item = _named(part) if rows else ("", part)
+        match = _SPEC.fullmatch(item)
         if not match:
             raise UserError(
                 f"{one_line(part, 200)!r} is not a spec; write name, name:preset or name[key=value,key=value]"
             )
-        params = _pairs(match["name"], match["params"] or "", _shown(part), takes_text)
-        spec = Spec(match["name"], match["preset"] or "", params)
-        specs[spec.label] = spec
+        params = _pairs(match["name"], match["params"] or "", _shown(part), takes_text, rows)
+        for spec in _expanded(Spec(match["name"], match["preset"] or "", alias=alias), params, _shown(part)):
+            _add(specs, spec)
     if not specs:
         raise UserError(f"{text!r} names nothing; write name or name,name[key=value]")
     return list(specs.values())
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The alias before an equals sign outside of brackets, empty where there is none, and the rest."""
+    if len(parts := _split(text, "=")) < 2:
+        return "", text
+    alias, rest = parts[0].strip(), "=".join(parts[1:]).strip()
+    error = f"has more than {LONGEST} characters" if len(alias) > LONGEST else name_error(alias)
+    if error:
+        raise UserError(f"{one_line(text, 80)!r}: the name {one_line(alias, 60)!r} of the row {error}")
+    return alias, rest
+
+
+def _add(specs: dict[str, Spec], spec: Spec) -> None:
+    """Add a spec unless it is there.
+
+    Raises:
+        UserError: it is there under another alias.
+    """
+    there = specs.setdefault(spec.label, spec)
+    if there.alias != spec.alias:
+        raise UserError(f"{spec.label} is asked for as {there.title!r} and as {spec.title!r}; write it once")
 
 
 def parse_settings(settings: Iterable[str], specs: Iterable[Spec], takes_text: TakesText = _never) -> list[Spec]:
     """The specs with every ``name.key=value`` applied to all rows of that name.
 
     Raises:
-        UserError: a setting is malformed or names no row.
+        UserError: a setting is malformed or names no row, or two aliases are given to one row.
     """
     specs = list(specs)
     for setting in settings:
@@ -178,6 +247,10 @@ def parse_settings(settings: Iterable[str], specs: Iterable[Spec], takes_text: T
         if name not in {s.name for s in specs}:
             asked = ", ".join(dict.fromkeys(s.name for s in specs))
             raise UserError(f"--set {setting!r} names the method {name!r}, which is not asked for; asked: {asked}")
-        value = _setting(name, key, text.strip(), f"--set {_shown(setting)}", takes_text)
-        specs = [Spec(s.name, s.preset, {**s.params, key: value}) if s.name == name else s for s in specs]
-    return list({s.label: s for s in specs}.values())
+        where = f"--set {_shown(setting)}"
+        values = {key: _alternatives(name, key, text.strip(), where, takes_text)}
+        specs = [each for s in specs for each in (_expanded(s, values, where) if s.name == name else [s])]
+    found: dict[str, Spec] = {}
+    for spec in specs:
+        _add(found, spec)
+    return list(found.values())

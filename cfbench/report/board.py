@@ -291,9 +291,14 @@ class Board(ScoreTable):
 
     @cached_property
     def wide(self) -> pd.DataFrame:
-        """A row for each method: value, low and high of every column on all questions."""
+        """A row for each method: value, low and high of every column on all questions.
+
+        Where users gave rows a name, the column ``spec`` says what each is.
+        """
+        specs = [self.results.specs.get(m, m) for m in self.methods]
         table: dict[str, list[Any]] = {
             "method": list(self.methods),
+            **({"spec": specs} if self.results.aliases else {}),
             "role": ["control" if self.is_control(m) else "method" for m in self.methods],
             "seeds": [sum(self.status(m, s).ok for s in self.seeds(m)) for m in self.methods],
             "residual": [self.residual(m) for m in self.methods],

@@ -16,6 +16,7 @@ __all__ = [
     "devices",
     "failures",
     "mark_notes",
+    "names_note",
     "numbered",
     "plan_note",
     "settings_note",
@@ -35,6 +36,7 @@ def detail_notes(board: Board) -> list[str]:
     return [
         *failures(board),
         *_reading(board),
+        *names_note(r),
         training_note(r),
         *mark_notes(board, keys, titled=True),
         *_dominated(board, keys),
@@ -45,6 +47,12 @@ def detail_notes(board: Board) -> list[str]:
         _asked(r),
         f"{settings_note(r)}; device: {devices(board) or 'unknown'}.",
     ]
+
+
+def names_note(results: Results) -> Iterable[str]:
+    """What the rows are that users gave a name."""
+    if results.aliases:
+        yield f"Names: {'; '.join(f'{title} is {label}' for title, label in results.aliases.items())}."
 
 
 def _plural(n: int, word: str) -> str:

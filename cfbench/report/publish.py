@@ -144,8 +144,15 @@ def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], d
         rows[f"{cell} (row)" if cell in rows else cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     conventions = [v.name for v in entry.variables if v.truth == "convention"]
     title = f"{dataset}, preset {run.manifest.budget.name}, first seed of each method"
+    title += "".join(f"; {alias}: {label}" for alias, label in _aliases(run, dataset).items() if alias in rows)
     title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
     return labels, rows, title
+
+
+def _aliases(run: StoredRun, dataset: str) -> dict[str, str]:
+    """The labels of a data set's rows that users gave a name, by that name."""
+    found = {state.method: cell.method.label for cell, state in run.states_of(dataset)}
+    return {title: label for title, label in found.items() if title != label}
 
 
 def _first(images: StoredArray | None, like: Tensor, each: int) -> Tensor:
@@ -163,7 +170,7 @@ def _answers(run: StoredRun, dataset: str) -> dict[str, dict[str, StoredArray]]:
     for cell, state in run.states_of(dataset):
         images = run.folder / cell.stage("images")
         if state.in_gallery and storage.is_complete(images):
-            first.setdefault(cell.method.label, images)
+            first.setdefault(state.method, images)
     return {label: open_arrays(images / "answers.safetensors") for label, images in first.items()}
 
 

@@ -21,7 +21,7 @@ from ..plugins.digest import key_of
 from ..plugins.discovery import is_instance
 from ..plugins.registry import Registry
 from ..plugins.signatures import Kind
-from ..plugins.spec import Spec
+from ..plugins.spec import Spec, parse_specs
 from ..rng import derive
 from .bundle import Bundle
 from .console import forward_progress
@@ -86,7 +86,7 @@ class LoadedJob:
             return None
         if "of" not in spec.params:
             raise UserError(f"{spec.name} answers through another method; write {spec.name}[of=method]")
-        specs = self.registry.parse("method", str(spec.params["of"]))
+        specs = parse_specs(str(spec.params["of"]), self.registry.takes_text("method"))
         if len(specs) > 1:
             raise UserError(f"{spec.label} names {len(specs)} methods; write one {spec.name}[of=method] for each")
         return specs[0]

@@ -109,6 +109,11 @@ class Cell:
     def label(self) -> str:
         return f"{self.dataset.label} {self.method.label} seed {self.seed}"
 
+    @property
+    def title(self) -> str:
+        """The label, with the alias of its method."""
+        return f"{self.dataset.label} {self.method.title} seed {self.seed}"
+
     @cached_property
     def path(self) -> Path:
         """The cell's folder inside the run."""
@@ -135,7 +140,12 @@ class Cell:
         return self.base if self.base.method == self.fit else replace(self.base, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As ``run.json`` holds it, with the alias of its method where that has one."""
+        about = asdict(self)
+        for spec in filter(None, (about[name] for name in ("dataset", "method", "fit", "of"))):
+            if not spec["alias"]:
+                del spec["alias"]
+        return about
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Cell:

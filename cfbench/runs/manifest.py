@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ __all__ = [
     "DatasetEntry",
     "Manifest",
     "check_manifest",
+    "named_twice",
     "read_manifest",
     "refuse_links",
     "reopen_job",
@@ -129,6 +130,11 @@ class Manifest:
     merged: tuple[Mapping[str, Any], ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What tables and charts call each row, by its label; where cells of a row disagree, as the last one says."""
+        return {cell.method.label: cell.method.title for cell in self.cells}
+
     def label_of(self, folder: Path, dataset: str | None) -> str:
         """The label of a data set of the run in ``folder``, by default of the only one.
 
@@ -149,7 +155,7 @@ class Manifest:
 
     def as_dict(self) -> dict[str, Any]:
         """As ``run.json`` holds it."""
-        known = {name: value for name, value in vars(self).items() if name not in ("other", "merged")}
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("other", "merged")}
         known |= {"merged": list(self.merged)} if self.merged else {}
         return {
             **self.other, "format": FORMAT, **known,
@@ -256,7 +262,19 @@ def _manifest(folder: Path, about: Mapping[str, Any]) -> Manifest:
     for cell in known["cells"]:
         if cell.dataset.label not in known["datasets"]:
             raise SchemaError(f"a cell is about {cell.dataset.label}, which datasets does not describe")
+    if twice := named_twice(known["cells"]):
+        raise SchemaError(twice)
     return Manifest(**known, merged=merged, other=other)
+
+
+def named_twice(cells: Iterable[Cell]) -> str:
+    """Which two rows are called the same, as a text; empty where none are."""
+    titles = {cell.method.label: cell.method.title for cell in cells}
+    labels: dict[str, str] = {}
+    for label, title in titles.items():
+        if labels.setdefault(title, label) != label:
+            return f"two rows are named {title!r}: {labels[title]} and {label}"
+    return ""
 
 
 def _budget(value: Any) -> Budget:
@@ -336,7 +354,11 @@ def _cell(value: Any) -> Cell:
 
 def _spec(value: Any) -> Spec:
     spec = mapping(value)
-    return Spec(_name(spec["name"]), _preset(spec["preset"]), mapping(spec["params"], scalar))
+    return Spec(_name(spec["name"]), _preset(spec["preset"]), mapping(spec["params"], scalar), _alias(spec))
+
+
+def _alias(spec: Mapping[str, Any]) -> str:
+    return text(spec["alias"]) if "alias" in spec else ""
 
 
 def reopen_job(

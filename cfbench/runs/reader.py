@@ -83,6 +83,7 @@ class Results:
     counterfactual parents lie in the support of the training data. ``truth[variable]`` is
     exact, convention or none. ``card`` has a row for each judge and kind of data: judge, variable, data, error,
     unit, n, good (bool). ``stem`` is how the names of its files begin, by default `file_stem` of the data set alone.
+    ``specs`` has the label of each row by what it is called, which differ where users gave it a name.
     """
 
     dataset: str
@@ -101,6 +102,12 @@ class Results:
     controls: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     stem: str = ""
+    specs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The labels of the rows that users gave a name, by that name."""
+        return {title: label for title, label in self.specs.items() if title != label}
 
 
 _ANSWERS: dict[str, Callable[[Any], Any]] = {
@@ -119,10 +126,10 @@ def cell_states(folder: Path, manifest: Manifest) -> list[tuple[Cell, CellState]
         UserError: a stage is not as cfbench writes it.
     """
     with reading_run(folder):
-        return [(cell, _state(folder, cell, manifest.datasets[cell.dataset.label])) for cell in manifest.cells]
+        return [(cell, _state(folder, cell, manifest)) for cell in manifest.cells]
 
 
-def _state(folder: Path, cell: Cell, dataset: DatasetEntry) -> CellState:
+def _state(folder: Path, cell: Cell, manifest: Manifest) -> CellState:
     status, reason, notes = Status.PENDING, "", {}
     about: dict[str, Any] = {}
     answered = folder / cell.stage("images")
@@ -135,9 +142,10 @@ def _state(folder: Path, cell: Cell, dataset: DatasetEntry) -> CellState:
             status = Status.INVALID if wrong else Status.OK
             reason = "; ".join(f"{n} answers {what}" for what, n in wrong.items())
     if status is Status.PENDING:
-        status, reason = _failed(folder, cell, dataset) or (status, reason)
+        status, reason = _failed(folder, cell, manifest.datasets[cell.dataset.label]) or (status, reason)
     keys = {**cell.keys, **{f"score-{metric}": key for metric, key in cell.scores.items()}}
-    return CellState(cell.method.label, cell.seed, status, reason, keys=keys, notes=notes, **about)
+    title = manifest.titles[cell.method.label]
+    return CellState(title, cell.seed, status, reason, keys=keys, notes=notes, **about)
 
 
 def _failed(folder: Path, cell: Cell, dataset: DatasetEntry) -> tuple[Status, str] | None:
@@ -237,7 +245,7 @@ def _results(run: StoredRun, dataset: str) -> Results:
         dataset=dataset,
         stem=file_stem(dataset, manifest.datasets),
         preset=manifest.budget.name,
-        methods=tuple(dict.fromkeys(cell.method.label for cell, _ in found)),
+        methods=tuple(dict.fromkeys(state.method for _, state in found)),
         seeds=tuple(sorted({cell.seed for cell, _ in found})),
         variables=tuple(v.name for v in entry.variables),
         factuals=len(plan),
@@ -248,7 +256,8 @@ def _results(run: StoredRun, dataset: str) -> Results:
         cells=tuple(state for _, state in found),
         scores=tuple(s for cell, state in found for s in _scores(folder, cell, state, units, plan)),
         card=tuple(row for path in cards if storage.is_complete(path) for row in read_card(path / "card.json")),
-        controls=tuple(c for c in dict.fromkeys(cell.method.label for cell, _ in found) if c in manifest.controls),
+        controls=tuple(dict.fromkeys(state.method for cell, state in found if cell.method.label in manifest.controls)),
+        specs={state.method: cell.method.label for cell, state in found},
         notes={
             "budget": manifest.budget.as_dict(),
             "split": manifest.split,
@@ -269,7 +278,7 @@ def _scores(folder: Path, cell: Cell, state: CellState, units: Mapping[str, str]
         for row, column, raw in read_scores(stage, plan):
             if column.unit == "variable's unit":
                 column = replace(column, unit=units.get(row["variable"], ""))
-            scores.append(Score(cell.method.label, cell.seed, metric, **row, about=column, values=raw))
+            scores.append(Score(state.method, cell.seed, metric, **row, about=column, values=raw))
     return scores
 
 

@@ -90,10 +90,14 @@ def _traces(run: StoredRun, dataset: str, stage: str) -> Iterator[Trace]:
     own = [c for c in run.manifest.cells if c.dataset.label == dataset and STAGES[stage].belongs_to(c)]
     several = len({c.seed for c in own}) > 1
     paths = {run.folder / c.stage(stage): c.owner(STAGES[stage]) for c in own}
+    titles: dict[Path, set[str]] = {}
+    for c in own:
+        titles.setdefault(run.folder / c.stage(stage), set()).add(run.manifest.titles[c.method.label])
     for path, cell in paths.items():
         if storage.is_complete(path):
             tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
-            label = cell.method.label + (f"\nseed {cell.seed}" if several else "")
+            shown = titles[path].pop() if len(titles[path]) == 1 else cell.method.label
+            label = shown + (f"\nseed {cell.seed}" if several else "")
             images = (_read(path / "costs.json") or {}).get("images_seen")
             yield Trace(label, tuple(_log(path / "log.jsonl")), tables, _number(images), _labels(path / "labels.json"))
 

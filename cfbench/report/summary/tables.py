@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..board import Board
 from ..columns import Key
 from ..markup import md, md_table, tex, tex_number
-from ..notes import devices, failures, mark_notes, plan_note
+from ..notes import devices, failures, mark_notes, names_note, plan_note
 from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
 from .rows import Cell, Summary
 
@@ -68,6 +68,7 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
         f"for {trained}. None: it rounds to 0."
     )
     notes.append("Bold: no method is surely better. #: ranks it may hold (paired tests, Holm). Controls: no ranks.")
+    notes += names_note(r)
     notes += _effects(board, s)
     if any(k.path == COMPOSITION for k in s.keys):
         notes.append(
