@@ -57,7 +57,7 @@ ROWS = re.compile(r"""--methods (?:'([^']+)'|([^\s'`]+))|\bmethods=["']([^"']+)[
 def rows_asked_for(text: str) -> list[Spec]:
     """The rows that commands and Python in a document ask for, but for those of plugin files that it names."""
     own = set(re.findall(r"\b(\w+)\.py\b", text))
-    specs = [spec for found in ROWS.findall(text) for spec in parse_specs("".join(found))]
+    specs = [spec for found in ROWS.findall(text) for spec in parse_specs("".join(found), rows=True)]
     return [spec for spec in specs if spec.name not in own]
 
 

@@ -14,6 +14,7 @@ from test_leaderboard import build
 
 from cfbench.contract import Column
 from cfbench.metrics.truth import Skill
+from cfbench.plugins.spec import brief
 from cfbench.report.board import Board
 from cfbench.report.columns import MEAN
 from cfbench.report.format import Entry
@@ -23,6 +24,7 @@ from cfbench.report.sheet import contact_sheet
 from cfbench.report.summary.files import write_summary
 from cfbench.report.summary.rows import Cell, of_board, of_frames, short_names
 from cfbench.report.summary.tables import latex_summary, markdown_summary
+from cfbench.report.summary.verdict import verdict
 
 VARIABLES = ("digit", "thickness", "intensity", "slant")
 LONG = "diffscm[aligned=false,clip=normalise,contrast=0,sampler=ddim,start=0.75,steps=75]"
@@ -73,7 +75,7 @@ def test_the_summary_of_the_default_run_fits_a_terminal_of_80_by_40(default_cont
     assert len(lines) <= 40
     assert not any("continued" in line or "…" in line.partition("Rows:")[0][20:] for line in lines)
     text = "\n".join(lines)
-    for part in ("skill↑", "mean", "compos-", "fit wall", "answer", "1. Skill", "resample[of=diffscm]"):
+    for part in ("skill↑", "mean", "compos-", "fit wall", "answer", "1. Best: ", "2. Skill", "resample[of=diffscm]"):
         assert part in text, part
 
 
@@ -286,3 +288,45 @@ def test_a_truth_that_is_not_known_is_a_pale_tile_without_a_cross(tmp_path):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert (picture == (200, 30, 30)).all(-1).any() == crossed
         assert ((picture == (240, 240, 240)).all(-1).sum() < 500) == crossed
+
+
+def test_the_first_note_says_which_method_is_best_and_by_how_much_as_the_pairs_do(nine):
+    (text,) = verdict(nine, of_board(nine))
+    parts = text.removeprefix("Best: ").removesuffix(".").split("; ")
+    found = {do: says for where, _, says in (part.partition(": ") for part in parts) for do in where.split(", ")}
+    assert set(found) == {"mean", "do(digit)", "do(thickness)", "do(intensity)", "do(slant)"}, text
+    pairs = nine.pairs[(nine.pairs.metric == "skill.skill") & (nine.pairs.do == "slant")]
+    own = [m for m in nine.methods if not nine.is_control(m)]
+    skill = {
+        m: nine.estimates[m, key].value
+        for key in nine.columns
+        for m in own
+        if key.path == "skill.skill" and key.do == "slant"
+    }
+    leader, second = sorted(skill, key=skill.__getitem__)[-2:][::-1]
+    (pair,) = pairs[pairs["first"].isin([leader, second]) & pairs["second"].isin([leader, second])].itertuples()
+    assert pair.better == leader
+    assert found["do(slant)"].startswith(f"{leader}, by {abs(pair.difference):.2f}".replace("0.", ".", 1))
+    assert f"over {brief(second)} (p<.001)" in found["do(slant)"]
+
+
+def test_methods_that_may_be_as_good_are_level_and_a_leader_below_0_is_not_praised():
+    board = Board(skilled(("a", "a2", "oracle"), ("slant",)))
+    (text,) = verdict(board, of_board(board))
+    assert re.search(r"a, by [.\d]+±[.\d]+ over a2", text)
+    results = board.results
+    bad = tuple(
+        replace(s, value=s.value - 2, values=s.values - 2) if s.metric == "skill" and s.method != "oracle" else s
+        for s in results.scores
+    )
+    (text,) = verdict(Board(replace(results, scores=bad)), of_board(Board(replace(results, scores=bad))))
+    assert "though worse than the factual" in text
+    same = {s.seed: s for s in results.scores if s.metric == "skill" and s.method == "a"}
+    noise = np.random.default_rng(1).normal(0, 0.1, 120)
+    level = tuple(
+        replace(s, value=float((same[s.seed].values + noise).mean()), values=same[s.seed].values + noise)
+        if s.metric == "skill" and s.method == "a2" else s
+        for s in results.scores
+    )  # fmt: skip
+    board = Board(replace(results, scores=level))
+    assert re.fullmatch(r"Best: .*: (a and a2|a2 and a) level\.", *verdict(board, of_board(board)))

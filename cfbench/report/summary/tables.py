@@ -13,6 +13,7 @@ from ..markup import md, md_table, tex, tex_number
 from ..notes import devices, failures, mark_notes, names_note, plan_note
 from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
 from .rows import Cell, Summary
+from .verdict import verdict
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -55,7 +56,7 @@ def legend(s: Summary, width: int) -> str:
 def summary_notes(board: Board, s: Summary) -> list[str]:
     """Short sentences on what the summary shows, the most important first."""
     r, paths = board.results, {k.path for k in s.keys}
-    notes = [f"{text[:300]}" for text in failures(board)]
+    notes = [*verdict(board, s), *(text[:300] for text in failures(board))]
     if SKILL in paths:
         notes.append("Skill: share of the factual's error to the truth that an answer removes; 1: the truth, 0: none.")
     elif ERROR in paths:
