@@ -487,6 +487,10 @@ def test_learned_mechanisms_are_loaded_and_answer_as_the_plan_did(tmp_path, monk
     )  # fmt: skip
     asked, method = asked_about(run.folder, "identity", "level"), cfbench.load_method(run, "identity")
     act = cfbench.load_action("learned", run_root=tmp_path)
+    silent = toys.Bars()
+    monkeypatch.setattr(silent, "act", lambda pa, do, rng: None)
+    taken = cfbench.counterfactual(method, asked.x, asked.pa, {"level": asked.value}, dataset=silent)
+    assert torch.equal(taken.cf_pa, asked.cf_pa), "where the data know none, the run's"
     answer = cfbench.counterfactual(method, asked.x, asked.pa, {"level": asked.value}, action=act)
     assert torch.equal(answer.cf_pa, asked.cf_pa)
     moved = act(asked.pa, {"kind": 1 - asked.pa[:, 0]}, torch.Generator())
@@ -565,7 +569,7 @@ def test_asking_leaves_the_method_its_inputs_and_the_random_state_alone(question
             {"dataset": None, "action": lambda pa, do, rng: pa[:, :1]},
             "the action gives parents [6, 1]; give [6, 2] (kind, level)",
         ),
-        ({"dataset": None}, "nothing says how parents respond (level to do(kind)); give dataset="),
+        ({"dataset": None}, "nothing says how parents respond (level to do(kind)); give dataset=, or action="),
         ({"action": toys.Bars().act}, "give one of them"),
         ({"index": [1, 2]}, "2 numbers for 6 images"),
         ({"dataset": "digits"}, "another graph than that of Digits"),

@@ -20,6 +20,8 @@ from ..graph import CausalGraph, Variable
 from ..rng import derive
 from ..runs.environment import isolated, standard
 from ..storage.scratch import new_scratch_folder
+from .load import learned_action_of
+from .notebook import show_tuples
 
 if TYPE_CHECKING:
     from .result import Picture
@@ -45,6 +47,9 @@ class Answer:
     pa: Tensor
     do: Mapping[str, Tensor]
     graph: CausalGraph
+
+    def __post_init__(self) -> None:
+        show_tuples()
 
     def show(self) -> Picture:
         """The first factuals, each above its counterfactual."""
@@ -97,8 +102,9 @@ def counterfactual(
         x: factuals [B, C, H, W] or one [C, H, W], floats in [0, 1] or uint8.
         pa: their parents [B, D] or [D] in raw units, or a mapping of variables to values.
         do: a number for each variable that is set, or one an image [B].
-        dataset: a name or an instance, whose SCM gives the parents' response. Without one and without an action, no
-            variable may respond: each effect of a variable that is set must be set itself.
+        dataset: a name or an instance, whose SCM gives the parents' response; where it knows none, they respond by
+            the mechanisms that the run of ``method`` fitted. Without one and without an action, no variable may
+            respond: each effect of a variable that is set must be set itself.
         seed: of the noise that a method draws.
         action: the parents' response in place of a data set's: ``action(pa, do, rng)``, as `load_action` returns it.
         index: numbers of the images in their data set, which seed their streams as in a run; 0, 1, ... by default.
@@ -111,7 +117,7 @@ def counterfactual(
     images = _images(x, graph)
     parents = _parents(pa, graph, len(images))
     values = {v: _values(v, given, graph, len(images)) for v, given in do.items()}
-    cf_pa = _act(graph, parents, values, dataset, action, seed)
+    cf_pa = _act(method, parents, values, dataset, action, seed)
     numbers = torch.arange(len(images)) if index is None else torch.as_tensor(index).reshape(-1)
     if len(numbers) != len(images):
         raise UserError(f"index: {len(numbers)} numbers for {len(images)} images; give one an image")
@@ -205,22 +211,26 @@ def _outside(v: Variable, value: Tensor) -> str:
     return ""
 
 
-def _act(
-    graph: CausalGraph, pa: Tensor, do: Mapping[str, Tensor], dataset: Any, action: Act | None, seed: int
-) -> Tensor:
+def _act(method: Method, pa: Tensor, do: Mapping[str, Tensor], dataset: Any, action: Act | None, seed: int) -> Tensor:
     """The parents' response [B, D]."""
+    graph = method.graph
     rng = torch.Generator().manual_seed(derive("action", *do, seed))
     if action is not None and dataset is not None:
         raise UserError("both a data set and an action say how parents respond; give one of them")
     responding = {d: v for v in do for d in graph.descendants(v) if d not in do}
     act = action or _act_of(dataset, graph)
     cf_pa = act(pa, do, rng) if act and do else None
+    learned = learned_action_of(method) if dataset is not None and cf_pa is None and responding else None
+    if learned:
+        cf_pa = learned(pa, do, rng)
     if cf_pa is None and not responding:
         cf_pa = graph.set(pa, do)
     if cf_pa is None:
         effects = ", ".join(f"{d} to do({v})" for d, v in responding.items())
+        who = "nothing says" if dataset is None else "the data set does not say"
         raise UserError(
-            f"nothing says how parents respond ({effects}); give dataset=, or action= with learned mechanisms"
+            f"{who} how parents respond ({effects}); give {'dataset=, or ' * (dataset is None)}action=, "
+            "as cfbench.load_action(run) returns it for a run that learned it"
         )
     check_parents(cf_pa, len(pa), graph.names, "the action gives")
     return cf_pa.float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from .. import storage
 from ..contract import Control, Dataset, Method
@@ -22,7 +23,7 @@ from ..runs.reader import CellState, cell_states
 from ..runs.stage_reader import reading_run
 from ..storage.schema import mapping, scalar
 
-__all__ = ["load_fitted", "load_learned_action"]
+__all__ = ["learned_action_of", "load_fitted", "load_learned_action"]
 
 
 @standard()
@@ -57,7 +58,20 @@ def load_fitted(
     assert isinstance(answering, Method)
     if loaded.job.precision == "bf16":
         compute_in_bfloat16(answering)
+    _ORIGINS[answering] = folder, cell.dataset.label
     return answering.to(pick_device(device)).eval()
+
+
+_ORIGINS: WeakKeyDictionary[Method, tuple[Path, str]] = WeakKeyDictionary()
+"""The run's folder and the data set of each method that was loaded."""
+
+
+def learned_action_of(method: Method) -> Act | None:
+    """The response of the parents that a run fitted for its data set; None for a method of no such run."""
+    folder, dataset = _ORIGINS.get(method, (None, ""))
+    if folder is None or not read_manifest(folder).datasets[dataset].mechanisms:
+        return None
+    return load_learned_action(folder, dataset)
 
 
 def _cell(folder: Path, manifest: Manifest, row: str, seed: int, dataset: str | None) -> tuple[Cell, CellState]:

@@ -21,6 +21,7 @@ from ..report.summary.files import write_summary
 from ..runs.chain import Status
 from ..runs.reader import read_run
 from ..storage.scratch import new_scratch_folder
+from .notebook import show_tuples
 
 __all__ = ["Picture", "Result", "Table"]
 
@@ -58,7 +59,7 @@ class Table:
         from ..report.render import render
 
         out = io.StringIO()
-        console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+        console = Console(file=out, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
         for board in self.boards:
             console.print(render(board, width, details=self.details))
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
@@ -100,6 +101,7 @@ class Result:
         files: tuple[Path, ...] = (),
     ) -> None:
         self.folder, self.classes, self.data_root, self.files = folder, dict(classes or {}), data_root, files
+        show_tuples()
         self.stored = read_run(folder)
         self.manifest = self.stored.manifest
         self._boards: dict[str, Board | None] = {}

@@ -41,22 +41,23 @@ def status_command(name: str, run_root: Path, run: click.Command, follow: bool =
             _follow(folder)
         except KeyboardInterrupt:
             return 0
-    for line in status_lines(monitor_of(folder).rows()):
+    manifest = read_manifest(folder)
+    for line in status_lines(monitor_of(folder, manifest).rows()):
         print(line)
-    if options := stored_config(run, read_manifest(folder).commands):
+    if options := stored_config(run, manifest.commands):
         print(f"\noptions:\n{indent(options, '  ').rstrip()}")
     if follow:
         print(f"no process is at work on {folder}; the same `cfbench run` does what is pending", file=sys.stderr)
     return 0
 
 
-def monitor_of(folder: Path) -> RunMonitor:
-    """A monitor of a run, read from its folder.
+def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:
+    """A monitor of a run, read from its folder; ``run.json`` only where its contents are not given.
 
     Raises:
         UserError: there is no run in the folder, or a stage is not as cfbench writes it.
     """
-    manifest = read_manifest(folder)
+    manifest = manifest or read_manifest(folder)
     monitor = RunMonitor(folder, manifest.cells, manifest.controls)
     _read_stages(monitor, manifest)
     monitor.update()

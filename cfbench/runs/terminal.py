@@ -137,4 +137,7 @@ def open_console(*, stderr: bool = False, width: int | None = None) -> Console:
                 yield Segment(text if control else without_controls(text), style, control)
 
     stream = sys.stderr if stderr else sys.stdout
-    return FilteredConsole(file=getattr(stream, "unfiltered", stream), width=width, highlight=False)
+    # In a notebook, too, text goes to the stream: rich would display it beside what the cell displays.
+    return FilteredConsole(
+        file=getattr(stream, "unfiltered", stream), width=width, highlight=False, force_jupyter=False
+    )
