@@ -13,10 +13,10 @@ from torch import Tensor
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .nn.likelihood import likelihood as make_likelihood
-from .nn.parents import ParentEncoder
 from .nn.vae import Decoder, Encoder, logit, logit_inverse, logit_log_det
 
 __all__ = ["DeepSCM", "Terms", "fade"]
@@ -65,7 +65,7 @@ class DeepSCM(Method):
     The paper fixes log sigma^2 = -5 and beta = 1 (preset ``paper``); learned, sigma follows the fit, and beta decides
     how much of the parents leaks into z: effectiveness rises with it.
 
-    To read: this file, `nn/vae`, `nn/likelihood`. `nn/parents` is a standard part.
+    To read: this file, `nn/vae`, `nn/likelihood`. `cfbench.nn` is a standard part.
 
     Args:
         latent: dimensions of z.

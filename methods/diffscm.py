@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cfbench.contract import Fit, Method, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .diffusion import cld, guidance_tuning
@@ -21,7 +22,6 @@ from .diffusion.denoiser import Denoiser
 from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, SCALES_OF_EACH, Questions, Row, Scale, Setting
 from .diffusion.samplers import make
 from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
-from .nn.parents import ParentEncoder
 from .nn.predictor import ParentPredictor
 from .nn.training import Loss, default_batch, train
 from .nn.unet import UNet
@@ -67,7 +67,7 @@ class DiffSCM(Method):
     relative to what the predictor says of the factual at each noise level (``residuals``).
 
     To read: this file, `diffusion/schedule`, `diffusion/samplers`, `nn/predictor`, `diffusion/denoiser`, and for the
-    choice of s and c `diffusion/guidance_tuning`. `nn/unet`, `nn/parents` and `nn/training` hold standard parts.
+    choice of s and c `diffusion/guidance_tuning`. `nn/unet`, `cfbench.nn` and `nn/training` hold standard parts.
 
     Args:
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`alpha_bars`,

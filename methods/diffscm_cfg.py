@@ -11,6 +11,7 @@ from torch import Tensor
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .diffusion import guidance_tuning, samplers
@@ -18,7 +19,6 @@ from .diffusion.denoiser import Denoiser
 from .diffusion.guidance import classifier_free
 from .diffusion.guidance_tuning import Row, Setting
 from .diffusion.schedule import Eps, alpha_bars, trajectory
-from .nn.parents import ParentEncoder
 from .nn.predictor import ParentPredictor
 from .nn.training import Loss, default_batch, train
 from .nn.unet import UNet
@@ -47,7 +47,7 @@ class DiffSCMCFG(Method):
     pa* with the classes of pa: only what sets classes is amplified, as values that are amplified overshoot.
 
     To read: this file, `diffusion/guidance`, `diffusion/schedule`, `diffusion/samplers`, `diffusion/denoiser`, and for
-    the choice of w `diffusion/guidance_tuning`. `nn/unet`, `nn/parents` and `nn/training` hold standard parts.
+    the choice of w `diffusion/guidance_tuning`. `nn/unet`, `cfbench.nn` and `nn/training` hold standard parts.
 
     Args:
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`alpha_bars`,

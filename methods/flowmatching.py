@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .diffusion.denoiser import observe_pixels
 from .diffusion.guidance import classifier_free
 from .diffusion.ode import COST, SOLVERS, Field, integrate, invert
-from .nn.parents import ParentEncoder
 from .nn.training import Loss, default_batch, train
 from .nn.unet import UNet
 
@@ -84,7 +84,7 @@ class FlowMatching(Method):
     straight path of Liu et al. 2023 (https://arxiv.org/abs/2209.03003). Abduction solves dx/dt = v(x, t, pa) from the
     image at t = 0 to u at t = ``start`` under the factual parents; prediction solves it back under the new ones.
 
-    To read: this file, `diffusion/ode`, `diffusion/guidance`. `nn/unet`, `nn/parents`, `nn/training` and the statistics
+    To read: this file, `diffusion/ode`, `diffusion/guidance`. `nn/unet`, `cfbench.nn`, `nn/training` and the statistics
     of pixels in `diffusion/denoiser` are standard parts.
 
     Args:

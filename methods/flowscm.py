@@ -12,11 +12,11 @@ from torch import Tensor
 from cfbench.contract import Fit, Method, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .nn.flow_glow import SqueezeFlow
 from .nn.flow_wavelet import PyramidFlow
-from .nn.parents import ParentEncoder
 from .nn.smoothed import Observation, entropy
 from .nn.training import default_batch, train
 
@@ -45,7 +45,7 @@ class FlowSCM(Method):
     levels of the background, and its scales stay moderate. Answers are abducted from the clean image, for which
     eps = 0 is the mean, or with eps drawn and taken off again (``dither``).
 
-    To read: this file, `nn/coupling`, `nn/flow_glow`, and for ``kind=wavelet`` `nn/flow_wavelet`. `nn/parents` and
+    To read: this file, `nn/coupling`, `nn/flow_glow`, and for ``kind=wavelet`` `nn/flow_wavelet`. `cfbench.nn` and
     `nn/training` are standard parts.
 
     Args:

@@ -12,12 +12,12 @@ from torch import Tensor
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 from .nn.discretised import Gaussian, log_prob
 from .nn.finetuning import finetune
 from .nn.hvae import Hierarchy, Layer
-from .nn.parents import ParentEncoder
 from .nn.predictor import ParentPredictor
 from .nn.training import train
 
@@ -45,7 +45,7 @@ class HVAE(Method):
     has a = infinity, by which small errors of a certain factual become specks.
 
     To read: this file, `nn/hvae`, `nn/discretised`, and for ``finetuned`` `nn/finetuning` with `nn/predictor`.
-    `nn/parents` and `nn/training` are standard parts.
+    `cfbench.nn` and `nn/training` are standard parts.
 
     Args:
         prior: ``exogenous``: p(z) knows no parents, z is kept. ``mediator``: p(z | pa), and prediction draws z* from

@@ -11,13 +11,13 @@ from cfbench_methods.diffscm import DiffSCM
 from cfbench_methods.diffusion import cld, guidance_tuning, samplers
 from cfbench_methods.diffusion.denoiser import Denoiser
 from cfbench_methods.diffusion.schedule import alpha_bars, clip, dynamic_threshold
-from cfbench_methods.nn.parents import ParentEncoder
 from cfbench_methods.nn.predictor import ParentPredictor
 from cfbench_methods.nn.unet import Encoder, UNet
 from fits import DIGIT, WIDTH, random_session, random_split
 
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 pytestmark = pytest.mark.portable

@@ -10,12 +10,12 @@ from cfbench_methods.diffusion.denoiser import Denoiser
 from cfbench_methods.diffusion.ode import COST, SOLVERS, fixed_point, integrate, invert
 from cfbench_methods.diffusion.schedule import alpha_bars
 from cfbench_methods.flowmatching import CLASS_COST, FlowMatching, Velocity, couple
-from cfbench_methods.nn.parents import ParentEncoder
 from cfbench_methods.nn.unet import UNet
 
 from cfbench.contract import Fit, Split
 from cfbench.errors import UserError
 from cfbench.graph import CausalGraph, Variable
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 pytestmark = pytest.mark.portable

@@ -26,7 +26,7 @@ QUICK = {
 NAMED = {"cfbench.engine.workers.transfer"}
 """Modules that name the folders of built-in plugins: one lays out the whole distribution for other machines."""
 LAYERS = (
-    ("version", "errors", "names", "rng", "graph", "images", "contract", "evidence"),
+    ("version", "errors", "names", "rng", "graph", "images", "contract", "evidence", "nn"),
     ("storage", "plugins"),
     ("metrics", "judges", "evaluation"),
     ("runs",),
@@ -36,7 +36,7 @@ LAYERS = (
 )
 """From the bottom up: what a module may import stands on its own floor or below."""
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
-TOOLS = ("errors", "evidence", "names", "plugins.spec", "plugins.digest", "runs.environment", "storage.plain")
+TOOLS = ("errors", "evidence", "names", "nn", "plugins.spec", "plugins.digest", "runs.environment", "storage.plain")
 """What built-in plugins take besides the contract."""
 LAZY = {ROOT / "cfbench/__init__.py"}
 """Files that import by a name: the package's own, which loads what Python users take from it when they do."""

@@ -28,6 +28,10 @@ NO_CODE = frozenset(
 )
 
 
+PARTS = ("cfbench.nn",)
+"""Modules of the core that hold parts of methods."""
+
+
 def is_importable(thing: Any) -> bool:
     """Whether a class or function can be imported from its module by its name."""
     found: Any = None if thing.__module__ == "__main__" else sys.modules.get(thing.__module__)
@@ -249,11 +253,15 @@ def _installed(name: str, members: list[str]) -> Iterator[tuple[Path, str]]:
 def _belongs(name: str, package: str) -> bool:
     """Whether a module's code is a plugin's own: of its distribution, and for those of cfbench of their folder.
 
-    Built-in methods and data sets count as the code of every plugin that imports them.
+    Built-in methods and data sets, and what `PARTS` names, count as the code of every plugin that imports them.
     """
     root = package.split(".")[0]
     own = package if root == "cfbench" else root
-    return name.startswith("cfbench_") or (own not in ("", "cfbench") and f"{name}.".startswith(f"{own}."))
+    return (
+        name.startswith("cfbench_")
+        or name in PARTS
+        or (own not in ("", "cfbench") and f"{name}.".startswith(f"{own}."))
+    )
 
 
 def _spec(name: str) -> Any:

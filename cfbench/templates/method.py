@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cfbench.contract import Fit, Method
 from cfbench.graph import CausalGraph
+from cfbench.nn import ParentEncoder
 from cfbench.rng import Streams
 
 
@@ -42,17 +43,12 @@ class Mine(Method):
         # What answers carry of x - decoder(z, pa): none, scaled, faded (as far as the image stays alike), full or
         # exact-inverse. The table shows it, since a residual makes composition perfect whatever was learned.
         self.residual = "faded" if keep else "none"
-        pixels, parents = prod(graph.shape), sum(v.size for v in graph.variables)  # size: of a class; 1 for a value
+        # pa [B, D] in raw units, a column for each variable -> indicators of classes and standardised values. Answers
+        # are given by a new object that gets the state dict: what is learned must be a parameter or a buffer, as here.
+        self.features = ParentEncoder(graph)
+        pixels, parents = prod(graph.shape), self.features.dim
         self.encoder = dense(pixels + parents, 2 * latent, width)
         self.decoder = dense(latent + parents, pixels, width)
-        # Answers are given by a new object that gets the state dict: what is learned must be a parameter or a buffer.
-        self.register_buffer("moments", torch.ones(2, len(graph.variables)))
-
-    def features(self, pa: Tensor) -> Tensor:
-        """pa [B, D] in raw units, a column for each variable -> indicators of classes and standardised values."""
-        mean, std = self.get_buffer("moments")
-        columns = zip(self.graph.variables, ((pa - mean) / std).split(1, 1), pa.round().long().T, strict=True)
-        return torch.cat([F.one_hot(c, v.size).float() if v.categorical else z for v, z, c in columns], 1)
 
     def encode(self, x: Tensor, pa: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [B, latent] of z."""
@@ -67,8 +63,7 @@ class Mine(Method):
     # same for all methods; run.batches draws shuffled batches within it, on run.device. Initial weights are seeded;
     # take other randomness from run.rng. What run.log gets goes to disk; a loss that is not finite ends the fit.
     def fit(self, run: Fit) -> None:
-        std, mean = torch.std_mean(run.train.parents, 0, correction=0)
-        self.get_buffer("moments").copy_(torch.stack([mean, std.where(std > 0, 1)]))
+        self.features.fit(run.train.parents)
         steps = run.images // self.batch
         optimiser = torch.optim.Adam(self.parameters(), self.lr, fused=True)
         for step, (x, pa) in enumerate(run.batches(steps, self.batch)):  # x [batch, C, H, W], pa [batch, D]

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from cfbench.contract import Fit, Split
 from cfbench.graph import CausalGraph, Variable
+from cfbench.nn import ParentEncoder
 
-from ..nn.parents import ParentEncoder
 from ..nn.predictor import ParentPredictor
 
 __all__ = [

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cfbench.contract import Fit
+from cfbench.nn import ParentEncoder
 
-from .parents import ParentEncoder
 from .predictor import ParentPredictor
 from .training import train
 

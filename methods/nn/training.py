@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cfbench.contract import Fit
+from cfbench.nn import WeightAverage
 
 __all__ = ["Loss", "default_batch", "one_cycle", "train"]
 
@@ -51,7 +51,7 @@ def train(
         cycle: the learning rate goes through `one_cycle`, and gradients are clipped to norm 1;
             otherwise the rate stays at ``lr``.
         also: what else ``loss`` changes, as `Fit.batches` keeps it.
-        ema: where not 0, the weights that are kept are the average with decay min(ema, (1 + n) / (10 + n)).
+        ema: decay of the `WeightAverage` that is kept; with 0 it is the last weights.
     """
     batch = min(batch, images)
     steps = images // batch if batch else 0
@@ -60,9 +60,9 @@ def train(
     parameters: list[Tensor] = list(net.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99 if cycle else 0.999))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: one_cycle(n, steps) if cycle else 1.0)
-    mean = copy.deepcopy(parameters)
+    average = WeightAverage(net, ema)
     net.train()
-    keep = {"net": net, "optimiser": optimiser, "schedule": schedule, "mean": mean, **(also or {})}
+    keep = {"net": net, "optimiser": optimiser, "schedule": schedule, "average": average, **(also or {})}
     for x, pa in run.batches(steps, batch, stage, keep=keep):
         n = schedule.last_epoch
         with torch.enable_grad():
@@ -73,11 +73,9 @@ def train(
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(mean, parameters, 1 - min(ema, (1 + n) / (10 + n)))
+        average.update()
         if n % 25 == 0 or n == steps - 1:
             run.log({"stage": stage, "step": n, "images": run.seen, "loss": float(value.detach())})
             run.progress(stage, n + 1, steps, float(value.detach()))
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, mean)
+    average.apply()
     net.eval()

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfbench.nn import pad_to_multiple
+
 __all__ = ["Attention", "AttentionPool", "Encoder", "ResBlock", "TimeEmbedding", "UNet", "unshuffle"]
 
 
 def unshuffle(x: Tensor, patch: int) -> Tensor:
     """Images [B, C, H, W] with patch × patch pixels as channels [B, C * patch², ⌈H/patch⌉, ⌈W/patch⌉], zero padded."""
-    x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
-    return F.pixel_unshuffle(x, patch).contiguous(memory_format=torch.channels_last)
+    return F.pixel_unshuffle(pad_to_multiple(x, patch), patch).contiguous(memory_format=torch.channels_last)
 
 
 def normalise(channels: int) -> nn.GroupNorm:
