@@ -233,7 +233,7 @@ EDITS = {
         "cfbench_methods/nn/unet.py", appended, [*of("train", "diffscm"), *BESIDE]
     ),
     "an encoder of several methods": (
-        "cfbench/nn.py", appended, of("train", "diffscm", "deepscm")
+        "cfbench/nn.py", appended, [*of("train", "diffscm", "deepscm"), *BESIDE]
     ),
     "a method that is not in the run": ("cfbench_methods/hvae.py", appended, []),
     "a control that another distribution extends": (
