@@ -237,6 +237,34 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capfd, args, says):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [[], ["plan"], ["plan", "export"], ["show"], ["prepare"], ["new"], ["merge"]])
+def test_a_command_that_needs_arguments_shows_its_help_without_them(capfd, words):
+    """A usage error, whose text is the help in lines and not the one line of an error."""
+    assert _main(words) == 1
+    out, err = capfd.readouterr()
+    assert out.startswith(f"Usage: {' '.join(['cfbench', *words])} [OPTIONS]")
+    assert len(out.splitlines()) > 8
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["new", "method"], "Missing argument 'NAME'; write cfbench new {method|dataset|metric} NAME; `cfbench new"),
+        (["score", "a.npz"], "Missing option '--name'; write cfbench score ANSWERS.npz --name TEXT; `cfbench score"),
+        (["merge", "--name", "ab"], "write cfbench merge RUN... --name TEXT"),
+        (["run", "--nonsense"], "No such option '--nonsense'"),
+        (["list", "method"], "'methods', 'datasets', 'metrics', 'presets'; `cfbench list --help` says more"),
+    ],
+)
+def test_a_command_with_wrong_words_is_one_line_that_says_what_to_write(capfd, words, says):
+    assert _main(words) == 1
+    out, err = capfd.readouterr()
+    assert says in err
+    assert err.count("\n") == 1, err
+    assert out == ""
+
+
 def test_a_run_root_that_cannot_be_written_is_one_line(tmp_path, capfd):
     (tmp_path / "runs").write_text("a file, no folder")
     assert run(tmp_path, "--methods", "knows") == 1

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from cfbench.cli.main import _main
@@ -107,6 +108,60 @@ def test_after_three_breakdowns_the_rest_is_given_up(tmp_path, capfd):
     assert len(re.findall(r"FAILED +\S+ +as '", out)) == 2
     assert re.search(r"not run +round-trip +3 processes broke down before", out)
     assert re.search(r"mine: \d+ passed, 3 failed, .*\d+ not run", out)
+
+
+FITS = '''
+class Fits(Mine):
+    """Fits in steps."""
+
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.register_buffer("level", torch.zeros(1))
+
+    def fit(self, run):
+        for step, (x, pa) in enumerate(run.batches(run.images // 32, 32)):
+            {}
+        self.level += x.mean()
+'''
+
+
+def check_fit(folder, line, capfd, timeout):
+    """The report on a method whose fit does something at each step."""
+    file = folder / "fits.py"
+    file.write_text(f"import torch\n{MINE.format('pass')}{FITS.format(line)}")
+    assert check_command("fits", data_root=folder, plugins=(file,), timeout=timeout) == 1
+    return click.unstyle(capfd.readouterr().out)
+
+
+def test_a_fit_that_is_slow_is_not_called_hung_and_the_step_it_is_at_is_named(tmp_path, capfd):
+    out = check_fit(tmp_path, "time.sleep(0.6)", capfd, 4.0)
+    found = re.search(r"not run +fit +step (\d+) of 32 of fit after 4 s; try --timeout (\d+)$", out, re.M)
+    assert found, out
+    assert 1 <= int(found[1]) <= 6
+    assert int(found[2]) > 0.6 * 32
+    assert "hangs" not in out
+    assert re.search(r"skipped +test-data +waits for 'fit'", out), "nobody has seen whether the fit uses them"
+    assert re.search(r"^fits: \d+ passed, \d+ skipped, 1 not run$", out, re.M)
+
+
+def test_a_fit_that_stops_at_a_step_hangs_there(tmp_path, capfd):
+    out = check_fit(tmp_path, "time.sleep(3600 if step == 3 else 0)", capfd, 4.0)
+    says = r"FAILED +fit +hangs: at step 3 of 32 of fit since [34](\.\d)? of 4 s \(fits.py line \d+\)$"
+    assert re.search(says, out, re.M), out
+    assert re.search(r"skipped +test-data +waits for 'fit'", out)
+
+
+def test_what_calls_did_counts_when_a_later_check_ended_the_process(tmp_path, capfd):
+    """The checks of state and test data then see in a new process what the first one saw."""
+    file = tmp_path / "fits.py"
+    change = "torch.set_num_threads(2); os._exit(3) if len(pa) == 1 else None"
+    head = "import torch\nfrom pathlib import Path\nfrom cfbench.conformance.subjects.toy import Bars\n"
+    file.write_text(head + MINE.format(change) + FITS.format("Bars().split(Path(), 'test')"))
+    assert check_command("fits", data_root=tmp_path, plugins=(file,), timeout=60.0) == 1
+    out = click.unstyle(capfd.readouterr().out)
+    assert re.search(r"FAILED +batch-size +ended its process with exit status 3", out), out
+    assert re.search(r"FAILED +state +predict changes the thread count", out), out
+    assert re.search(r"FAILED +test-data +fit calls Bars.split\('test'\)", out), out
 
 
 def test_several_plugins_of_a_file_are_all_checked(tmp_path, capfd):

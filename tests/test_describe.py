@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from cfbench.cli.main import _main
+from cfbench.runs.budget import presets
 
 TOYS = str(Path(__file__).with_name("toys.py"))
 CODE = "import sys; from cfbench.cli.main import _main; code = _main(sys.argv[1:]);"
@@ -143,12 +147,103 @@ def test_every_built_in_is_shown_whole(capsys):
             assert "<function" not in out, name
 
 
+@pytest.mark.parametrize("method", ["deepscm", "deepscm:paper", "diffscm-cfg", "flowmatching:carried", "hvae"])
+def test_the_residual_is_the_one_that_a_run_records(capsys, method):
+    """The constructor's, for these settings, and not the default of the class."""
+    from cfbench.conformance.subjects.toy import BARS
+    from cfbench.plugins.registry import Registry
+
+    registry = Registry()
+    cls, params = registry.resolve("method", registry.parse("method", method)[0])
+    found = cls(BARS.graph, **params).residual
+    assert found != cls.residual, "a case that shows the difference"
+    assert re.search(rf"; residual {found}\b", shown(capsys, method))
+
+
+def test_presets_with_another_residual_are_named_with_it(capsys):
+    assert _main(["list", "-v", "methods"]) == 0
+    assert "residual faded (full in :paper)" in capsys.readouterr().out
+
+
+def test_presets_are_listed_and_shown_with_their_numbers(capsys):
+    assert _main(["list", "presets"]) == 0
+    out = capsys.readouterr().out
+    for name, about in presets().items():
+        assert re.search(rf"^  {name} +{about['text']}\n +{about['images']:,} training images", out, re.M)
+        assert f"{about['factuals']:,} factuals ({about['rounds']:,} in" in out
+        page = shown(capsys, name)
+        assert page.startswith(f"{name}  preset, for --preset\n")
+        for number in ("images", "factuals", "rounds"):
+            assert re.search(rf"^  {number} +{about[number]:,}  ", page, re.M)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder of images with twice as many of one class, and its table."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(400)], "kind": [i % 3 % 2 for i in range(400)]})
+    table["width"] = [1 + i % 7 / 2 for i in range(400)]
+    table["split"] = ["train"] * 300 + ["valid"] * 60 + ["test"] * 40
+    for i, name in enumerate(table.image):
+        image = Image.new("L", (9, 12), i % 256)
+        image.putpixel((i // 256, 0), 99)
+        image.save(folder / name)
+    table.to_csv(folder / "parents.csv", index=False)
+    (folder / "graph.toml").write_text(
+        '[variables.kind]\nkind = "categorical"\n[variables.width]\nkind = "continuous"\nunit = "mm"\n'
+    )
+    return table
+
+
+@pytest.mark.parametrize("command", ["prepare", "show"])
+def test_what_a_data_set_holds_is_what_its_table_says(faces, tmp_path, capsys, command):
+    assert _main([command, "folder[path=faces]", "--data-root", str(tmp_path)]) == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    train = faces[faces.split == "train"]
+    share = 100 * train.kind.value_counts(normalize=True)
+    assert "images 1×12×9: train 300, valid 60, test 40" in out
+    assert f"kind 2 classes, of the training images: 0: {share[0]:.3g} %, 1: {share[1]:.3g} % fewest" in out
+    fewest = {name: part.kind.value_counts().min() for name, part in faces.groupby("split")}
+    assert f"{fewest['train']} of 1 in train, {fewest['valid']} of 1 in valid, {fewest['test']} of 1 in test" in out
+    assert f"width 1 to 4 mm in training images, mean {train.width.mean():.4g}, standard deviation" in out
+    assert f"deviation {train.width.std(ddof=0):.3g}; declared 1 to 4 mm" in out
+
+
+def test_a_data_set_whose_data_cannot_be_read_is_shown_without_unless_it_is_named(tmp_path, capsys):
+    assert _main(["show", "folder", "--data-root", str(tmp_path)]) == 0
+    assert _main(["show", "folder[path=faces]", "--data-root", str(tmp_path)]) == 1
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_values_outside_of_the_declared_range_and_rare_ones_of_many_classes_are_counted(tmp_path):
+    from cfbench.contract import Dataset, Split
+    from cfbench.graph import CausalGraph, Variable
+    from cfbench.runs.data_summary import summarise_data
+
+    class Many(Dataset):
+        graph = CausalGraph((Variable("who", "categorical", size=50), Variable("level", "continuous")), (1, 2, 2))
+
+        def split(self, root, name):
+            who = torch.arange(50).repeat_interleave(torch.arange(50) + 1).float()
+            level = torch.linspace(0, 1, len(who))
+            level[:3] = 2
+            return Split(torch.zeros(len(who), 1, 2, 2).byte(), torch.stack([who, level], 1), torch.arange(len(who)))
+
+    out = re.sub(r"\s+", " ", " ".join(summarise_data(Many(), tmp_path)))
+    assert "who 50 classes, rarest and most frequent, of the training images: 0: 0.0784 %, 1: 0.157 %," in out
+    assert "9: 0.784 %, 40: 3.22 %," in out
+    assert "fewest images: 1 of 0 in train" in out
+    assert "declared 0 to 1, 3 outside" in out
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["know"], "no plugin 'know'; did you mean 'knows'?"),
         (["draws:lift"], "draws has no preset 'lift'; did you mean 'left'?"),
         (["draws", "--kind", "metric"], "unknown metric 'draws'"),
+        (["quik"], "no plugin 'quik'; did you mean 'quick'?"),
     ],
 )
 def test_a_name_that_is_nearly_right_is_told(capsys, args, says):

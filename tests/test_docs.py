@@ -9,6 +9,7 @@ import pytest
 
 from cfbench.contract import Control, Derived
 from cfbench.errors import UserError
+from cfbench.judges.report import ENOUGH
 from cfbench.plugins.registry import Registry
 from cfbench.plugins.spec import Spec, parse_specs
 
@@ -48,6 +49,15 @@ def test_every_control_and_data_set_is_named():
     for kind in ("method", "dataset", "metric"):
         for name in REGISTRY.names(kind):
             assert f"`{name}" in README, f"README.md does not name the {kind} {name}"
+
+
+def test_the_thresholds_of_judges_are_those_of_the_card():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    found = re.search(r"^## Judges that are not good enough$(.*?)(?=^## )", page, re.M | re.S)
+    rows = dict(re.findall(r"^\| a (class|value) \| ([\d.]+) % of", found[1], re.M))
+    assert {"class": 100 * ENOUGH["categorical"], "value": 100 * ENOUGH["continuous"]} == {
+        name: pytest.approx(float(percent)) for name, percent in rows.items()
+    }
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -114,9 +114,57 @@ def test_names_of_methods_and_missing_files_are_refused(where, tmp_path, capsys)
     assert "no .npz of plain arrays" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: x.astype(np.float32), "have values from 0 to 255; divide them by 255, or write uint8"),
+        (lambda x: x / 127.5 - 1, "have values from -1 to 1; write (x + 1) / 2, which lies in [0, 1]"),
+        (lambda x: np.full(x.shape, np.nan), "are not finite; write uint8 or floats in [0, 1]"),
+        (lambda x: x * 1000.0, "have values from 0 to 2.55e+05; write uint8 or floats in [0, 1]"),
+    ],
+)
+def test_answers_of_another_range_are_refused_before_anything_is_computed(where, tmp_path, capsys, change, says):
+    before = set((where / "tiny").rglob("*"))
+    images = np.load(where / "a.npz")["do/kind"]
+    images[:, 0, :2, 0] = (0, 255)
+    assert score(where, spoil(where, tmp_path, **{"do/kind": change(images)}), "scaled") == 1
+    err = capsys.readouterr().err
+    assert f"{len(images)} of {len(images)} images of do/kind {says}" in err
+    assert err.count("\n") == 1
+    assert set((where / "tiny").rglob("*")) == before
+
+
+def test_the_controls_that_a_run_lacks_stand_beside_the_answers(where, tmp_path, capsys):
+    common = ["--run-root", str(tmp_path), "--plugin", TOYS]
+    assert cfbench(["plan", "export", str(tmp_path / "q.npz"), "--datasets", "bars", "--preset", "tiny", *common]) == 0
+    asked = [
+        "score",
+        str(where / "a.npz"),
+        "--name",
+        "mine",
+        "--run",
+        "tiny",
+        "--metrics",
+        "truth",
+        "--no-plots",
+        *common,
+    ]
+    assert cfbench([*asked, "--no-controls"]) == 0
+    table = tmp_path / "tiny" / "leaderboard" / "bars.csv"
+    assert set(pd.read_csv(table).method) == {"mine"}
+    assert cfbench(asked) == 0
+    scores = pd.read_csv(table)
+    assert {"mine", "identity", "nearest", "oracle"} <= set(scores.method)
+    scores = scores[scores.metric.str.startswith("truth")].set_index(["metric", "variable", "do", "questions"])
+    mine, identity = (scores[scores.method == row].value.sort_index() for row in ("mine", "identity"))
+    pd.testing.assert_series_equal(mine, identity)
+
+
 def test_answers_that_are_not_finite_are_counted_and_make_the_row_invalid(where, tmp_path, capsys):
     images = np.load(where / "a.npz")["do/kind"].astype(np.float32) / 255
     images[0, 0, 0, 0] = np.nan
     images[1, 0, 0, 0] = 7
     assert score(where, spoil(where, tmp_path, **{"do/kind": images}), "holed") == 2
-    assert "1 answers do: not finite; 1 answers do: out of [0, 1]" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "1 answers do: not finite; 1 answers do: out of [0, 1]; correct them and score the file again" in err
+    assert "--only failed" not in err

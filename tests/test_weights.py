@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 from small import toy_run
+from torch import nn
 
 from cfbench.cli.main import _main as cfbench
+from cfbench.storage.weights import mismatch
 
 
 def run(root, *more):
@@ -50,6 +53,89 @@ def test_weights_of_something_else_fail_in_their_row_alone(tmp_path, capsys):
     assert "bars draws seed 0: failed" not in err
 
 
+class Two(nn.Module):
+    """A module with the weights a.weight, a.bias and b.weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 3), nn.Linear(3, 4, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: {f"module.{k}": v for k, v in w.items()}, "take 'module.' off its keys"),
+        (lambda w: {f"net.inner.{k}": v for k, v in w.items()} | {"step": torch.zeros(1)}, "take 'net.inner.' off"),
+        (lambda w: {k: v for k, v in w.items() if k != "a.bias"}, "1 of 3 keys are missing: a.bias; give the settings"),
+        (lambda w: w | {"c": torch.zeros(1)}, "1 of 4 keys are unexpected: c; give the settings"),
+        (
+            lambda w: w | {"a.weight": torch.zeros(5, 2)},
+            "1 of 3 have another shape: a.weight is [5, 2], the row's [3, 2];",
+        ),
+        (
+            lambda w: {f"k{i}": torch.zeros(1) for i in range(50)},
+            "50 of 50 keys are unexpected: k0, k1, k10, ...; give",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_by_key_and_prefix(change, says):
+    module = Two()
+    given = change(module.state_dict())
+    with pytest.raises(RuntimeError):
+        module.load_state_dict(given)
+    assert says in mismatch(module, given)
+    assert "\n" not in mismatch(module, given)
+
+
+def test_a_prefix_that_is_lacking_is_told():
+    module = nn.ModuleDict({"net": Two()})
+    assert "put 'net.' before its keys" in mismatch(module, Two().state_dict())
+
+
+def test_a_wrong_prefix_is_named_in_the_row_that_fails(tmp_path, capsys):
+    save_file({"module.mean": torch.zeros(1, 8, 8)}, tmp_path / "w.safetensors")
+    assert run(tmp_path, "--methods", "learns", "--weights", f"learns={tmp_path / 'w.safetensors'}") == 2
+    err = capsys.readouterr().err
+    says = "1 of 1 keys are missing: mean; 1 of 1 keys are unexpected: module.mean; take 'module.' off its keys"
+    assert f"w.safetensors does not hold the weights of learns: {says}" in err
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda w: {"state_dict": w, "epoch": 3}])
+def test_a_state_dict_of_torch_answers_as_safetensors_do(tmp_path, wrap):
+    weights = {"mean": torch.rand(1, 8, 8)}
+    save_file(weights, tmp_path / "w.safetensors")
+    torch.save(wrap(weights), tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        assert run(tmp_path / f"of {name}", "--methods", "learns", "--weights", f"learns={tmp_path / name}") == 0
+    one, two = (table(tmp_path / f"of {name}").loc["learns"].value for name in ("w.safetensors", "w.pt"))
+    truth = [i for i in one.index if i[0].startswith("truth")]
+    pd.testing.assert_series_equal(one.loc[truth], two.loc[truth])
+
+
+class Evil:
+    """Makes whoever unpickles it write a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.ckpt", "w.bin"])
+def test_nothing_in_a_pickle_is_executed(tmp_path, capsys, name):
+    torch.save({"mean": torch.zeros(1, 8, 8), "x": Evil(tmp_path / "made")}, tmp_path / name)
+    assert run(tmp_path, "--methods", "learns", "--weights", f"learns={tmp_path / name}") == 1
+    err = capsys.readouterr().err
+    assert "cannot be read as weights (UnpicklingError)" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "tiny").exists()
+    with suppress(Exception):
+        torch.load(tmp_path / name, weights_only=False)
+    assert (tmp_path / "made").exists(), "a pickle that does something"
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -58,11 +144,19 @@ def test_weights_of_something_else_fail_in_their_row_alone(tmp_path, capsys):
         ("learns=none.safetensors", "no safetensors file"),
         ("learns={pipe}", "it is a pipe or a device, no plain file"),
         ("learns=/dev/zero", "it is a pipe or a device, no plain file"),
+        ("learns={pipe}.pt", "it is a pipe or a device, no plain file"),
+        ("learns=none.pt", "No such file"),
+        ("learns={text}", "cannot be read as weights"),
+        ("learns={numbers}", "holds no state dict but a dict of epoch, lr;"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, capsys, given, says):
     save_file({"mean": torch.zeros(1, 8, 8)}, tmp_path / "w.safetensors")
     os.mkfifo(tmp_path / "pipe")
-    given = given.format(tmp_path / "w.safetensors", pipe=tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "numbers.pt")
+    names = {name: tmp_path / f"{name}.pt" for name in ("text", "numbers")}
+    given = given.format(tmp_path / "w.safetensors", pipe=tmp_path / "pipe", **names)
     assert run(tmp_path, "--methods", "learns,knows", "--weights", given) == 1
     assert says in capsys.readouterr().err

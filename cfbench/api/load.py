@@ -22,6 +22,7 @@ from ..runs.manifest import Manifest, read_manifest, refuse_links, reopen_job
 from ..runs.reader import CellState, cell_states
 from ..runs.stage_reader import reading_run
 from ..storage.schema import mapping, scalar
+from ..storage.weights import mismatch
 
 __all__ = ["learned_action_of", "load_fitted", "load_learned_action"]
 
@@ -50,10 +51,12 @@ def load_fitted(
         chosen = mapping(storage.read_json(tune / "chosen.json"), scalar)
     method = offline.method(cell, **chosen)
     assert isinstance(method, Method)
+    weights = storage.read_tensors(train / "weights.safetensors")
     try:
-        method.load_state_dict(storage.read_tensors(train / "weights.safetensors"))
+        method.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{cell.label}: its class has changed, the weights do not fit any more: {error}") from error
+        what = f"{cell.label}: its class has changed, the weights do not fit any more"
+        raise UserError(f"{what}: {mismatch(method, weights)}") from error
     answering = offline.answering_method(cell, method)
     assert isinstance(answering, Method)
     if loaded.job.precision == "bf16":

@@ -55,6 +55,9 @@ def export(context: click.Context, file: Path, **options: Any) -> int:
 )
 @click.option("--datasets", help="Data set, where the run has several.")
 @click.option("--metrics", help="Metrics, by name.  [default: those of the run's other rows, or all]")
+@click.option(
+    "--controls/--no-controls", default=True, show_default=True, help="Add the control rows that are missing."
+)
 @click.option("--device", default="auto", show_default=True, help="Where judges read the answers.")
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
 @data_root

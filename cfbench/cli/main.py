@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from ..errors import (
     STOP_SIGNALS,
@@ -100,8 +102,8 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--bundle", "bundles", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Take questions and judges of a data set from a bundle.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
-@click.option("--weights", multiple=True, metavar="METHOD=FILE.safetensors",
-              help="Weights made elsewhere for a method's rows, in place of its fit.")  # fmt: skip
+@click.option("--weights", multiple=True, metavar="METHOD=FILE",
+              help="Weights (safetensors or .pt) made elsewhere for a method's rows, in place of a fit.")  # fmt: skip
 @click.option("--metrics", help="Metrics, by name.  [default: all]")
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
@@ -141,14 +143,27 @@ def run(context: click.Context, config: Path | None, **options: Any) -> int:
 @data_root
 @plugin
 def prepare(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...]) -> int:
-    """Bring data sets under the data root: the only command that uses a network."""
-    from .run import prepare_command
+    """Bring data sets under the data root: the only command that uses a network.
+
+    What each holds is printed: its splits, the shape of its images, and how its variables are spread.
+    """
+    from .data import prepare_command
 
     return prepare_command(datasets, data_root, plugins)
 
 
 for _command in (*RUN_COMMANDS, *PLUGIN_COMMANDS, *ANSWER_COMMANDS, *BUNDLE_COMMANDS):
     cli.add_command(_command)
+
+
+def _show_help_without_arguments(command: click.Command) -> None:
+    """Let a command that needs arguments show its help where it is given none, as groups do."""
+    command.no_args_is_help |= any(p.required for p in command.params)
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        _show_help_without_arguments(each)
+
+
+_show_help_without_arguments(cli)
 
 
 THREADS = 2.0
@@ -190,6 +205,11 @@ def _execute(argv: list[str]) -> int:
         code = cli.main(argv, prog_name="cfbench", standalone_mode=False, obj={"argv": argv}) or 0
         flush_output()
         return code
+    except NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 1
+    except click.UsageError as error:
+        return _print_error(_usage_error_text(error))
     except click.ClickException as error:
         return _print_error(error.format_message())
     except UserError as error:
@@ -204,6 +224,21 @@ def _execute(argv: list[str]) -> int:
         if "--debug" in argv:
             raise
         return _print_error(os_error_text(error))
+
+
+def _usage_error_text(error: click.UsageError) -> str:
+    """What is wrong with the words of a command, and how it is called or which help says that."""
+    text, context = error.format_message().rstrip("."), error.ctx
+    if isinstance(error, click.MissingParameter) and context:
+        text += f"; write {' '.join([context.command_path, *_required(context)])}"
+    return f"{text}; `{context.command_path if context else 'cfbench'} --help` says more"
+
+
+def _required(context: click.Context) -> Iterator[str]:
+    """The arguments and options that a command cannot do without, as its help writes them."""
+    for each in (p for p in context.command.params if p.required):
+        option = f"{each.opts[0]} " if isinstance(each, click.Option) else ""
+        yield option + each.make_metavar(context)
 
 
 def _print_error(text: str) -> int:

@@ -26,27 +26,50 @@ def list_(kind: str | None, verbose: bool, plugins: tuple[Path, ...]) -> int:
     """Show methods, data sets, metrics and presets, importing none of them."""
     from ..plugins.describe import list_plugins
     from ..plugins.registry import Registry
-    from ..runs.budget import presets
+    from ..runs.budget import describe_presets
 
-    texts = {name: about["text"] for name, about in presets().items()}
-    for line in list_plugins(Registry(plugins), (kind,) if kind else PAGES, verbose=verbose, presets=texts):
+    pages = (kind,) if kind else PAGES
+    for line in list_plugins(Registry(plugins), pages, verbose=verbose, presets=describe_presets()):
         print(line)
     return 0
 
 
 @click.command(
-    epilog=examples("cfbench show diffscm", "cfbench show diffscm:paper", "cfbench show mine --plugin mine.py")
+    epilog=examples(
+        "cfbench show diffscm",
+        "cfbench show diffscm:paper",
+        "cfbench show mine --plugin mine.py",
+        "cfbench show 'folder[path=faces]'             its images and variables too",
+        "cfbench show quick                            a preset of runs",
+    )
 )
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["method", "dataset", "metric"]), help="Which, if several have the name.")
+@click.option(
+    "--kind", type=click.Choice(["method", "dataset", "metric", "preset"]), help="Which, if several have the name."
+)
+@data_root
 @plugin
-def show(name: str, kind: Any, plugins: tuple[Path, ...]) -> int:
-    """Show all about a method, data set or metric: its docstring, settings and presets."""
-    from ..plugins.describe import show_plugin
-    from ..plugins.registry import Registry
+def show(name: str, kind: Any, data_root: Path, plugins: tuple[Path, ...]) -> int:
+    """Show all about a method, data set, metric or preset: its docstring, settings and presets.
 
-    for line in show_plugin(Registry(plugins), name, kind):
+    Of a data set whose graph lies with its data, such as folder, splits, shape and balance are shown too.
+    """
+    from ..plugins.describe import kind_of, show_plugin
+    from ..plugins.registry import Registry
+    from ..runs.budget import Budget, describe_presets
+
+    registry, presets = Registry(plugins), describe_presets()
+    kind = kind or kind_of(registry, name, presets)
+    if kind == "preset":
+        print("\n".join([f"{click.style(name, bold=True)}  preset, for --preset", "", *Budget.named(name).lines()]))
+        return 0
+    for line in show_plugin(registry, name, kind):
         print(line)
+    if kind == "dataset":
+        from .data import show_data
+
+        for line in show_data(registry, name, data_root):
+            print(line)
     return 0
 
 

@@ -1,28 +1,19 @@
-"""What ``run``, ``prepare`` and ``leaderboard`` do, apart from reading their options."""
+"""What ``run`` and ``leaderboard`` do, apart from reading their options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine.launch import Todo, launch, report_unfinished
 from ..engine.request import Request
-from ..errors import UserError, reason_of
-from ..plugins.spec import Spec
 from ..report.charts.curves import check_installed, scalar_writer
 from ..report.publish import publish
-from ..runs.console import print_dataset_progress
-from ..runs.context import open_dataset
 from ..runs.folders import find_run
 from ..runs.reader import read_run
 from ..storage.temporary import atomic_write
 
-if TYPE_CHECKING:
-    from ..plugins.registry import Registry
-
-__all__ = ["leaderboard_command", "prepare_command", "run_command"]
+__all__ = ["leaderboard_command", "run_command"]
 
 
 def run_command(
@@ -63,39 +54,6 @@ def _announce(todo: Todo) -> None:
     for cell in run.cells:
         print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.title}")
     print(f"  {len(todo.tasks)} of {todo.total} tasks to do", flush=True)
-
-
-def prepare_command(datasets: tuple[str, ...], data_root: Path, plugins: tuple[Path, ...]) -> int:
-    """Prepare data sets one after another."""
-    from ..plugins.registry import Registry
-
-    registry, root = Registry(plugins), data_root.resolve()
-    specs = [s for text in datasets for s in registry.parse("dataset", text)]
-    opened = []
-    for spec in specs:
-        with _reported(registry, spec, "opened"):
-            opened.append((spec, open_dataset(registry, spec, root)))
-    for spec, dataset in opened:
-        with print_dataset_progress(dataset, f"preparing {spec.label}"), _reported(registry, spec, "prepared"):
-            dataset.prepare(root)
-        print(f"{spec.label} is ready under {data_root}")
-    return 0
-
-
-@contextmanager
-def _reported(registry: Registry, spec: Spec, what: str) -> Iterator[None]:
-    """Context manager that reports an exception of a data set in one line.
-
-    Raises:
-        UserError: in place of any other exception.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = reason_of(error, registry.find("dataset", spec.name).file)
-        raise UserError(f"{spec.label} cannot be {what}: {reason}; --debug shows more") from error
 
 
 def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool, details: bool) -> int:

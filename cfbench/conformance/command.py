@@ -34,7 +34,7 @@ class CheckResult:
 
 @dataclass
 class Report:
-    """The results of one plugin: names of its checks, in order, and their results by name."""
+    """The results of one plugin: names of its checks, in order, their results by name, and what its calls did."""
 
     label: str
     head: str = ""
@@ -42,6 +42,7 @@ class Report:
     checks: list[str] = field(default_factory=list)
     results: dict[str, CheckResult] = field(default_factory=dict)
     failures: int = 0
+    recorded: dict[str, Any] = field(default_factory=dict)
 
     def add(self, result: CheckResult) -> None:
         """Store a result and print its line, before the first one a line about the plugin."""
@@ -114,8 +115,10 @@ class Session:
             UserError: there is nothing to check.
         """
         settled = {r.label: {v.check: (v.status, v.text) for v in r.results.values()} for r in self.reports.values()}
+        recorded = {r.label: r.recorded for r in self.reports.values()}
+        request = self.request | {"settled": settled, "recorded": recorded}
         self.label, self.check = "", LOAD
-        with run_worker("cfbench.conformance.worker", self.request | {"settled": settled}, self.timeout) as events:
+        with run_worker("cfbench.conformance.worker", request, self.timeout) as events:
             try:
                 return any(self._take(event) for event in events)
             except ProcessFailure as failure:
@@ -137,7 +140,9 @@ class Session:
             case "checks":
                 self.reports[event["label"]].checks = event["checks"]
             case "end" if event["check"] not in self.reports[event["label"]].results:
-                self.reports[event.pop("label")].add(CheckResult(**event))
+                report = self.reports[event.pop("label")]
+                report.recorded = event.pop("recorded", report.recorded)
+                report.add(CheckResult(**event))
             case "done":
                 return True
         return False
@@ -152,7 +157,8 @@ class Session:
     def _record(self, failure: ProcessFailure) -> bool:
         """Record the check that a process failed in; whether no check is left to run."""
         report = self._report(self.label)
-        report.add(CheckResult(self.check, "failed", failure.describe(report.file)))
+        status: Status = "not run" if failure.slow else "failed"
+        report.add(CheckResult(self.check, status, failure.describe(report.file)))
         report.failures += 1
         if report.failures == MAX_FAILURES:
             report.give_up(f"{MAX_FAILURES} processes broke down before")

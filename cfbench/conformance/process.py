@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,17 +25,27 @@ START = 600.0
 """Seconds until the first event: importing torch from a slow disk is not the plugin's fault."""
 
 
-class ProcessFailure(Exception):
-    """The process hung or died: what it did, in words, and its stack trace."""
+STILL = 0.5
+"""Share of the time limit without a step after which work that is counted in steps is said to hang."""
 
-    def __init__(self, what: str, trace: str) -> None:
+
+class ProcessFailure(Exception):
+    """The process hung, was slow or died: what it did, in words, and its stack trace.
+
+    Attributes:
+        slow: whether it was at work, and a longer time limit would do.
+    """
+
+    def __init__(self, what: str, trace: str, slow: bool = False) -> None:
         super().__init__(what)
-        self.trace = trace
+        self.trace, self.slow = trace, slow
 
     def describe(self, file: str) -> str:
         """What the process did, and at which line of the plugin's file, or else of any file."""
         frames = [f for f in FRAME.findall(self.trace) if not f[0].startswith("<")]
         own = [f for f in frames if f[0] == file] or frames
+        if self.slow:
+            return str(self)
         return f"{self}" + "".join(f" ({Path(name).name} line {line})" for name, line in own[:1])
 
 
@@ -46,7 +57,8 @@ def run_worker(module: str, request: Mapping[str, Any], timeout: float) -> Itera
         module: the module whose ``main`` the process runs.
         request: its argument, sent as JSON; ``fds`` is added: file descriptors for events (a line of JSON each), for
             the stack trace (on SIGUSR1 or a crash), and of a pipe that is closed when this process ends.
-        timeout: seconds between two events; the first may take longer.
+        timeout: seconds between two events; the first may take longer. Events called ``progress`` (stage, done,
+            total) are not given, and extend no time limit: they tell what is slow from what hangs.
 
     Raises:
         ProcessFailure: (while events are read) the process ended early, or sent nothing for ``timeout`` seconds.
@@ -75,19 +87,45 @@ def _read_events(
     events: int, process: subprocess.Popen[bytes], trace: BinaryIO, timeout: float
 ) -> Iterator[dict[str, Any]]:
     """Events line by line, each within ``timeout`` seconds of the one before."""
-    rest, limit = b"", START
+    rest, limit, start, progress = b"", START, time.monotonic(), None
     while True:
-        deadline = time.monotonic() + limit
         while b"\n" not in rest:
-            if not select.select([events], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise ProcessFailure(f"hangs: gave no answer within {limit:g} s", _trace(process, trace))
+            if not select.select([events], [], [], max(0.0, start + limit - time.monotonic()))[0]:
+                raise _overdue(progress, limit, _trace(process, trace))
             more = os.read(events, 65536)
             if not more:
                 raise ProcessFailure(_exit_text(process), _read(trace))
             rest += more
         line, _, rest = rest.partition(b"\n")
-        limit = timeout
-        yield json.loads(line)
+        event = json.loads(line)
+        if event["event"] == "progress":
+            progress = _Progress(event["stage"], event["done"], event["total"], time.monotonic() - start)
+            continue
+        limit, start, progress = timeout, time.monotonic(), None
+        yield event
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far work had come that many seconds after the last event."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+
+def _overdue(progress: _Progress | None, limit: float, trace: str) -> ProcessFailure:
+    """What a process is said to do that has sent no event within its time limit."""
+    if progress is None or not progress.total:
+        return ProcessFailure(f"hangs: gave no answer within {limit:g} s", trace)
+    step = f"step {progress.done} of {progress.total} of {progress.stage}"
+    if limit - progress.seconds > STILL * limit:
+        return ProcessFailure(f"hangs: at {step} since {limit - progress.seconds:.2g} of {limit:g} s", trace)
+    needed = 2 * limit * progress.total / max(progress.done, 1)
+    return ProcessFailure(
+        f"{step} after {limit:g} s; try --timeout {max(10 * round(needed / 10), 10)}", trace, slow=True
+    )
 
 
 def _exit_text(process: subprocess.Popen[bytes]) -> str:

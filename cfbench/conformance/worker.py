@@ -58,19 +58,26 @@ def run_checks(request: dict[str, Any], send: Send) -> None:
         if each.cls and LOAD not in settled:
             send(event="begin", label=each.label, check=LOAD)
             try:
-                _run_checks(each, settled, request["data_root"], send)
+                _run_checks(each, settled, request["recorded"].get(each.label, {}), request["data_root"], send)
             except UserError as error:
                 send(event="end", label=each.label, check=LOAD, status="failed", text=str(error))
     send(event="done")
 
 
-def _run_checks(each: Candidate, settled: Mapping[str, tuple[str, str]], root: str, send: Send) -> None:
-    """Check one plugin."""
+def _run_checks(
+    each: Candidate, settled: Mapping[str, tuple[str, str]], recorded: Mapping[str, Any], root: str, send: Send
+) -> None:
+    """Check one plugin; ``recorded`` is what its calls did in earlier processes, where they were settled."""
     from ..conformance import Skipped, Violation, checks, subject
 
     assert each.cls is not None
     outcomes: dict[str, type[Violation | Skipped]] = {"failed": Violation, "not run": Violation, "skipped": Skipped}
     examined = subject(each.cls, data_root=Path(root) if Path(root).is_dir() else None, **(each.params or {}))
+    examined.state_changes.update(recorded.get("state_changes", {}))
+    examined.test_data_uses.extend(recorded.get("test_data_uses", ()))
+    examined.progress = lambda stage, done, total, loss=None: send(
+        event="progress", stage=str(stage), done=int(done or 0), total=int(total or 0)
+    )
     for name, (status, text) in settled.items():
         examined.outcomes[name] = outcomes[status](text) if status in outcomes else None
     selected = checks(examined)
@@ -80,7 +87,8 @@ def _run_checks(each: Candidate, settled: Mapping[str, tuple[str, str]], root: s
         outcome = check.outcome(examined)
         status = "ok" if outcome is None else "skipped" if isinstance(outcome, Skipped) else "failed"
         text = check.text if outcome is None else str(outcome)
-        send(event="end", label=each.label, check=check.name, status=status, text=text)
+        result = {"check": check.name, "status": status, "text": text}
+        send(event="end", label=each.label, recorded=examined.recorded, **result)
 
 
 def _send_loading(each: Candidate, send: Send) -> None:

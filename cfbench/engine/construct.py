@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
+from ..contract import Control
 from ..errors import PluginError, UserError, is_of_harness, reason_of
 from ..graph import CausalGraph
 from ..names import name_error
@@ -19,7 +20,7 @@ from ..runs.context import LoadedJob
 from ..runs.environment import isolated
 from ..runs.job import Cell
 
-__all__ = ["check_datasets", "check_metrics", "check_rows"]
+__all__ = ["applies", "check_datasets", "check_metrics", "check_rows"]
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -32,6 +33,13 @@ class _WithoutInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
+
+
+def applies(loaded: LoadedJob, dataset: Spec, control: Spec) -> bool:
+    """Whether a control has anything to say about a data set; a method does about all."""
+    cls, params = loaded.registry.resolve("method", control)
+    data = loaded.dataset(dataset)
+    return not issubclass(cls, Control) or bool(cls(data.graph, **params).applies(data))
 
 
 def check_datasets(loaded: LoadedJob, datasets: Iterable[Spec]) -> None:

@@ -23,6 +23,7 @@ from ..runs.context import Context
 from ..runs.environment import peak_memory
 from ..runs.job import Cell, PretrainedWeights
 from ..storage.schema import mapping, scalar
+from ..storage.weights import mismatch, read_weights
 from .checkpoints import Checkpoints
 from .failures import with_smaller_batches
 
@@ -123,10 +124,12 @@ def _load_weights(method: Method | Control, weights: PretrainedWeights) -> dict[
     """
     if not isinstance(method, Method):
         raise UserError(f"{weights.row} is a control and takes no weights")
+    given = read_weights(weights.file)
     try:
-        method.load_state_dict(storage.read_tensors(weights.file))
+        method.load_state_dict(given)
     except RuntimeError as error:
-        raise UserError(f"{weights.file.name} does not hold the weights of {weights.row}: {error}") from error
+        what = f"{weights.file.name} does not hold the weights of {weights.row}"
+        raise UserError(f"{what}: {mismatch(method, given)}") from error
     _check_finite(method)
     return {"parameters": _parameters(method)}
 

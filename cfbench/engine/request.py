@@ -21,7 +21,7 @@ from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
 from ..runs.folders import check_run_name
 from ..runs.job import Job, parse_weights
-from .construct import check_datasets, check_metrics, check_rows
+from .construct import applies, check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 
 __all__ = ["Request"]
@@ -207,6 +207,4 @@ class Request:
         """Whether a row runs on a data set: all do, except controls that were added and do not apply to it."""
         if method not in controls or not issubclass(self._class(method), Control):
             return True
-        cls, params = self.loaded.registry.resolve("method", method)
-        data = self.loaded.dataset(dataset)
-        return cls(data.graph, **params).applies(data)
+        return applies(self.loaded, dataset, method)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import storage
+from ..contract import Derived
+from ..engine.construct import applies
 from ..engine.launch import launch, report_unfinished
 from ..engine.request import Request
 from ..errors import UserError
@@ -26,7 +30,7 @@ from ..runs.context import Context, LoadedJob, Run
 from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest, reopen_job
-from ..runs.reader import read_run
+from ..runs.reader import StoredRun, read_run
 from ..storage.schema import printable
 from ..storage.temporary import atomic_write
 from .npz import read_npz
@@ -35,6 +39,8 @@ __all__ = ["FORMAT", "export_command", "read_answers", "score_command", "write_q
 
 
 FORMAT = 1
+MOSTLY = 0.5
+"""Share of an array's images that may be wrong: of more, the array is of another range, and refused."""
 MAX_TEXT = 1024
 """Bytes of the array with the plan's key."""
 
@@ -69,7 +75,8 @@ def read_answers(
     """Read answers: images float32 by name, as `answer_plan` returns them, and counts of violations by kind.
 
     Raises:
-        UserError: the file is no ``.npz`` of arrays, answers another plan, or an array is missing or misshapen.
+        UserError: the file is no ``.npz`` of arrays, answers another plan, or an array is missing, misshapen or, in
+            most of its images, not finite or of another range than [0, 1].
     """
     expected = _expected(plan, rounds)
 
@@ -91,7 +98,7 @@ def read_answers(
     images, wrong = dict[str, Tensor](), dict[str, int]()
     for name, size in expected.items():
         if name in arrays:
-            images[name] = checked_images(name, _images(arrays[name]), wrong)
+            images[name] = _checked(path, name, _images(arrays[name]), wrong)
         elif name == "null" or name.startswith("do/"):
             raise UserError(f"{path} has no array {name!r} (images {[size, *shape]}); found {', '.join(arrays)}")
     return images, wrong
@@ -132,6 +139,30 @@ def _images(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
+def _checked(path: Path, name: str, images: Tensor, wrong: dict[str, int]) -> Tensor:
+    """The images [N, C, H, W], with those that are not finite or out of range counted and set to NaN.
+
+    Raises:
+        UserError: most of them are, so that it is the array that is wrong.
+    """
+    finite = images[images.isfinite()]
+    low, high = (float(v) for v in finite.aminmax()) if len(finite) else (0.0, 0.0)
+    checked = checked_images(name, images, wrong)
+    bad = int(checked.flatten(1).isnan().any(1).sum())
+    if bad > MOSTLY * len(checked):
+        found = f"have values from {low:.4g} to {high:.4g}" if low < -1e-4 or high > 1 + 1e-4 else "are not finite"
+        raise UserError(f"{path}: {bad} of {len(checked)} images of {name} {found}; {_remedy(low, high)}")
+    return checked
+
+
+def _remedy(low: float, high: float) -> str:
+    if high > 1 and low >= 0 and high < 256:
+        return "divide them by 255, or write uint8"
+    return (
+        "write (x + 1) / 2, which lies in [0, 1]" if -1 <= low < 0 and high <= 1 else "write uint8 or floats in [0, 1]"
+    )
+
+
 def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any) -> int:
     """Declare a run without rows, compute its plan, and write the questions."""
     run = Request(methods="", controls=False, datasets=datasets, **options).run()
@@ -151,10 +182,10 @@ def export_command(file: Path, *, argv: list[str], datasets: str, **options: Any
 
 
 def score_command(
-    file: Path, *, argv: list[str], name: str, run_name: str, datasets: str | None, metrics: str | None,
+    file: Path, *, argv: list[str], name: str, run_name: str, datasets: str | None, metrics: str | None, controls: bool,
     run_root: Path, data_root: Path, device: str, plugins: tuple[Path, ...], plots: bool,
 ) -> int:  # fmt: skip
-    """Check answers, add their row to a run, score it and update the run's tables."""
+    """Check answers, add their row and the controls to a run, score them and update the run's tables."""
     folder = find_run(run_name, run_root)
     loaded = LoadedJob(reopen_job(folder, data_root=data_root, device=device, plugins=plugins))
     manifest = read_manifest(folder)
@@ -162,10 +193,31 @@ def score_command(
     _check_installed(loaded, manifest, dataset)
     cell = _cell(loaded, manifest, dataset, _checked_name(loaded, manifest, name), file, metrics)
     _store_answers(loaded, manifest, cell, file)
-    launch(Run(loaded.job, (cell,), loaded, (), (dataset,)), argv, only="all", jobs=1)
+    cells = (cell, *(_controls(loaded, manifest, cell) if controls else ()))
+    added = tuple(c.method.label for c in cells[1:])
+    launch(Run(loaded.job, cells, loaded, added, (dataset,)), argv, only="all", jobs=1)
     stored = read_run(folder)
     publish(stored, [dataset.label], folder / "leaderboard", pictures=plots)
-    return report_unfinished(stored, {cell.label})
+    return _report(stored, cell, {c.label for c in cells})
+
+
+def _controls(loaded: LoadedJob, manifest: Manifest, cell: Cell) -> Iterator[Cell]:
+    """The cells of the controls that the run does not have yet of the answers' data set, scored as the answers are."""
+    declared = {c.method.label for c in manifest.cells if c.dataset.label == cell.dataset.label}
+    for spec in (Spec(name) for name in loaded.registry.controls if name not in declared):
+        derived = issubclass(loaded.registry.load("method", spec.name), Derived)
+        if not derived and applies(loaded, cell.dataset, spec):
+            yield loaded.keys.cell(cell.dataset, spec, 0, list(cell.scores))
+
+
+def _report(run: StoredRun, answers: Cell, labels: set[str]) -> int:
+    """Print which cells are not ok, and what to do about answers of which some are wrong; 2 where there are any."""
+    (state,) = (s for c, s in run.states if c.label == answers.label)
+    if state.status is Status.INVALID:
+        print(f"cfbench: {answers.label}: {state.reason}; correct them and score the file again", file=sys.stderr)
+        report_unfinished(run, labels - {answers.label})
+        return 2
+    return report_unfinished(run, labels)
 
 
 def _check_installed(loaded: LoadedJob, manifest: Manifest, dataset: Spec) -> None:

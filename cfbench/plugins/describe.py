@@ -10,13 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from ..errors import PluginError, UserError, did_you_mean
+from ..errors import PluginError, UserError, did_you_mean, is_of_harness
 from .discovery import Plugin
 from .registry import Registry
 from .signatures import Kind, keywords
 from .spec import Spec, parse_specs
 
-__all__ = ["KINDS", "list_plugins", "show_plugin"]
+__all__ = ["KINDS", "kind_of", "list_plugins", "show_plugin"]
 
 
 KINDS: tuple[Kind, ...] = ("method", "dataset", "metric")
@@ -25,7 +25,7 @@ HEADINGS = {"method": "methods", "dataset": "datasets", "metric": "metrics"}
 
 
 def list_plugins(
-    registry: Registry, headings: Iterable[str], *, verbose: bool, presets: Mapping[str, str] | None = None
+    registry: Registry, headings: Iterable[str], *, verbose: bool, presets: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[str]:
     """The lines of ``cfbench list``: names and origins, with unusable plugins marked.
 
@@ -33,12 +33,15 @@ def list_plugins(
         registry: the plugins.
         headings: ``methods``, ``datasets``, ``metrics`` or ``presets``.
         verbose: import each plugin and describe it.
-        presets: descriptions of the budgets, by name.
+        presets: lines about each budget, by name.
     """
     for heading in headings:
         yield click.style(heading, bold=True)
         if heading == "presets":
-            yield from (_row(name, text) for name, text in (presets or {}).items())
+            rows = (
+                (name, number, text) for name, texts in (presets or {}).items() for number, text in enumerate(texts)
+            )
+            yield from (_row("" if number else name, text) for name, number, text in rows)
         for kind in (k for k in KINDS if HEADINGS[k] == heading):
             for name in registry.names(kind):
                 yield from (
@@ -82,26 +85,50 @@ def _source(plugin: Plugin) -> str:
     return f"{where} ({plugin.target})"
 
 
-def _abilities(cls: type[Any], kind: Kind) -> list[str]:
-    """What the class declares and defines in addition to the required methods."""
+def _abilities(cls: type[Any], kind: Kind, params: Mapping[str, Any] | None = None) -> list[str]:
+    """What the class declares and defines in addition to the required methods; with the keywords of a spec, if given.
+
+    The lines of a whole plugin say too what its presets change.
+    """
     if kind == "metric":
         return _of_metric(cls)
-    lines = _of_dataset(cls) if kind == "dataset" else _of_method(cls)
+    lines = _of_dataset(cls) if kind == "dataset" else _of_method(cls, params)
     paper = getattr(cls, "paper", "")
     return [line for line in lines if line] + ([f"paper: {paper}"] if paper and isinstance(paper, str) else [])
 
 
-def _of_method(cls: type[Any]) -> list[str]:
+def _of_method(cls: type[Any], params: Mapping[str, Any] | None) -> list[str]:
     able = ["fits"] if _own(cls, "fit") else []
     able += ["tunes what is left open"] if _own(cls, "tune") else []
     able += ["draws fresh samples"] if callable(getattr(cls, "sample", None)) else []
-    able += [f"residual {cls.residual}"] if isinstance(cls.residual, str) else []
+    able += [_residuals(cls, params)]
     answer, named = sorted(getattr(cls, "answer_params", ())), list(getattr(cls, "presets", {}))
     return [
         "; ".join(able),
         *([f"answer settings: {', '.join(answer)}"] if answer else []),
         *([f"presets: {', '.join(named)}"] if named else []),
     ]
+
+
+def _residuals(cls: type[Any], params: Mapping[str, Any] | None) -> str:
+    """How the residual is carried with these keywords; by default as the constructor has it, and as its presets do."""
+    usual = _residual(cls, params or {})
+    presets = {} if params else {name: _residual(cls, settings) for name, settings in cls.presets.items()}
+    other = ", ".join(f"{residual} in :{name}" for name, residual in presets.items() if residual != usual)
+    return f"residual {usual}" + (f" ({other})" if other else "")
+
+
+def _residual(cls: type[Any], params: Mapping[str, Any]) -> str:
+    """What the constructor makes of ``residual`` for small images; what the class says where it raises an exception."""
+    from ..graph import CausalGraph, Variable
+
+    variables = (Variable("a", "categorical", size=2), Variable("b", "continuous", parents=("a",)))
+    try:
+        return str(cls(CausalGraph(variables, (1, 8, 8)), **params).residual)
+    except BaseException as error:  # a row that answers through another one, or suits other images
+        if is_of_harness(error):
+            raise
+        return cls.residual if isinstance(cls.residual, str) else "as its settings say"
 
 
 def _of_dataset(cls: type[Any]) -> list[str]:
@@ -140,13 +167,12 @@ def _own(cls: type[Any], name: str) -> bool:
     return getattr(getattr(cls, name, None), "__module__", "cfbench.contract") != "cfbench.contract"
 
 
-def show_plugin(registry: Registry, text: str, kind: Kind | None) -> Iterator[str]:
+def show_plugin(registry: Registry, text: str, kind: Kind) -> Iterator[str]:
     """The lines of ``cfbench show``: a plugin's docstring, settings with types and defaults, presets, and origin.
 
     Raises:
-        UserError: there is none of that name, or several of different kinds and ``kind`` is None.
+        UserError: there is none of that name.
     """
-    kind = kind or _kind(registry, parse_specs(text)[0].name)
     spec = registry.parse(kind, text)[0]
     cls, params = registry.resolve(kind, spec)
     plugin = registry.find(kind, spec.name)
@@ -154,19 +180,26 @@ def show_plugin(registry: Registry, text: str, kind: Kind | None) -> Iterator[st
     yield ""
     yield from inspect.cleandoc(cls.__doc__ or "(no docstring)").splitlines()
     yield ""
-    yield from (line for line in _abilities(cls, kind) if not line.startswith(("presets:", "answer settings")))
+    yield from (line for line in _abilities(cls, kind, params) if not line.startswith(("presets:", "answer settings")))
     yield from _settings(cls, params, spec)
     yield from _presets(cls, spec)
 
 
-def _kind(registry: Registry, name: str) -> Kind:
-    found = [k for k in KINDS if name in registry.names(k)]
+def kind_of(registry: Registry, text: str, presets: Iterable[str] = ()) -> Kind | Literal["preset"]:
+    """The kind of plugin that a spec names, or that it is one of the presets of runs.
+
+    Raises:
+        UserError: there is none of that name, or several of different kinds.
+    """
+    name = parse_specs(text)[0].name
+    found: list[Kind | Literal["preset"]] = [k for k in KINDS if name in registry.names(k)]
+    found += ["preset"] if name in presets else []
     if len(found) > 1:
         raise UserError(f"{name!r} is a {' and a '.join(found)}; say which with --kind")
     if not found and registry.broken:
         registry.find("method", name)
     if not found:
-        known = [n for k in KINDS for n in registry.names(k)]
+        known = [*(n for k in KINDS for n in registry.names(k)), *presets]
         raise UserError(f"no plugin {name!r}; {did_you_mean(name, known)}")
     return found[0]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..errors import UserError, did_you_mean, one_line
 from ..plugins.spec import Spec
 from ..storage.stage import sha256
+from ..storage.weights import TORCH, read_weights
 from .budget import Budget
 from .bundle import Bundle
 from .chain import STAGES, Stage
@@ -35,7 +36,7 @@ def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[Pretraine
     """Parse ``METHOD=FILE``; the method may be left out where the run has one only.
 
     Raises:
-        UserError: the run has no such method, or a file is missing or holds no safetensors.
+        UserError: the run has no such method, or a file is missing or holds no weights.
     """
     known = dict.fromkeys(name for row in rows for name in (row.name, row.label))
     found = []
@@ -57,12 +58,19 @@ def _weights_digest(file: Path) -> str:
 
     try:
         digest = sha256(file)  # first, as it opens no pipe or device
+        if file.suffix.lower() in TORCH:
+            read_weights(file)
+            return digest
         with safe_open(file, framework="np"):
             pass
         return digest
+    except UserError as error:
+        raise UserError(f"--weights {error}") from error
     except (OSError, SafetensorError) as error:
         what = (error.strerror if isinstance(error, OSError) else None) or one_line(error, 160)
-        raise UserError(f"--weights {file}: no safetensors file ({what}); give one that save_file wrote") from error
+        raise UserError(
+            f"--weights {file}: no safetensors file ({what}); give one that save_file wrote, or a .pt of a state dict"
+        ) from error
 
 
 @dataclass(frozen=True)

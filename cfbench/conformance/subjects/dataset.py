@@ -14,6 +14,7 @@ from torch import Tensor
 from ...contract import Dataset, Split
 from ...errors import UserError
 from ...graph import CausalGraph
+from ...runs.console import forward_progress
 from ...runs.folders import DATA_ROOT
 from ...storage.scratch import new_scratch_folder
 from ..outcomes import Skipped, Violation
@@ -56,7 +57,7 @@ class DatasetSubject(Subject):
             Skipped: its data are absent.
         """
         dataset = self.make()
-        with self.calling("prepare", truth=True):
+        with self.calling("prepare", truth=True), forward_progress(dataset, self.progress):
             try:
                 if not dataset.network:
                     dataset.prepare(self.root)

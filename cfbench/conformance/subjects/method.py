@@ -101,7 +101,7 @@ class MethodSubject(Subject):
             method = self.plugin(self.data.graph, **self._keywords)
             method.train()
             found = Trained(method, run, copied(dict(method.state_dict())), {})
-            run.log, run.record = found.log.append, found.tables.__setitem__
+            run.log, run.record, run.progress = found.log.append, found.tables.__setitem__, self.progress
             method.fit(run)
             found.state, found.generator = copied(dict(method.state_dict())), torch.get_rng_state()
         method.eval()
@@ -120,6 +120,7 @@ class MethodSubject(Subject):
         method = self.restore()
         train, valid = self.data.split(ROOT, "train"), self.data.split(ROOT, "valid")
         run = Fit(train, valid, BUDGET, torch.device("cpu"), torch.Generator().manual_seed(0), seen=BUDGET)
+        run.progress = self.progress
         before = copied(dict(method.state_dict()))
         with self.calling("tune"):
             chosen = method.tune(run)

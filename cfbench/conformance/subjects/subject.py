@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Subject:
         """What each kind of call changed in the state of the process."""
         self.test_data_uses: list[str] = []
         """Calls that used test images or the truth without leave, in words."""
+        self.progress: Callable[..., None] = lambda stage, done, total, loss=None: None
+        """Called with each step of a fit and of a data set's preparation."""
 
     def __repr__(self) -> str:
         return self.name
@@ -84,6 +86,11 @@ class Subject:
                     changes.pop(PYTHON, None)
                 self.state_changes.setdefault(what, {}).update(changes)
                 before.restore()
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What calls did besides what they gave, so that checks of it hold for calls of an earlier process too."""
+        return {"state_changes": self.state_changes, "test_data_uses": self.test_data_uses}
 
     def check_state(self, remedy: str, calls: Iterable[str] | None = None, but: str = "") -> None:
         """Raise unless calls left the state of the process as it was.
