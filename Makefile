@@ -1,5 +1,6 @@
 # make run    install into .venv and run the main job: Diff-SCM against DeepSCM on strokes, about ten minutes
 # make test   install with the development extra; lint, types, tests, two files of them at a time (WORKERS=2)
+# make docs   the pages of docs/, the reference and the published tables as a site, in build/docs; a dead link fails
 # make test-portable         the numeric tests under each limit of the instruction set, with one and two threads
 # make test-portable-quick   the two lowest limits, methods only: about three minutes on two cores
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: run test test-portable test-portable-quick check clean
+.PHONY: run test docs test-portable test-portable-quick check clean
 
 run: $(VENV)/.run
 	$(BIN)/cfbench run
@@ -15,6 +16,9 @@ run: $(VENV)/.run
 test: $(VENV)/.dev check
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m 'not slow and not serial'
 	$(BIN)/python -m pytest -m 'serial and not slow'
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test-portable: $(VENV)/.dev
 	$(BIN)/python tests/portable.py
@@ -39,6 +43,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(VENV)/.run $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

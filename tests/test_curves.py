@@ -19,6 +19,7 @@ from cfbench.errors import UserError
 from cfbench.plugins.spec import Spec
 from cfbench.report.charts import curves
 from cfbench.report.charts.curves import write_curves
+from cfbench.report.charts.figure import HEIGHT, WIDTH
 from cfbench.runs.job import Cell
 from cfbench.runs.reader import StoredRun, read_run
 
@@ -88,23 +89,30 @@ def test_a_guidance_table_becomes_a_line_of_panels(run, figures):
     )
     assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-guidance.png"]
     axes = shown(figures["strokes-guidance.png"])
-    assert [ax.get_ylabel().split("\n")[0] for ax in axes] == [
+    assert [ax.get_title(loc="left").split("\n")[0] for ax in axes] == [
         "effectiveness",
         "change asked for",
         "change unasked",
         "CLD",
     ]
+    assert {ax.texts[0].get_text() for ax in axes[2:]} == {
+        "guidance does not\nchange it: 0",
+        "guidance does not\nchange it: 1",
+    }, "a column that no scale changes"
     lines = axes[0].lines
     assert [line.get_label() for line in lines if line.get_label()[0] != "_"] == ["contrast 0", "contrast 0.5"]
     first = next(line for line in lines if line.get_label() == "contrast 0")
     np.testing.assert_allclose(first.get_xdata(), [1, 2, 3])
     np.testing.assert_allclose(first.get_ydata(), [0.2, 0.4, 0.6])
-    (ring,) = (line for line in lines if line.get_markersize() == 9)
+    (ring,) = (line for line in lines if line.get_markersize() == 8)
     assert (ring.get_xdata()[0], round(ring.get_ydata()[0], 6)) == (2, 0.35)
 
 
 def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
-    parts = [{**row, "effectiveness/digit": 0.5, "effectiveness/width": 0.3, "scales": [1, 2]} for row in GUIDANCE]
+    parts = [
+        {**row, "effectiveness/digit": row["scale"], "effectiveness/width": -row["scale"], "scales": [1, 2]}
+        for row in GUIDANCE
+    ]
     one = [{**row, "effectiveness/digit": 0.5} for row in GUIDANCE]
     left = {
         ("many", 0, "tune"): {"guidance.json": parts, "labels.json": LABELS},
@@ -112,14 +120,22 @@ def test_parts_of_an_output_are_drawn_where_there_are_several(run, figures):
     }
     recorded = run([cell("many"), cell("one")], left)
     write_curves(recorded, "strokes", recorded.folder)
-    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 6))
-    assert [ax.get_ylabel() for ax in axes[0, 4:]] == ["effectiveness/digit", "effectiveness/width"]
-    assert [ax.axison for ax in axes[1]] == [True] * 4 + [False] * 2
-    rings = [[line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 9] for ax in axes[0]]
-    assert rings == [[2], [2], [2], [2], [1], [2]]  # each variable's own scale in the panels about it
+    many, one = (part.axes for part in figures["strokes-guidance.png"].subfigs)
+    assert titles(many) == [*names(LABELS), "effectiveness/digit", "effectiveness/width"]
+    assert titles(one) == names(LABELS), "one part is the whole"
+    rings = [[line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 8] for ax in many[:6]]
+    assert rings == [[2], [2], [], [], [1], [2]]  # each variable's own scale in the panels about it
 
 
-def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
+def titles(axes):
+    return [ax.get_title(loc="left") for ax in axes if ax.axison]
+
+
+def names(labels):
+    return [labels[name] for name in ("effectiveness", "change", "composition", "cld")]
+
+
+def test_a_method_has_panels_of_its_own_outputs_only(run, figures):
     less = [{k: v for k, v in row.items() if k in ("scale", "change", "chosen")} for row in GUIDANCE[:3]]
     left = {
         ("many", 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS},
@@ -127,10 +143,27 @@ def test_outputs_that_a_method_lacks_leave_a_gap(run, figures):
     }
     recorded = run([cell("many"), cell("less")], left)
     write_curves(recorded, "strokes", recorded.folder)
-    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 4))
-    assert [ax.axison for ax in axes[1]] == [False, True, False, False]
-    assert axes[1, 1].get_ylabel() == axes[0, 1].get_ylabel()
-    assert axes[1, 1].get_title(loc="left") == "less"
+    many, less = figures["strokes-guidance.png"].subfigs
+    assert titles(many.axes) == names(LABELS)
+    assert titles(less.axes) == [LABELS["change"]]
+    assert less.get_suptitle() == "less"
+
+
+def test_what_does_not_fit_a_page_goes_on_in_another_file(run, figures):
+    rows = [f"method {k}" for k in range(9)]
+    left = {(m, 0, "tune"): {"guidance.json": GUIDANCE, "labels.json": LABELS} for m in rows}
+    left |= {(m, 0, "train"): {"log.jsonl": log() + log("b") + log("c"), "predictor.json": PREDICTOR} for m in rows}
+    recorded = run([cell(m) for m in rows], left)
+    written = [p.name for p in write_curves(recorded, "strokes", recorded.folder)]
+    assert written == [
+        *("strokes-training.png", "strokes-training-2.png"),
+        *("strokes-guidance.png", "strokes-guidance-2.png", "strokes-guidance-3.png", "strokes-predictor.png"),
+    ]
+    assert [p.get_suptitle() for name in written[2:5] for p in figures[name].subfigs] == rows
+    for figure in figures.values():
+        width, height = figure.get_size_inches()
+        assert width <= WIDTH
+        assert height <= HEIGHT
 
 
 def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run, figures):
@@ -139,7 +172,8 @@ def test_each_method_and_seed_has_its_line_and_shared_stages_are_drawn_once(run,
     left |= {("a", s, "train"): {"log.jsonl": log()} for s in (0, 1)}
     recorded = run(cells, left)
     write_curves(recorded, "strokes", recorded.folder)
-    titles = [ax.get_title(loc="left") for ax in figures["strokes-guidance.png"].axes[::4]]
+    titles = [part.get_suptitle() for name in ("guidance", "guidance-2") if f"strokes-{name}.png" in figures
+              for part in figures[f"strokes-{name}.png"].subfigs]  # fmt: skip
     assert titles == ["a\nseed 0", "a\nseed 1", "b\nseed 0", "b\nseed 1"]
     fits = [ax.get_title(loc="left") for ax in shown(figures["strokes-training.png"])]
     assert fits == ["a, seed 0\nfit", "a, seed 1\nfit"]
@@ -186,7 +220,7 @@ def test_tables_of_other_shapes_are_drawn_where_they_are_curves(run, figures):
     recorded = run([cell("plugin")], {("plugin", 0, "tune"): tables})
     assert [p.name for p in write_curves(recorded, "strokes", recorded.folder)] == ["strokes-guidance.png"]
     (ax,) = shown(figures["strokes-guidance.png"])
-    assert ax.get_ylabel() == "score"
+    assert ax.get_title(loc="left") == "score"
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.7])
 
 
@@ -229,7 +263,7 @@ def test_no_text_of_a_run_is_taken_for_a_formula(run, figures):
     assert len(write_curves(recorded, "strokes", recorded.folder)) == 2
     (losses,) = shown(figures["strokes-training.png"])
     assert losses.get_title(loc="left") == f"a\n{FORMULA}"
-    assert shown(figures["strokes-guidance.png"])[0].get_ylabel() == f"label {FORMULA}"
+    assert titles(shown(figures["strokes-guidance.png"])) == [f"label {FORMULA}"]
     ticks = "".join(t.get_text() for t in losses.get_yticklabels())
     assert losses.get_yscale() == "log"
     assert "1e" in ticks
@@ -272,7 +306,7 @@ def test_what_is_drawn_of_a_log_is_bounded(run, figures, capsys):
     left = {("many", 0, "train"): {"log.jsonl": names}, ("long", 0, "train"): {"log.jsonl": log(n=9000)}}
     recorded = run([cell("many"), cell("long")], left)
     write_curves(recorded, "strokes", recorded.folder)
-    axes = {ax.get_title(loc="left"): ax for ax in shown(figures["strokes-training.png"])}
+    axes = {ax.get_title(loc="left"): ax for figure in figures.values() for ax in shown(figure)}
     assert list(axes) == [*(f"many\nnet {k}" for k in range(12)), "long\nfit"]
     images = axes["long\nfit"].lines[0].get_xdata()
     assert len(images) == 1800
@@ -286,11 +320,11 @@ def test_what_is_drawn_of_a_table_is_bounded(run, figures, capsys):
     left = {("a", 0, "tune"): {"wide.json": wide}, ("b", 0, "tune"): {"many.json": many}}
     recorded = run([cell("a"), cell("b")], left)
     write_curves(recorded, "strokes", recorded.folder)
-    axes = np.reshape(figures["strokes-guidance.png"].axes, (2, 12))
-    assert [ax.get_ylabel() for ax in axes[0]] == [f"column {k}" for k in range(12)]
-    assert len(axes[1, 0].lines) == 12
+    wide, many = figures["strokes-guidance.png"].subfigs
+    assert titles(wide.axes) == [f"column {k}" for k in range(12)]
+    assert len(many.axes[0].lines) == 12
     err = capsys.readouterr().err
-    assert "the first 12 of 301 recorded columns are drawn" in err
+    assert "the first 12 of 300 recorded columns are drawn" in err
     assert "the first 12 of 40 contrasts are drawn" in err
 
 

@@ -28,7 +28,7 @@ from cfbench.evaluation.plan import make_plan
 from cfbench.exchange.external import read_answers
 from cfbench.judges import Judges
 from cfbench.plugins.spec import Spec
-from cfbench.report.charts import curves
+from cfbench.report.charts import recorded
 from cfbench.runs.budget import Budget
 from cfbench.runs.bundle import ABOUT, FORMAT, Bundle, digest_of, read_bundle
 from cfbench.runs.job import Cell, Job
@@ -308,7 +308,7 @@ def test_logs(tmp_path, found, more):
     (tmp_path / "log.jsonl").write_bytes(text)
     (tmp_path / FOLDER / "a.json").write_bytes(found[0] if found else more)
     assert all(isinstance(event, dict) for event in read_events(tmp_path))
-    assert all(isinstance(row, dict) for row in curves._log(tmp_path / "log.jsonl"))
+    assert all(isinstance(row, dict) for row in recorded.read_log(tmp_path / "log.jsonl"))
     for note in tasks_in_progress(tmp_path):
         assert str(note).isprintable()
     monitor = RunMonitor(tmp_path, [CELL])

@@ -232,9 +232,9 @@ def test_labels_that_are_accepted_survive_r(tmp_path):
 
 
 def test_files_of_data_sets_whose_labels_look_alike_are_apart():
-    labels = ["folder[path=a b]", "folder[path=a_b]", "x", "x-wide", "X-pairs", "y", "Summary"]
+    labels = ["folder[path=a b]", "folder[path=a_b]", "x", "x-wide", "X-pairs", "y", "Summary", "x-appendix"]
     stems = [file_stem(label, labels) for label in labels]
-    files = [f"{stem}{end}".lower() for stem in stems for end in ("", "-wide", "-pairs")]
+    files = [f"{stem}{end}".lower() for stem in stems for end in ("", "-wide", "-pairs", "-appendix")]
     assert len(set(files)) == len(files)
     assert "summary" not in files
     assert stems[2] == "x"

@@ -91,7 +91,7 @@ WORDS = {"change", "composition", "digits", "folder", "measured", "oracle", "res
 """Names of built-ins that are words of the harness too: the oracle of a data set, the folder of a run."""
 DEFAULTS = {"cfbench/runs/budget.py", "cfbench/report/summary/headline.py"}
 """Where it stands what a run asks for unless it says otherwise, and which columns a summary shows."""
-ROLES = ("contract", "report/columns", "report/judge_card", "report/score_table")
+ROLES = ("contract", "report/charts/references", "report/columns", "report/judge_card", "report/score_table")
 """Where the role of a column stands, the only word of the harness that is the name of a metric."""
 EXAMPLES = {
     "cfbench/plugins/scaffold.py",

@@ -18,8 +18,9 @@ from cfbench.plugins.spec import brief
 from cfbench.report.board import Board
 from cfbench.report.columns import MEAN
 from cfbench.report.format import Entry
+from cfbench.report.latex import latex, latex_appendix
 from cfbench.report.markup import tex_number
-from cfbench.report.render import html, latex, markdown, render, write_tables
+from cfbench.report.render import html, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
 from cfbench.report.summary.files import write_summary
 from cfbench.report.summary.rows import Cell, of_board, of_frames, short_names
@@ -119,7 +120,7 @@ def test_the_markdown_table_fits_a_column_of_github(nine):
 
 
 def test_the_latex_table_fits_a_text_width_and_intervals_stand_apart(nine):
-    summary, intervals = latex_summary(of_board(nine)).split("% for an appendix")
+    summary, intervals = (latex_summary(of_board(nine), intervals=i) for i in (False, True))
     assert "\\begin{table*}" in summary
     assert "[" not in re.sub(r"\\\[|\{\[\}|\{\]\}", "", summary).replace("fit [s]", "")
     rows = [row for row in summary.splitlines() if row.count("&") == 10]
@@ -127,7 +128,7 @@ def test_the_latex_table_fits_a_text_width_and_intervals_stand_apart(nine):
     widths = [max(len(cell.strip()) for cell in column) for column in zip(*cells, strict=True)]
     assert 4.3 * sum(widths) + 6 * len(widths) < 496, "points: letters of 8 pt, and 3 pt on both sides of a column"
     assert "{[}" in intervals
-    assert "$-$8" not in latex(nine)
+    assert "$-$8" not in latex(nine) + latex_appendix(nine)
     assert tex_number("-0.5 #1–8") == "$-$0.5 \\#1--8"
     assert tex_number("-.5") == "$-$.5"
 
@@ -262,21 +263,21 @@ def test_a_folder_with_a_damaged_table_keeps_its_other_data_sets(nine, tmp_path,
 
 
 def test_no_method_is_grey_as_controls_are_and_times_have_logarithmic_axes(nine):
-    from matplotlib.figure import Figure
+    from cfbench.report.charts.figure import CONTROL, drawing, looks
+    from cfbench.report.charts.scores import draw_page, pages_of
 
-    from cfbench.report.charts.scores import CONTROL, _colours, _panel
-
-    colours = _colours(nine)
+    colours = {m: look.colour for m, look in looks(nine).items()}
     for method in NINE:
         red, green, blue = (int(colours[method][i : i + 2], 16) for i in (1, 3, 5))
         assert max(red, green, blue) - min(red, green, blue) > 30
     assert colours["identity"] == CONTROL
-    for column, scale in (("fit_s", "symlog"), ("abs_error", "linear")):
-        ax = Figure().subplots()
-        _panel(ax, nine, next(k for k in nine.columns if k.column == column), True)
-        assert ax.get_xscale() == scale
-        ax.figure.draw_without_rendering()
-        assert not any("$" in label.get_text() for label in ax.get_xticklabels()), "no text is a formula"
+    for family, scale in (("runtime", "symlog"), ("truth", "linear")):
+        with drawing():
+            figure = draw_page(nine, pages_of(nine, family)[0])
+            figure.draw_without_rendering()
+        assert figure.axes[0].get_xscale() == scale
+        ticks = figure.axes[0].get_xticklabels()
+        assert not any("$" in label.get_text() for label in ticks), "no text is a formula"
 
 
 def test_a_truth_that_is_not_known_is_a_pale_tile_without_a_cross(tmp_path):

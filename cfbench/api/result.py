@@ -177,7 +177,7 @@ class Result:
 
     @staticmethod
     def _charts(board: Board) -> list[str]:
-        from ..report.charts.scores import charts
+        from ..report.charts.files import charts
 
         return list(charts(board))
 
@@ -186,8 +186,9 @@ class Result:
         from ..report.charts.curves import write_curves
 
         if board.results.dataset not in self._drawn:
-            paths = write_curves(self.stored, board.results.dataset, self._folder, board.results.stem)
-            self._drawn[board.results.dataset] = {p.stem.rpartition("-")[2]: p for p in paths}
+            stem = board.results.stem
+            paths = write_curves(self.stored, board.results.dataset, self._folder, stem)
+            self._drawn[board.results.dataset] = {p.stem.removeprefix(f"{stem}-"): p for p in paths}
         return self._drawn[board.results.dataset]
 
     @cached_property
@@ -208,7 +209,7 @@ class Result:
         Raises:
             UserError: there is no such chart, or no such data set.
         """
-        from ..report.charts.scores import write_plot
+        from ..report.charts.files import write_plot
 
         board = self._one(dataset)
         known = self._charts(board)

@@ -20,6 +20,7 @@ __all__ = [
     "heading",
     "headings",
     "marks_of",
+    "marks_of_do",
     "number",
     "plain",
     "residual_and_status",
@@ -124,8 +125,14 @@ def title(board: Board, section: Section) -> str:
         return section.title
     truth = board.results.truth.get(section.do, "none")
     kind = {"exact": "exact truth", "convention": "truth by convention", "none": "no truth"}[truth]
-    mark = WEAK if section.do in weak(board.results) else ""
-    return f"{section.title}{MARKS[truth]}{mark}, {kind}"
+    return f"{section.title}{marks_of_do(board, section.do)}, {kind}"
+
+
+def marks_of_do(board: Board, do: str) -> str:
+    """The marks of an intervention: how reliable its truth is, and whether a judge of its variable is too weak."""
+    if do not in board.results.variables:
+        return ""
+    return MARKS[board.results.truth.get(do, "none")] + WEAK * (do in weak(board.results))
 
 
 def residual_and_status(board: Board, section: Section, method: str) -> list[str]:

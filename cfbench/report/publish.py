@@ -24,7 +24,7 @@ from ..runs.terminal import open_console
 from ..storage.scratch import scratch_folder
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
-from .charts.scores import leaving_out
+from .charts.figure import leaving_out
 from .summary.files import summary_texts, write_summary
 
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
@@ -97,7 +97,7 @@ def _write_tables(run: StoredRun, board: Board, out: Path) -> list[Path]:
 
 def _write_pictures(run: StoredRun, board: Board, out: Path) -> dict[str, list[Path]]:
     from .charts.curves import write_curves
-    from .charts.scores import write_plots
+    from .charts.files import write_plots
 
     dataset = board.results.dataset
     if len(board.methods) > MAX_ROWS:

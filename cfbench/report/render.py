@@ -1,9 +1,8 @@
-"""The leaderboard as CSV, Markdown, LaTeX, HTML and for the terminal, and all its files."""
+"""The leaderboard as Markdown, HTML and for the terminal, and all its files."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -16,14 +15,14 @@ from .board import Board
 from .columns import Section
 from .format import CAVEAT, FLAG, Entry, heading, headings, residual_and_status, title
 from .judge_card import card_line, card_table
-from .markup import md, md_table, tex, tex_number
+from .latex import latex, latex_appendix
+from .markup import md, md_table
 from .notes import detail_notes, numbered
 from .spreadsheet import csv
 from .summary.rows import of_board
 from .summary.tables import (
     RULED,
     html_summary,
-    latex_summary,
     markdown_summary,
     summary_notes,
     terminal_summary,
@@ -33,53 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-__all__ = ["csv", "html", "latex", "markdown", "render", "write_tables"]
-
-
-def _tex_rows(board: Board, s: Section, method: str) -> str:
-    """A line of values and a smaller one of intervals."""
-    cells = [Entry.of(board, method, k) for k in s.keys]
-    name = rf"\textit{{{tex(method)}}}" if board.is_control(method) else tex(method)
-    values = [rf"\textbf{{{tex_number(c.value)}}}" if c.best else tex_number(c.value) for c in cells]
-    below = [" ".join(filter(None, (c.interval, c.coverage))) for c in cells]
-    extra = list(map(tex, residual_and_status(board, s, method)))
-    lines = [" & ".join([name, *values, *extra])]
-    if any(below):
-        small = [rf"{{\tiny {tex_number(b)}}}" if b else "" for b in below]
-        lines.append(" & ".join(["", *small, *[""] * len(extra)]))
-    return " \\\\\n".join(lines) + " \\\\\n"
-
-
-def _tex_table(board: Board, s: Section) -> str:
-    extra = [] if s.do else ["residual", "status"]
-    heads = headings(board, s)
-    names = ["method", *(tex(n) for n, _ in heads), *extra]
-    units = ["", *(rf"{{\tiny {tex(u)}}}" if u else "" for _, u in heads), *[""] * len(extra)]
-    rows = [_tex_rows(board, s, m) for m in board.methods]
-    own = sum(not board.is_control(m) for m in board.methods)
-    body = "".join(rows[:own]) + ("\\midrule\n" if 0 < own < len(rows) else "") + "".join(rows[own:])
-    label = re.sub(r"[^a-z0-9]+", "-", f"{board.results.dataset}-{s.do or 'cost'}".lower())
-    return (
-        "\\begin{table}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{{tex(board.results.dataset)}: {tex(title(board, s))}.}}\\label{{tab:{label}}}\n"
-        f"\\begin{{tabular}}{{l{'r' * len(heads)}{'l' * len(extra)}}}\n\\toprule\n"
-        f"{' & '.join(names)} \\\\\n{' & '.join(units)} \\\\\n\\midrule\n{body}\\bottomrule\n"
-        "\\end{tabular}\n\\end{table}\n"
-    )
-
-
-def latex(board: Board) -> str:
-    """The summary and the detail tables as LaTeX for ``\\input``; it needs the package booktabs and nothing else."""
-    head = "% \\usepackage{booktabs}\n% \\usepackage[T1]{fontenc}\n"
-    summary = of_board(board)
-    tables = "\n".join(_tex_table(board, s) for s in board.sections)
-    first, rest = _tex_notes(summary_notes(board, summary)), _tex_notes(detail_notes(board))
-    return f"{head}{latex_summary(summary)}\n{first}\n% all metrics\n{tables}\n{rest}"
-
-
-def _tex_notes(notes: list[str]) -> str:
-    text = "\n\n".join(tex(n) for n in numbered(notes))
-    return f"{{\\footnotesize\\noindent\n{text}\n\\par}}\n"
+__all__ = ["csv", "html", "markdown", "render", "write_tables"]
 
 
 STYLE = """<style>
@@ -263,10 +216,11 @@ def _rich(name: str, columns: list[list[Text]], own: int) -> Group:
 
 
 def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
-    """Write ``DATASET.csv``, ``DATASET-wide.csv``, ``DATASET-pairs.csv``, ``DATASET.md``, ``DATASET.tex``, atomically.
+    """Write ``DATASET.csv``, ``DATASET-wide.csv``, ``DATASET-pairs.csv``, ``DATASET.md``, ``DATASET.tex`` and
+    ``DATASET-appendix.tex``, atomically.
 
     Returns:
-        the files by kind: csv, wide, pairs, md, tex.
+        the files by kind: csv, wide, pairs, md, tex, appendix.
     """
     board = results if isinstance(results, Board) else Board(results)
     folder.mkdir(parents=True, exist_ok=True)
@@ -277,6 +231,7 @@ def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
         "pairs": (f"{stem}-pairs.csv", csv(board.pairs)),
         "md": (f"{stem}.md", markdown(board)),
         "tex": (f"{stem}.tex", latex(board)),
+        "appendix": (f"{stem}-appendix.tex", latex_appendix(board)),
     }
     for name, text in texts.values():
         with atomic_write(folder / name) as draft:

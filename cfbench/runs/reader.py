@@ -15,6 +15,7 @@ from ..contract import Column
 from ..errors import UserError
 from ..evaluation.plan import Plan
 from ..names import file_stem
+from ..plugins.spec import Spec
 from ..storage.schema import (
     boolean,
     each,
@@ -61,7 +62,10 @@ class Score:
 
 @dataclass(frozen=True)
 class CellState:
-    """The status of a cell, with the reason, its keys, and what its answers record of the method."""
+    """The status of a cell, with the reason, its keys, and what its answers record of the method.
+
+    ``spec`` is what was asked for, and ``fit`` names the fit that it answers by: cells that share one have one name.
+    """
 
     method: str
     seed: int
@@ -73,6 +77,8 @@ class CellState:
     is_real: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    spec: Spec | None = None
+    fit: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,8 +150,9 @@ def _state(folder: Path, cell: Cell, manifest: Manifest) -> CellState:
     if status is Status.PENDING:
         status, reason = _failed(folder, cell, manifest.datasets[cell.dataset.label]) or (status, reason)
     keys = {**cell.keys, **{f"score-{metric}": key for metric, key in cell.scores.items()}}
-    title = manifest.titles[cell.method.label]
-    return CellState(title, cell.seed, status, reason, keys=keys, notes=notes, **about)
+    fit = "" if cell.external else cell.fitted.method.label
+    about |= {"keys": keys, "notes": notes, "spec": cell.method, "fit": fit}
+    return CellState(manifest.titles[cell.method.label], cell.seed, status, reason, **about)
 
 
 def _failed(folder: Path, cell: Cell, dataset: DatasetEntry) -> tuple[Status, str] | None:

@@ -5,7 +5,18 @@ They are known by name, so that the tables of a folder can be summarised without
 
 from __future__ import annotations
 
-__all__ = ["ANSWERS", "COMPOSITION", "EFFECTIVENESS", "ERROR", "FITS", "JUDGED", "QUANTITIES", "SKILL", "WITHOUT_TRUTH"]
+__all__ = [
+    "ANSWERS",
+    "COMPOSITION",
+    "EFFECTIVENESS",
+    "ERROR",
+    "FITS",
+    "JUDGED",
+    "QUANTITIES",
+    "SKILL",
+    "UNCHANGED",
+    "WITHOUT_TRUTH",
+]
 
 SKILL, ERROR = "skill.skill", "truth.abs_error"
 EFFECTIVENESS = ("effectiveness.accuracy", "effectiveness.error")
@@ -20,3 +31,5 @@ QUANTITIES = {SKILL: "skill", ERROR: "error", "cld.cld": "CLD", COMPOSITION: "co
 """Headings that are shorter than in the tables of all metrics."""
 JUDGED = {"effectiveness": "", "drift": "", "measured": "measured", "measured_drift": "measured"}
 """Metrics that read variables off an image, with the judge that does; the reader has no name there."""
+UNCHANGED = "identity"
+"""The control that answers with the factual: where the charts' band begins that ends at the truth."""

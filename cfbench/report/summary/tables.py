@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
 from ..board import Board
 from ..columns import Key
-from ..markup import md, md_table, tex, tex_number
+from ..markup import md, md_table, tex, tex_environment, tex_number, tex_prose
 from ..notes import devices, failures, mark_notes, names_note, plan_note
 from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
 from .rows import Cell, Summary
@@ -46,10 +46,9 @@ def _cost_heads(s: Summary) -> Lines:
     return (f"fit {clock}" if s.fit else ""), ("answer" if s.answer else "")
 
 
-def legend(s: Summary, width: int) -> str:
-    """The names that are shortened, with their numbers; empty where there are none."""
-    names = s.names(width)
-    found = [f"({names[m].rpartition('(')[2]} {m}" for m in s.methods if names[m] != m]
+def legend(names: Mapping[str, str]) -> str:
+    """The rows whose names are shortened, with their numbers; empty where there are none."""
+    found = [f"({short.rpartition('(')[2]} {m}" for m, short in names.items() if short != m]
     return f"Rows: {'; '.join(found)}." if found else ""
 
 
@@ -146,7 +145,7 @@ def terminal_summary(s: Summary, width: int) -> list[RenderableType]:
         parts[-1].append([_entry(entry, b, head=not j) for j, (entry, b) in enumerate(zip(column, bold, strict=True))])
     title = f"{s.dataset}: summary"
     tables = [_grid(title + (", continued" if i else ""), [first, *part], s.own) for i, part in enumerate(parts)]
-    text = legend(s, name)
+    text = legend(names)
     return [*tables, *([Text(text, style="dim")] if text else [])]
 
 
@@ -187,7 +186,7 @@ def markdown_summary(s: Summary) -> str:
         name = f"*{md(names[m])}*" if m in s.controls else md(names[m])
         cells = [_md_cell(s.cells[m, k], _lines(s, m, k)) for k in s.scored]
         rows.append([name, *cells, *(["<br>".join(map(md, filter(None, s.costs(m))))] if costs else [])])
-    text = legend(s, NAME)
+    text = legend(names)
     return md_table(["method", *heads], rows) + (f"\n{md(text)}\n" if text else "")
 
 
@@ -219,9 +218,9 @@ def _html_row(s: Summary, method: str, number: int, costs: bool) -> str:
     return f'<tr class="{kind}">' + "".join(f"<td>{c}</td>" for c in (escape(method), *cells)) + "</tr>"
 
 
-def latex_summary(s: Summary) -> str:
-    """The summary within the width of a two-column page, and its intervals for an appendix."""
-    return _tex_table(s, intervals=False) + "\n% for an appendix\n" + _tex_table(s, intervals=True)
+def latex_summary(s: Summary, *, intervals: bool = False) -> str:
+    """The summary within the width of a two-column page, or with its intervals, for an appendix."""
+    return _tex_table(s, intervals=intervals)
 
 
 def _tex_table(s: Summary, *, intervals: bool) -> str:
@@ -239,16 +238,14 @@ def _tex_table(s: Summary, *, intervals: bool) -> str:
     what = "summary with 95\\,\\% intervals" if intervals else "summary"
     label = "intervals" if intervals else "summary"
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in s.dataset.lower())
-    text = legend(s, NAME)
-    return (
-        "\\begin{table*}\n\\centering\\"
-        + ("scriptsize" if intervals else "footnotesize")
-        + "\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{{tex(s.dataset)}: {what}. {tex(text)}}}\\label{{tab:{stem}-{label}}}\n"
+    text = legend(names)
+    caption = f"{tex_prose(s.dataset)}: {what}. {tex_prose(text)}".strip()
+    tabular = (
         f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
         f"{' & '.join(top)} \\\\\n{' & '.join(below)} \\\\\n\\midrule\n{''.join(rows)}\\bottomrule\n"
-        "\\end{tabular}\n\\end{table*}\n"
+        "\\end{tabular}"
     )
+    return tex_environment("table*", "scriptsize" if intervals else "footnotesize", caption, f"{stem}-{label}", tabular)
 
 
 def _tex_row(s: Summary, method: str, name: str, intervals: bool, residual: bool) -> str:
