@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from small import toy_run
 
 from cfbench import storage
+from cfbench.cli.main import _main
 from cfbench.conformance.subjects.toy import Bars
 from cfbench.contract import Control, Derived, Fit
 from cfbench.engine.checkpoints import Checkpoints
@@ -99,14 +101,14 @@ def test_states_of_optimisers_survive_without_pickle(tmp_path):
         save_state({"x": object()}, tmp_path / "t")
 
 
-def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_path):
+def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint_and_says_so(tmp_path, capsys):
     more = ["--methods", "patient", "--jobs", "1", "--no-plots", "--no-controls", "--metrics", "truth"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
-    def begin(root, **env):
+    def begin(root, streams=quiet, **env):
         return subprocess.Popen(
             [sys.executable, "-m", "cfbench", *toy_run(root, *more)],
-            **quiet,
+            **streams,
             start_new_session=True,
             env={**os.environ, **env},
         )
@@ -122,7 +124,17 @@ def test_a_run_that_is_killed_inside_a_fit_continues_from_its_checkpoint(tmp_pat
     disturbed.wait()
     calm = begin(tmp_path / "b")
     assert calm.wait() == 0
-    assert begin(tmp_path / "a", CFBENCH_CHECKPOINT_S="0").wait() == 0
+    capsys.readouterr()
+    assert _main(["status", "tiny", "--run-root", str(tmp_path / "a")]) == 0
+    assert _main(toy_run(tmp_path / "a", *more, "--dry-run")) == 0
+    status, planned = capsys.readouterr().out.split("run ")
+    step = re.search(r"train continues from step (\d+) of 64 \(fit\)", status)
+    assert int(step[1]) >= 16
+    assert f"bars patient seed 0: train (continues from step {step[1]} of 64 (fit)), tune, images" in planned
+    again = begin(tmp_path / "a", {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}, CFBENCH_CHECKPOINT_S="0")
+    err = again.communicate()[1].decode()
+    assert again.returncode == 0
+    assert re.search(rf"train bars patient seed 0: [\d.]+ s, continued from step {step[1]} of 64 \(fit\)\n", err)
     one, two = (load_file(next((tmp_path / n).rglob("train-*/weights.safetensors"))) for n in "ab")
     assert all(torch.equal(one[k], two[k]) for k in two)
     steps = next((tmp_path / "a").rglob("train-*/log.jsonl")).read_text().splitlines()

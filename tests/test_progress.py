@@ -24,6 +24,7 @@ from cfbench.conformance.subjects.toy import BARS, ROOT
 from cfbench.contract import Dataset, Fit
 from cfbench.engine import display
 from cfbench.engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
+from cfbench.engine.estimates import TimeLeft
 from cfbench.engine.prepare import prepare
 from cfbench.engine.request import Request
 from cfbench.plugins.spec import Spec
@@ -173,21 +174,26 @@ def test_a_run_is_going_as_long_as_its_process_lives(tmp_path):
     assert not is_active(tmp_path)
 
 
-def test_what_has_not_begun_takes_what_the_same_stage_of_other_cells_took(tmp_path, clock):
+def test_what_has_not_begun_takes_what_the_same_stage_of_the_same_method_took(tmp_path, clock):
     cells = [cell("mine"), cell("mine", 1), cell("mine", 2), cell("other"), cell("identity")]
     ended(tmp_path, "train bars mine seed 0", 100)
     ended(tmp_path, "train bars identity seed 0", 0.5)
     found = outlook(tmp_path, *cells, controls=["identity"])
-    assert found.usual("train bars mine seed 1") == 100
-    assert found.usual("train bars other seed 0") == 100, "of another method, and of no control"
+    usual = found.usual("train bars mine seed 1")
+    assert 50 < usual.low < 100 < usual.high < 200
+    assert found.usual("train bars other seed 0") is None, "of another method nothing is known"
     assert found.usual("images bars mine seed 0") is None, "no images were made yet"
     ended(tmp_path, "train bars mine seed 1", 300)
     ended(tmp_path, "train bars other seed 0", 7)
     ended(tmp_path, "train bars mine seed 1", 9999, "failed")
     assert found.update()
-    assert not found.update()
-    assert found.usual("train bars mine seed 2") == 200, "the median of the same method"
-    assert found.usual("train bars other seed 0") == 7
+    assert found.update() is False
+    usual = found.usual("train bars mine seed 2")
+    assert 50 < usual.low < 100 < 300 < usual.high < 600, "both of the same method"
+    assert 4 < found.usual("train bars other seed 0").low < 7
+    ended(tmp_path, "scores bars mine seed 0", 20)
+    found.update()
+    assert 10 < found.usual("scores bars other seed 0").low < 20 < found.usual("scores bars identity seed 0").high
 
 
 def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
@@ -199,26 +205,68 @@ def test_the_time_left_of_a_cell_is_that_of_its_stages(tmp_path, clock):
     found.done |= {t.id for t in (*cell_tasks(cells[0]), *found.shared)}
     first, second, third = found.rows()
     assert (first.status, first.left, first.seconds) == ("ok", None, 130)
-    assert (second.status, second.complete) == ("running", True)
-    assert second.left == pytest.approx(90 + 1 + 20 + 9), "what the whole fit took, where the stage says 40"
+    assert (second.status, second.left.complete) == ("running", True)
+    usual = found.usual("train bars mine seed 2")
+    assert second.left.high - third.left.high == pytest.approx(-10), "what the whole fit takes, where the stage says 40"
+    assert third.left.low == pytest.approx(usual.low * 130 / 100)
     assert second.about == "train fit 20/100, 2.0/s, 0:40 left"
-    assert (third.status, third.left) == ("pending", 130)
-    assert found.total() == (pytest.approx(250), True)
+    one = found.total()
+    assert one.low == pytest.approx(second.left.low + third.left.low)
     found.slots = 2
-    assert found.total() == (pytest.approx(125), True)
+    two = found.total()
+    assert two.low == pytest.approx(third.left.low), "the longer of two chains"
+    assert third.left.high < two.high < one.high
     (tmp_path / ".progress/0.json").unlink()
+    log_event(tmp_path, "resume", task="train bars mine seed 1", stage="fit", step=70, total=100, seconds=66.0)
     doing(tmp_path, "train bars mine seed 1", clock, done=90, first=70, spent=10)
     found.update()
-    assert found.rows()[1].left == pytest.approx(5 + 1 + 20 + 9), "it went on from a checkpoint"
+    rest = found.rows()[1].left
+    assert rest.high == pytest.approx(third.left.high - 76), "it continued from a checkpoint"
+    ended(tmp_path, "train bars mine seed 1", 34)
+    found.update()
+    assert found.usual("train bars mine seed 2") == usual, "a part of a fit says nothing of a whole one"
+
+
+def test_where_a_fit_continues_is_said_in_its_row_and_on_a_line(tmp_path, clock, monkeypatch, capsys):
+    log_event(tmp_path, "begin", tasks=1, jobs=1)
+    log_event(tmp_path, "resume", task="train bars mine seed 0", stage="old", step=1, steps=2, seconds=1)
+    log_event(tmp_path, "start", task="train bars mine seed 0")
+    doing(tmp_path, "train bars mine seed 0", clock, done=90, first=70, spent=10)
+    found = outlook(tmp_path, cell("mine"))
+    assert "continued" not in found.rows()[0].about
+    log_event(tmp_path, "resume", task="train bars mine seed 0", stage="\x07fit", step=70, steps=1000, seconds="x")
+    found.update()
+    assert found.rows()[0].about == "train fit 90/100, 2.0/s, 0:05 left, continued from step 70 of 1,000 (\ufffdfit)"
+    outcome = Outcome(found.tasks["train bars mine seed 0"], Status.DONE, seconds=3.0)
+    assert found.outcome_line(outcome) == "train bars mine seed 0: 3.0 s, continued from step 70 of 1,000 (\ufffdfit)"
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    with display.live_display(found):
+        doing(tmp_path, "train bars mine seed 0", clock, done=90, first=70, spent=10)
+        output = ""
+        while "2.0/s" not in output:
+            time.sleep(0.02)
+            output += capsys.readouterr().err
+    assert output.splitlines()[0] == "train bars mine seed 0: continues from step 70 of 1,000 (\ufffdfit)"
+    assert output.count("continues") == 1
 
 
 def test_a_time_that_is_not_known_in_full_is_marked_as_a_lower_bound(tmp_path, clock):
     doing(tmp_path, "train bars mine seed 0", clock, done=50, spent=10)
     found = outlook(tmp_path, cell("mine"), cell("mine", 1))
     running_, pending = found.rows()
-    assert (running_.left, running_.complete, running_.remaining) == (10, False, "0:10+")
-    assert (pending.left, pending.remaining) == (None, "")
-    assert headline(found).endswith("about 0:10 or more left")
+    assert (running_.left.low, running_.left.complete, running_.remaining) == (10, False, "0:10+")
+    assert (pending.left.unknown, pending.remaining) == (True, "")
+    assert headline(found).endswith("at least 10 seconds left")
+    (tmp_path / ".progress/0.json").unlink()
+    found.update()
+    assert headline(found).endswith("time left unknown yet")
+
+
+def test_a_task_that_takes_longer_than_usual_has_no_end_that_is_known(tmp_path, clock):
+    ended(tmp_path, "images bars mine seed 1", 9)
+    doing(tmp_path, "images bars mine seed 0", clock, done=50, spent=100)
+    found = outlook(tmp_path, cell("mine"), cell("mine", 1))
+    assert (found._left("images bars mine seed 0").low, found.rows()[0].left.complete) == (100, False)
 
 
 def test_rows_that_share_a_fit_both_show_it(tmp_path, clock):
@@ -241,7 +289,8 @@ def test_the_log_of_an_earlier_command_counts_for_times_and_not_as_done(tmp_path
     found = outlook(tmp_path, cell("mine"))
     assert (found.total_tasks, found.slots, found.logged_ends, found.done) == (8, 1, set(), set())
     assert found.rows()[0].status == "pending"
-    assert found.rows()[0].left == 5
+    assert found.usual("train bars mine seed 0").low < 5 < found.usual("train bars mine seed 0").high
+    assert found.rows()[0].remaining.endswith("+"), "the other stages are unknown"
 
 
 def printed(renderable, width=120):
@@ -354,7 +403,10 @@ def test_a_run_is_followed_from_another_process_until_it_stops(tmp_path):
 
 def test_lines_are_as_wide_as_their_cells():
     text = status_lines(
-        [CellProgress("a", Status.OK, "", 1.5), CellProgress("longer", Status.RUNNING, "fit", 0.0, 61.0, False)]
+        [
+            CellProgress("a", Status.OK, "", 1.5),
+            CellProgress("longer", Status.RUNNING, "fit", 0.0, TimeLeft(61.0, 61.0, False)),
+        ]
     )
     assert text[1] == "ok       a           1.5"
     assert text[2] == "running  longer           fit; 1:01+ left"

@@ -86,8 +86,12 @@ def test_a_dry_run_of_a_new_run_prints_the_plan_and_writes_nothing(tmp_path, cap
     out, err = capsys.readouterr()
     assert out.startswith(f"run {tmp_path / 'new'}\n  preset tiny: 2,048 training images a method")
     todo = [line for line in out.splitlines() if line.startswith("  to do")]
-    assert todo == [f"  to do  bars {method} seed {seed}" for method in ("learns", "tunes") for seed in (0, 1)]
-    assert out.endswith("  18 of 18 tasks to do\n")
+    rows = [
+        "bars: prepare, judges",
+        *(f"bars {m} seed {s}: train, tune, images, scores" for m in ("learns", "tunes") for s in (0, 1)),
+    ]
+    assert todo == [f"  to do  {row} (never done)" for row in rows]
+    assert out.endswith("  18 of 18 tasks to do, time unknown yet\n")
     assert err == ""
 
 

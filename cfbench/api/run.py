@@ -10,8 +10,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..engine.launch import Todo, launch
+from ..engine.launch import launch
 from ..engine.request import Request
+from ..engine.todo import Todo
 from ..errors import UserError
 from ..plugins.registry import Registry, SessionPlugins
 from ..report.charts.curves import check_installed, scalar_writer
@@ -39,6 +40,7 @@ def run(
     split: Literal["test", "valid"] = "test",
     settings: Mapping[str, Any] | Iterable[str] = (),
     weights: Mapping[str, str | Path] | Iterable[str] = (),
+    keep_fit: str | Iterable[str] = (),
     metrics: Any = None,
     controls: bool = True,
     device: str = "auto",
@@ -65,6 +67,7 @@ def run(
         seeds: training seeds; the preset's where left out.
         settings: ``{"diffscm.steps": 50}``, or a list of ``"diffscm.steps=50"``.
         weights: ``{"diffscm": "file.safetensors"}``, or a list of ``"diffscm=file.safetensors"``.
+        keep_fit: names of methods whose stored fits are kept although their code was edited; their rows are marked.
         metrics: likewise as methods; all where left out.
         jobs: tasks at once, by default one a core; with classes or instances, one at a time in this process.
         bundles: folders that `cfbench bundle` wrote, to take questions and judges of a data set from.
@@ -84,6 +87,7 @@ def run(
         methods=session.specs("method", methods), datasets=session.specs("dataset", datasets),
         metrics=None if metrics is None else _nonempty(session.specs("metric", metrics)), seeds=_numbers(seeds),
         preset=preset, plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
+        keep_fit=(keep_fit,) if isinstance(keep_fit, str) else tuple(keep_fit),
         controls=controls, device=device, threads=threads, precision=precision, timeout=timeout,
         bundles=_paths(bundles), name=name,
         data_root=_data_root(data_root), run_root=Path(run_root), plugins=session.files, classes=session.classes,

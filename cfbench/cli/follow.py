@@ -12,12 +12,14 @@ from typing import Any
 import click
 
 from .. import storage
+from ..engine.checkpoints import resumption
 from ..engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
+from ..engine.estimates import Workload, earlier_runs
 from ..runs.chain import STAGES, Status, cell_tasks
 from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest
-from ..runs.progress import EVERY, is_active
+from ..runs.progress import EVERY, is_active, read_events
 from ..runs.reader import cell_states
 from ..runs.terminal import open_console
 from .config import stored_config
@@ -58,7 +60,11 @@ def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:
         UserError: there is no run in the folder, or a stage is not as cfbench writes it.
     """
     manifest = manifest or read_manifest(folder)
-    monitor = RunMonitor(folder, manifest.cells, manifest.controls)
+    device = next((str(e["device"]) for e in reversed([*read_events(folder)]) if "device" in e), "cpu")
+    monitor = RunMonitor(
+        folder, manifest.cells, manifest.controls, work=Workload.of_run(manifest), device=device,
+        history=earlier_runs(folder, device) if is_active(folder) else None,
+    )  # fmt: skip
     _read_stages(monitor, manifest)
     monitor.update()
     if not is_active(folder):
@@ -69,7 +75,7 @@ def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:
 def _read_stages(monitor: RunMonitor, manifest: Manifest) -> None:
     """Read which stages are there, and how cells ended."""
     found = cell_states(monitor.folder, manifest)
-    monitor.status = {cell.label: (state.status, state.reason) for cell, state in found}
+    monitor.status = {c.label: (s.status, s.reason or _continues(monitor.folder, c, s.status)) for c, s in found}
     monitor.done = {
         t.id for cell, state in found for t in cell_tasks(cell) if _is_done(monitor.folder, cell, t.stage, state.status)
     }
@@ -77,6 +83,13 @@ def _read_stages(monitor: RunMonitor, manifest: Manifest) -> None:
         entry = manifest.datasets[task.dataset.label]
         if storage.is_complete(monitor.folder / entry.stages[STAGES[task.stage].key]):
             monitor.done.add(task.id)
+
+
+def _continues(folder: Path, cell: Cell, status: Status) -> str:
+    """Where the fit of a pending cell will continue."""
+    train = folder / cell.stage("train") if status is Status.PENDING and not cell.external else None
+    where = resumption(train) if train and not storage.is_complete(train) else None
+    return f"train continues {where}" if where else ""
 
 
 def _is_done(folder: Path, cell: Cell, stage: str, status: Status) -> bool:

@@ -104,6 +104,8 @@ def cli(context: click.Context, debug: bool) -> None:
 @click.option("--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="A setting for a method's rows.")
 @click.option("--weights", multiple=True, metavar="METHOD=FILE",
               help="Weights (safetensors or .pt) made elsewhere for a method's rows, in place of a fit.")  # fmt: skip
+@click.option("--keep-fit", multiple=True, metavar="METHOD",
+              help="Keep the fits of a method whose code was edited, but not its fit; marks its rows.")  # fmt: skip
 @click.option("--metrics", help="Metrics, by name.  [default: all]")
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run the control rows too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
@@ -120,6 +122,7 @@ def cli(context: click.Context, debug: bool) -> None:
               help="Which unfinished tasks: never tried, failed before, or both.")  # fmt: skip
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw charts and the contact sheet.")
 @details
+@click.option("--all", "show_all", is_flag=True, help="Print all rows of the run, not only those asked for here.")
 @click.option("--tensorboard", is_flag=True, help="Write training logs for TensorBoard, to tensorboard/ in the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @config_option

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from ..engine.launch import Todo, launch, report_unfinished
+from ..engine.launch import launch, report_unfinished
 from ..engine.request import Request
+from ..engine.todo import Todo, lines_of
 from ..report.charts.curves import check_installed, scalar_writer
 from ..report.publish import publish
 from ..runs.folders import find_run
@@ -18,7 +20,7 @@ __all__ = ["leaderboard_command", "run_command"]
 
 def run_command(
     *, argv: list[str], config: str, save_config: Path | None, only: Any, jobs: int, address: str | None, plots: bool,
-    details: bool, tensorboard: bool, dry_run: bool, **options: Any,
+    details: bool, tensorboard: bool, dry_run: bool, show_all: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Run what is missing, write the tables, and print them; 2 where a cell is not ok.
 
@@ -38,22 +40,23 @@ def run_command(
     if dry_run:
         return 0
     stored = read_run(run.job.folder)
-    publish(stored, [d.label for d in run.datasets], run.job.folder / "leaderboard", pictures=plots, details=details)
+    rows = None if show_all else {c.method.label for c in run.cells}
+    out = run.job.folder / "leaderboard"
+    publish(stored, [d.label for d in run.datasets], out, pictures=plots, details=details, rows=rows)
     return report_unfinished(stored, {c.label for c in run.cells})
 
 
 def _announce(todo: Todo) -> None:
-    """Print the cells, and which of them are done."""
+    """Print what is to be done of each cell, why, and how long it may take."""
     run, budget = todo.run, todo.run.job.budget
     print(f"run {run.job.folder}")
     print(
         f"  preset {budget.name}: {budget.images:,} training images a method, up to {budget.factuals} factuals "
         f"of the {run.job.split} split, plan {run.job.plan}, device {run.job.device}"
     )
-    unfinished = {t.cell.label for t in todo.tasks if t.cell}
-    for cell in run.cells:
-        print(f"  {'to do' if {cell.label, cell.fitted.label} & unfinished else 'done '}  {cell.title}")
-    print(f"  {len(todo.tasks)} of {todo.total} tasks to do", flush=True)
+    for line in lines_of(todo):
+        print(line)
+    sys.stdout.flush()
 
 
 def leaderboard_command(name: str, run_root: Path, out: Path | None, plots: bool, details: bool) -> int:

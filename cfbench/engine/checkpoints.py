@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,44 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..contract import Fit
+from ..errors import UserError
+from ..evaluation.clock import cpu_time
 from ..plugins.digest import key_of
+from ..storage.schema import SchemaError, mapping, number, printable, whole_number
 from ..storage.stage import read_json, sha256, write_json
 from ..storage.temporary import atomic_write, remove_tree
 from ..storage.tensors import load_state, restore_state, save_state
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "Resumption", "checkpoints_of", "resumption"]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a fit continues: after ``step`` of ``steps`` of a stage, for which ``seconds`` were spent before."""
+
+    stage: str
+    step: int
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"from step {self.step:,} of {self.steps:,}" + (f" ({self.stage})" if self.stage else "")
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """The folder of the checkpoints of a fit that will be stored in ``folder``."""
+    return folder.with_name(f".{folder.name}-checkpoints")
+
+
+def resumption(folder: Path) -> Resumption | None:
+    """Where the fit that will be stored in ``folder`` continues; None where it has no checkpoint that can be read."""
+    try:
+        found = sorted(checkpoints_of(folder).glob("*.json"), key=lambda p: int(p.stem))
+        about = mapping(read_json(found[-1])) if found else {}
+        whole, seconds = whole_number(0, 2**53), number(about["seconds"])
+        return Resumption(printable(about["stage"], 60), whole(about["step"]), whole(about["steps"]), seconds)
+    except (UserError, SchemaError, LookupError, ValueError, OSError):
+        return None
 
 
 class Checkpoints:
@@ -33,27 +66,37 @@ class Checkpoints:
     Args:
         folder: of the checkpoints; removed by `discard` when the weights are stored.
         rows: the training log, restored with a checkpoint.
+        resumed: called with where the fit continues, once for each of its stages that was begun.
         interval: seconds between two checkpoints; by default CFBENCH_CHECKPOINT_S, or 20.
     """
 
-    def __init__(self, folder: Path, rows: list[Mapping[str, object]], *, interval: float | None = None) -> None:
-        self.folder, self.rows = folder, rows
+    def __init__(
+        self, folder: Path, rows: list[Mapping[str, object]], *, interval: float | None = None,
+        resumed: Callable[[Resumption], None] = lambda resumption: None,
+    ) -> None:  # fmt: skip
+        self.folder, self.rows, self.resumed = folder, rows, resumed
         self.interval = float(os.environ.get("CFBENCH_CHECKPOINT_S", 20)) if interval is None else interval
-        self.number, self.signature, self.before = 0, "", 0.0
+        self.number, self.signature, self.stage, self.before, self.cpu_before = 0, "", "", 0.0, 0.0
         self.start()
 
     def start(self) -> None:
         """Start to measure time."""
         self.begun = self.saved = time.perf_counter()
+        self.cpu_begun = cpu_time()
 
     @property
     def seconds(self) -> float:
         """The seconds that the fit took, in this process and in those that were killed."""
         return self.before + time.perf_counter() - self.begun
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The seconds of the processor that the fit took, likewise."""
+        return self.cpu_before + cpu_time() - self.cpu_begun
+
     def begin(self, run: Fit, stage: str, steps: int, size: int, keep: Mapping[str, Any]) -> tuple[int, Tensor]:
         """Restore a checkpoint of this stage; return the steps that were done, and the indices still to be drawn."""
-        self.number += 1
+        self.number, self.stage = self.number + 1, stage
         self.signature = key_of(self.number, stage, steps, size, sorted(keep))
         found = self._read(self.folder / f"{self.number}.json")
         if found is None:
@@ -68,7 +111,9 @@ class Checkpoints:
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], run.device)
         run.seen, self.before, self.begun = about["seen"], about["seconds"], time.perf_counter()
+        self.cpu_before, self.cpu_begun = about["cpu_seconds"], cpu_time()
         self.rows[:] = about["rows"]
+        self.resumed(Resumption(stage, about["step"], steps, about["seconds"]))
         return about["step"], state["queue"]
 
     def step(self, run: Fit, done: int, steps: int, queue: Tensor, keep: Mapping[str, Any]) -> None:
@@ -86,7 +131,8 @@ class Checkpoints:
         if run.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(run.device)
         with suppress(OSError, SafetensorError):
-            self._write(state, {"what": self.signature, "step": done, "seen": run.seen, "seconds": self.seconds})
+            about = {"what": self.signature, "stage": self.stage, "step": done, "steps": steps}
+            self._write(state, {**about, "seen": run.seen, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds})
         self.saved = time.perf_counter()
 
     def _write(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import threading
 import time
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ..runs import progress
@@ -20,41 +18,31 @@ from ..runs.console import in_background
 from ..runs.job import Cell
 from ..runs.progress import EVENTS, TaskProgress, format_duration, run_lock, tasks_in_progress
 from ..runs.terminal import open_console
+from ..storage.schema import printable
+from .checkpoints import Resumption
+from .estimates import CLOSE, Durations, History, TimeLeft, Workload, number_of, parallel
 
 __all__ = ["CellProgress", "RunMonitor", "cell_table", "draw_table", "headline", "live_display", "progress_lines"]
 
 
-Kind = tuple[str, ...]
 MAX_READ = 2**26
 """Bytes of a log that are read at once: those of a hundred thousand tasks."""
-LATEST = 20
-"""Durations of a kind that count: the speed of the machine may have changed."""
 
 
 @dataclass(frozen=True)
 class CellProgress:
-    """The progress of a cell: its status, the task in progress or why it ended, the seconds spent, and those left.
-
-    ``left`` is None where nothing is known, and a lower bound unless ``complete``.
-    """
+    """The progress of a cell: its status, the task in progress or why it ended, the seconds spent, and those left."""
 
     label: str
     status: Status
     about: str = ""
     seconds: float = 0.0
-    left: float | None = None
-    complete: bool = True
+    left: TimeLeft | None = None
 
     @property
     def remaining(self) -> str:
-        """The time left, with a plus where it is a lower bound."""
-        return "" if self.left is None else format_duration(self.left) + ("" if self.complete else "+")
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        return None
-    return float(value)
+        """The time left, as a range where it is uncertain, with a plus where it is a lower bound."""
+        return "" if self.left is None else self.left.clock
 
 
 class RunMonitor:
@@ -64,10 +52,17 @@ class RunMonitor:
         folder: of the run.
         cells: its cells.
         controls: labels of the methods that are controls, whose durations are not compared with those of methods.
+        work: the sizes of its tasks; by default all are alike.
+        history: durations of other runs, to which those of this run are added.
+        device: that it computes on now.
     """
 
-    def __init__(self, folder: Path, cells: Iterable[Cell], controls: Iterable[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, cells: Iterable[Cell], controls: Iterable[str] = (), *, work: Workload | None = None,
+        history: History | None = None, device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.folder, self.cells, self.controls = folder, list(cells), frozenset(controls)
+        self.work, self.history = work, history or History()
         datasets = {c.dataset.label: c.dataset for c in self.cells}
         self.shared = [task for d in datasets.values() for task in dataset_tasks(d, {})]
         self.titles = {c.label: c.title for c in self.cells}
@@ -76,12 +71,12 @@ class RunMonitor:
         self.tasks = {t.id: t for t in self.shared} | {
             name: t for chain in chains.values() for name, t in chain.items()
         }
-        self.kinds = {name: self._kinds(t) for name, t in self.tasks.items()}
+        self.log = Durations(self.tasks, device)
         self.done: set[str] = set()
         self.failures: dict[str, tuple[Status, str]] = {}
         self.status: dict[str, tuple[Status, str]] = {}
         self.seconds: dict[str, float] = {}
-        self.durations: dict[Kind, list[float]] = {}
+        self.resumed: dict[str, Resumption] = {}
         self.in_progress: dict[str, TaskProgress] = {}
         self.ended: set[str] = set()
         self.logged_ends: set[str] = set()
@@ -107,18 +102,24 @@ class RunMonitor:
 
     def _apply(self, event: Mapping[str, Any]) -> bool:
         """Register an event; whether it is the end of a task."""
-        seconds, task = _number(event.get("seconds")), event.get("task", "")
+        seconds, task = number_of(event.get("seconds")), event.get("task", "")
         if event.get("event") == "begin":
-            self.begun, self.total_tasks = _number(event.get("time")) or self.now, int(_number(event.get("tasks")) or 0)
-            self.slots, self.logged_ends = int(_number(event.get("jobs")) or 1), set()
+            self.begun = number_of(event.get("time")) or self.now
+            self.total_tasks = int(number_of(event.get("tasks")) or 0)
+            self.slots, self.logged_ends = int(number_of(event.get("jobs")) or 1), set()
+            self.resumed = {}
+        if duration := self.log.apply(event):
+            self.history.add(*duration, self._size(duration[0]), control=self._is_control(duration[0]))
+        if event.get("event") == "start":
+            self.resumed.pop(task, None)
+        if event.get("event") == "resume":
+            step, steps = (int(number_of(event.get(name)) or 0) for name in ("step", "steps"))
+            self.resumed[task] = Resumption(printable(event.get("stage", ""), 60), step, steps, seconds or 0.0)
         if event.get("event") != "end" or task not in self.tasks:
             return False
         self.logged_ends.add(task)
         if seconds is not None:
             self.seconds[task] = seconds
-        if event.get("status") == Status.DONE and seconds is not None:
-            for kind in self.kinds[task]:
-                self.durations.setdefault(kind, []).append(seconds)
         return True
 
     def _new_events(self) -> Iterable[dict[str, Any]]:
@@ -154,48 +155,60 @@ class RunMonitor:
         label = self.titles.get(label, label)
         failure = next((self.failures[t] for t in chain if t in self.failures), None)
         if notes:
-            about = ", ".join(f"{self.tasks[note.task].stage} {note}".strip() for note in notes)
-            return CellProgress(label, Status.RUNNING, about, spent, *self.left(chain))
+            about = ", ".join(
+                f"{self.tasks[note.task].stage} {note}".strip() + self._continued(note.task) for note in notes
+            )
+            return CellProgress(label, Status.RUNNING, about, spent, self.left(chain))
         if status is not Status.PENDING:
             return CellProgress(label, status, reason, spent)
         if failure:
             return CellProgress(label, *failure, spent)
         if self.done.issuperset(chain):
             return CellProgress(label, Status.OK, "", spent)
-        return CellProgress(label, Status.PENDING, reason, spent, *self.left(chain))
+        return CellProgress(label, Status.PENDING, reason, spent, self.left(chain))
 
-    def left(self, chain: Iterable[str]) -> tuple[float | None, bool]:
-        """Estimated seconds that tasks still take in sequence, and whether there is an estimate of each."""
+    def _continued(self, task: str) -> str:
+        """Where a task continued, behind its progress."""
+        return f", continued {self.resumed[task]}" if task in self.resumed else ""
+
+    def outcome_line(self, outcome: Outcome) -> str:
+        """How a task ended, in a line."""
+        self.update()
+        name = outcome.task.id
+        if outcome.status is Status.DONE:
+            return f"{name}: {outcome.seconds:.1f} s{self._continued(name)}"
+        return f"{name}: {outcome.status}{',' if outcome.status is Status.SKIPPED else ':'} {outcome.reason}"
+
+    def left(self, chain: Iterable[str]) -> TimeLeft | None:
+        """The time that tasks still take one after another; None where all are over."""
         known = [self._left(t) for t in chain if t not in self.done and t not in self.failures]
-        sums = [k for k in known if k is not None]
-        return (sum(sums) if sums else None), len(sums) == len(known)
+        return sum(known, TimeLeft()) if known else None
 
-    def total(self) -> tuple[float | None, bool]:
-        """Estimated seconds until all tasks are done, in parallel, and whether there is an estimate of each."""
-        left, complete = self.left(self.tasks)
-        return (None if left is None else left / max(self.slots, len(self.in_progress), 1)), complete
+    def total(self) -> TimeLeft | None:
+        """The time until all tasks are over, as many at once as now; None where all are."""
+        left = {t: self._left(t) for t in self.tasks if t not in self.done and t not in self.failures}
+        return parallel(self.tasks, left, max(self.slots, len(self.in_progress), 1)) if left else None
 
-    def _left(self, task: str) -> float | None:
+    def _left(self, task: str) -> TimeLeft:
         usual, note = self.usual(task), self.in_progress.get(task)
         if note is None:
-            return usual
-        measured, rest = note.left(self.now), None if usual is None else max(usual - (self.now - note.begun), 0.0)
-        if measured is not None and note.first > 0:  # it continues from a checkpoint and takes less than usual
-            return measured
-        return max((s for s in (measured, rest) if s is not None), default=None)
+            return usual or TimeLeft(complete=False)
+        stage = note.left(self.now) or 0.0  # further stages may follow
+        spent = self.now - note.begun + (self.resumed[task].seconds if task in self.resumed else 0.0)
+        if usual is None or spent >= usual.high:
+            return TimeLeft(stage, stage, complete=False)
+        return TimeLeft(max(usual.low - spent, stage / CLOSE), max(usual.high - spent, stage * CLOSE))
 
-    def usual(self, task: str) -> float | None:
-        """The median duration of the same stage for the most similar cells; None where none has ended yet."""
-        found = next((self.durations[kind] for kind in self.kinds[task] if kind in self.durations), None)
-        return median(found[-LATEST:]) if found else None
+    def usual(self, task: str) -> TimeLeft | None:
+        """How long a whole task takes, as far as tasks of its kind are known; None where none is."""
+        found = self.tasks[task]
+        return self.history.estimate(found, self._size(found), control=self._is_control(found))
 
-    def _kinds(self, task: Task) -> list[Kind]:
-        """The kinds of tasks that a task belongs to, from the narrowest to the widest, controls apart from methods."""
-        if task.cell is None:
-            return [(task.stage,)]
-        stage, method, dataset = task.stage, task.cell.method, task.dataset.label
-        kinds = [(stage, method.label), (stage, method.name), (stage, str(method.label in self.controls))]
-        return [each for kind in kinds for each in ((*kind, dataset), kind)]
+    def _size(self, task: Task) -> float:
+        return self.work.of(task) if self.work else 1.0
+
+    def _is_control(self, task: Task) -> bool:
+        return task.cell is not None and task.cell.method.label in self.controls
 
 
 COLOURS = {Status.RUNNING: "cyan", Status.PENDING: "dim", Status.OK: "green"}
@@ -235,10 +248,17 @@ def _plain(monitor: RunMonitor) -> Iterator[PrintLine]:
         print(text, file=sys.stderr, flush=True)
 
     def watch() -> None:
-        while not stop.wait(progress.EVERY):
+        printed, known = time.monotonic(), set[str]()
+        while not stop.wait(min(progress.EVERY, 1.0)):
             monitor.update()
-            for line in progress_lines(monitor):
+            lines = {f"{t}: continues {monitor.resumed[t]}" for t in monitor.in_progress if t in monitor.resumed}
+            for line in sorted(lines - known):
                 print_line(line)
+            known |= lines
+            if time.monotonic() - printed >= progress.EVERY:
+                printed = time.monotonic()
+                for line in progress_lines(monitor):
+                    print_line(line)
 
     with in_background(watch, stop):
         yield print_line
@@ -246,14 +266,10 @@ def _plain(monitor: RunMonitor) -> Iterator[PrintLine]:
 
 def headline(monitor: RunMonitor) -> str:
     """How many tasks have ended, for how long the run goes on already, and the time left."""
-    left, complete = monitor.total()
-    ended = (
-        f"{len(monitor.logged_ends | monitor.ended)} of {monitor.total_tasks} tasks over, "
-        if monitor.total_tasks
-        else ""
-    )
-    rest = "" if left is None else f", about {format_duration(left)}{'' if complete else ' or more'} left"
-    return f"{ended}{format_duration(max(monitor.now - monitor.begun, 0.0))}{rest}"
+    left, ended = monitor.total(), len(monitor.logged_ends | monitor.ended)
+    parts = [f"{ended} of {monitor.total_tasks} tasks over"] if monitor.total_tasks else []
+    parts += [format_duration(max(monitor.now - monitor.begun, 0.0)), *([str(left)] if left else [])]
+    return ", ".join(parts)
 
 
 def progress_lines(monitor: RunMonitor) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from .claims import Claims
 from .display import RunMonitor, live_display
 from .interrupts import interruptible
 from .tasks import record_failure, run_task
+from .todo import new_monitor
 from .workers.isolated_executor import isolated_executor
 from .workers.isolation import is_pristine, parts_of
 from .workers.ray_executor import ray_executor
@@ -149,7 +151,7 @@ def execute(
     for stage, broken in damaged(run, todo).items():
         storage.remove_damaged(stage)
         print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest; removed", file=sys.stderr)
-    log_event(folder, "begin", tasks=len(todo), jobs=jobs)
+    log_event(folder, "begin", tasks=len(todo), jobs=jobs, host=socket.gethostname(), device=run.job.device)
     monitor = _monitor(run, schedule)
     with (
         live_display(monitor) as print_line,
@@ -160,7 +162,7 @@ def execute(
         while True:
             for outcome in schedule.skip():
                 monitor.end(outcome)
-                print_line(_outcome_line(outcome))
+                print_line(monitor.outcome_line(outcome))
             if interrupt.asked:
                 executor.stop()
             outcomes = []
@@ -178,7 +180,7 @@ def execute(
                 remove_note(folder, ended.task.id)
                 if ended.status is not Status.PENDING:
                     monitor.end(ended)
-                    print_line(_outcome_line(ended))
+                    print_line(monitor.outcome_line(ended))
                     after(ended)
     log_event(folder, "stop", left=len(schedule.waiting))
     if schedule.waiting:
@@ -233,14 +235,8 @@ def _settled(job: Job, outcome: Outcome, stopping: bool, signalled: Counter[str]
 
 def _monitor(run: Run, schedule: Schedule) -> RunMonitor:
     """The monitor of all cells, with the tasks that are done and those that failed before and are not repeated."""
-    monitor = RunMonitor(run.job.folder, run.cells, run.controls)
+    monitor = new_monitor(run)
     monitor.done |= schedule.done
     failed_before = {t.id for t in tasks_of(run)} - schedule.done - {t.id for t in schedule.waiting}
     monitor.failures |= dict.fromkeys(failed_before, (Status.FAILED, "before; --only failed tries again"))
     return monitor
-
-
-def _outcome_line(outcome: Outcome) -> str:
-    if outcome.status is Status.DONE:
-        return f"{outcome.task.id}: {outcome.seconds:.1f} s"
-    return f"{outcome.task.id}: {outcome.status}{',' if outcome.status is Status.SKIPPED else ':'} {outcome.reason}"

@@ -20,11 +20,11 @@ from ..evaluation.plan import Plan
 from ..images import ImageRows
 from ..rng import derive
 from ..runs.context import Context
-from ..runs.environment import peak_memory
+from ..runs.environment import load_training_libraries, peak_memory
 from ..runs.job import Cell, PretrainedWeights
 from ..storage.schema import mapping, scalar
 from ..storage.weights import mismatch, read_weights
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, checkpoints_of
 from .failures import with_smaller_batches
 
 __all__ = ["images", "train", "tune"]
@@ -83,13 +83,16 @@ def train(context: Context, cell: Cell) -> None:
     folder, log = context.folder(cell, "train"), TrainingLog()
     if storage.is_intact(folder):
         return
-    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "bits_per_dim": math.nan}
+    if cell.kept:
+        raise UserError(f"the fit {folder.name} that was to be kept is gone; leave --keep-fit out to fit it anew")
+    costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "fit_cpu_s": 0.0, "bits_per_dim": math.nan}
     weights = context.loaded.weights(cell.method)
-    checkpoints = Checkpoints(folder.with_name(f".{folder.name}-checkpoints"), log.rows)
+    checkpoints = Checkpoints(checkpoints_of(folder), log.rows, resumed=lambda where: context.resumed(vars(where)))
+    _load(context, cell)
     with context.isolated("train", cell.seed), peak_memory(context.device) as peak:
         method = context.loaded.method(cell)
         if weights:
-            costs |= _load_weights(method, weights) | dict.fromkeys(("images_seen", "fit_s"), math.nan)
+            costs |= _load_weights(method, weights) | dict.fromkeys(("images_seen", "fit_s", "fit_cpu_s"), math.nan)
         elif isinstance(method, Method):
             run = _fit(context, cell, log)
             run.keeper = checkpoints
@@ -99,6 +102,7 @@ def train(context: Context, cell: Cell) -> None:
                 method.fit(run)
             synchronize(context.device)
             costs["fit_s"], costs["images_seen"] = checkpoints.seconds, float(run.seen)
+            costs["fit_cpu_s"] = checkpoints.cpu_seconds if context.device.type == "cpu" else math.nan
             costs["bits_per_dim"] = _bits_per_dim(log)
             costs["parameters"] = _parameters(method)
             _check_finite(method)
@@ -113,6 +117,16 @@ def train(context: Context, cell: Cell) -> None:
         storage.write_json(draft / "costs.json", costs)
         log.write(draft)
     checkpoints.discard()
+
+
+def _load(context: Context, cell: Cell) -> None:
+    """Load what several fits of a process share, whose time and memory is that of none."""
+    root, dataset = context.loaded.job.data_root, context.loaded.dataset(cell.dataset)
+    for part in ("train", "valid"):
+        dataset.split(root, part)
+    if context.device.type == "cpu":
+        with context.isolated("train", cell.seed):
+            load_training_libraries()
 
 
 def _load_weights(method: Method | Control, weights: PretrainedWeights) -> dict[str, float]:
@@ -194,9 +208,10 @@ def images(context: Context, cell: Cell) -> None:
 
 
 def _costs(method: Method | Control, answers: Answers) -> dict[str, float]:
-    """Milliseconds and network evaluations per image of both steps."""
+    """Milliseconds by the clock and of the processor, and network evaluations per image of both steps."""
     calls = method.evaluations if isinstance(method, Method) else {"abduct": 0, "predict": 0}
     costs = {f"{step}_ms": answers.milliseconds(step) for step in ("abduct", "predict")}
+    costs |= {f"{step}_cpu_ms": answers.cpu_milliseconds(step) for step in ("abduct", "predict")}
     return costs | {f"{step}_evals": float(calls.get(step, math.nan)) for step in ("abduct", "predict")}
 
 

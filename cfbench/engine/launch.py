@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +12,10 @@ from .. import storage
 from ..errors import UserError
 from ..plugins.spec import Spec
 from ..runs.budget import Budget
-from ..runs.chain import STAGES, Outcome, Status, Task, damaged, finished, missing, tasks_of
+from ..runs.chain import STAGES, Outcome, Status, damaged, finished, missing, tasks_of
 from ..runs.context import Context, LoadedJob, Run
 from ..runs.environment import available_cores, git_state
-from ..runs.folders import check_writable
+from ..runs.folders import MANIFEST, check_writable, refuse_unwritable
 from ..runs.manifest import (
     SETTINGS,
     DatasetEntry,
@@ -34,17 +34,9 @@ from .claims import remove_abandoned_claims
 from .contention import remove_ended_tasks
 from .execute import execute
 from .prepare import install_bundle
+from .todo import Todo
 
-__all__ = ["Todo", "declare", "default_jobs", "launch", "report_unfinished"]
-
-
-@dataclass(frozen=True)
-class Todo:
-    """The tasks of a run that are to be done, and the number of all its tasks."""
-
-    run: Run
-    tasks: tuple[Task, ...]
-    total: int
+__all__ = ["checked", "declare", "default_jobs", "launch", "report_unfinished"]
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -89,19 +81,20 @@ def launch(
         KeyboardInterrupt: the user asked to stop, and tasks are left.
     """
     if dry_run:
-        check_manifest(run.job.folder, _manifest(run, tuple(argv)))
+        checked(run, argv)
     else:
         declare(run, argv)
         _remove_abandoned(run.job.folder)
     done = finished(run)
     todo = [t for t in missing(run, done, only) if t.stage in stages]
-    announce(Todo(run, tuple(todo), len(tasks_of(run))))
+    jobs = jobs if address else min(jobs or default_jobs(run), max(len(todo), 1))
+    announce(Todo(run, tuple(todo), frozenset(done), len(tasks_of(run)), max(jobs, 1)))
     if dry_run:
         for stage, broken in damaged(run, todo).items():
             print(f"cfbench: {stage}: {', '.join(broken[:3])} does not match its manifest", file=sys.stderr)
     if dry_run or not todo:
         return []
-    return execute(run, todo, done, jobs if address else min(jobs or default_jobs(run), len(todo)), address, after)
+    return execute(run, todo, done, jobs, address, after)
 
 
 def declare(run: Run, argv: Sequence[str]) -> None:
@@ -113,24 +106,35 @@ def declare(run: Run, argv: Sequence[str]) -> None:
         UserError: the folder holds a run under another budget, split, plan or format, or cannot be written; or the
             run has a name, text or number that `read_manifest` would not accept.
     """
-    job = run.job
-    new = _manifest(run, tuple(argv))
-    check_manifest(job.folder, new)
-    check_writable(job.folder)
-    if (job.folder / "run.json").exists():
-        old = read_manifest(job.folder)
-        _refuse_settings(job.folder, old, new)
-        _refuse_bundles(job.folder, old, new)
-        new = _joined(old, new)
-        if twice := named_twice(new.cells):
-            raise UserError(f"{job.folder}: {twice}; give one another name, or this run another --name")
-        check_manifest(job.folder, new)
+    new, folder = checked(run, argv), run.job.folder
+    check_writable(folder)
     try:
-        write_manifest(job.folder, new)
+        write_manifest(folder, new)
         for spec in run.datasets:
             install_bundle(Context(run.loaded), spec)
     except OSError as error:
-        raise UserError(f"{job.folder} cannot be written ({error.strerror}); give another --run-root") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --run-root") from error
+
+
+def checked(run: Run, argv: Sequence[str]) -> Manifest:
+    """The manifest that `declare` would write; nothing is written.
+
+    Raises:
+        UserError: as `declare` does, except where a disk is full.
+    """
+    folder, new = run.job.folder, _manifest(run, tuple(argv))
+    check_manifest(folder, new)
+    refuse_unwritable(folder)
+    if not (folder / MANIFEST).exists():
+        return new
+    old = read_manifest(folder)
+    _refuse_settings(folder, old, new)
+    _refuse_bundles(folder, old, new)
+    joined = _joined(old, new)
+    if twice := named_twice(joined.cells):
+        raise UserError(f"{folder}: {twice}; give one another name, or this run another --name")
+    check_manifest(folder, joined)
+    return joined
 
 
 def _manifest(run: Run, argv: tuple[str, ...]) -> Manifest:

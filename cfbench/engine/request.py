@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..contract import Control, Derived, Method
-from ..errors import PluginError, UserError, one_line
+from ..errors import PluginError, UserError, did_you_mean, one_line
 from ..evaluation.plan import check_plan
 from ..plugins.registry import Registry
 from ..plugins.spec import LARGEST, Spec, parse_settings, parse_specs
@@ -20,7 +20,8 @@ from ..runs.console import print_dataset_progress
 from ..runs.context import LoadedJob, Run
 from ..runs.environment import pick_device, standard
 from ..runs.folders import check_run_name
-from ..runs.job import Job, parse_weights
+from ..runs.job import Cell, Job, parse_weights
+from ..runs.kept import kept_fit
 from .construct import applies, check_datasets, check_metrics, check_rows
 from .prepare import check_bundle
 
@@ -40,6 +41,7 @@ class Request:
     split: Literal["test", "valid"] = "test"
     settings: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    keep_fit: tuple[str, ...] = ()
     metrics: str | None = None
     controls: bool = True
     device: str = "auto"
@@ -73,12 +75,23 @@ class Request:
         asked = [(row, seed) for row in self.rows for seed in seeds]
         asked += [(c, seed) for c in controls for seed in (seeds if issubclass(self._class(c), Method) else seeds[:1])]
         cells = tuple(
-            self.loaded.keys.cell(d, m, seed, metrics)
+            self._cell(d, m, seed, metrics)
             for d in self.dataset_specs
             for m, seed in asked
             if self._applies(d, m, controls)
         )
         return Run(self.job, cells, self.loaded, tuple(c.label for c in controls), tuple(self.dataset_specs))
+
+    def _cell(self, dataset: Spec, method: Spec, seed: int, metrics: list[str]) -> Cell:
+        """A cell, with the fit of other code that the user wants to keep."""
+        keys, names = self.loaded.keys, {row.name for row in self.rows}
+        for name in self.keep_fit:
+            if name not in names:
+                raise UserError(f"--keep-fit {name!r} is no method of this run; {did_you_mean(name, names)}")
+        cell = keys.cell(dataset, method, seed, metrics)
+        if cell.base.method.name not in self.keep_fit or not cell.inputs:
+            return cell
+        return keys.cell(dataset, method, seed, metrics, kept_fit(self.job.folder, cell))
 
     @cached_property
     def job(self) -> Job:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .. import storage
 from ..errors import Interrupted, InvalidAnswer, TaskTimeout, UserError, interruption_in, reason_of
-from ..runs.chain import Outcome, Status, Task, failure_folder, input_folders
+from ..runs.chain import Outcome, Status, Task, failure_folder, input_folders, output_folders
 from ..runs.context import Context, LoadedJob
 from ..runs.environment import standard
 from ..runs.job import Job
@@ -71,7 +71,11 @@ def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
             using_device(Context(loaded).device) as use,
             time_limit(job.timeout if task.cell else None),
         ):
-            context = Context(loaded, _report_and_count(report, use), use.count_others)
+            context = Context(
+                loaded, _report_and_count(report, use), use.count_others, task.cell.inputs if task.cell else {},
+                lambda about: log_event(job.folder, "resume", task=task.id, **about),
+            )  # fmt: skip
+            _report_scores(context, task)
             RUNNERS[task.stage](context, task.cell or task.dataset)
     except BaseException as error:
         if interruption := interruption_in(error):
@@ -81,6 +85,13 @@ def _attempt(job: Job, task: Task, loaded: LoadedJob) -> Outcome:
             return Outcome(task, Status.FAILED, _one_line(f"{reason}; make room, then the same command tries again"))
         return Outcome(task, status_of(error), _one_line(reason), log=traceback.format_exc())
     return Outcome(task, Status.DONE)
+
+
+def _report_scores(context: Context, task: Task) -> None:
+    """Say how many metrics of a cell are computed already."""
+    folders = output_folders(context.loaded, task) if task.stage == "scores" else []
+    if done := sum(map(storage.is_complete, folders)):
+        context.resumed({"stage": "metrics", "step": done, "steps": len(folders), "seconds": 0.0})
 
 
 def _report_and_count(report: ProgressReporter, use: DeviceUse) -> Callable[..., None]:

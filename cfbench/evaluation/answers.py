@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..errors import InvalidAnswer
 from ..images import Images
 from ..rng import Streams, derive
 from ..storage.tensors import ImageFile
+from .clock import cpu_time
 from .plan import Plan
 
 __all__ = [
@@ -45,12 +47,17 @@ class Answers:
 
     images: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"abduct": 0.0, "predict": 0.0})
+    cpu_seconds: dict[str, float] = field(default_factory=lambda: {"abduct": 0.0, "predict": 0.0})
     calls: dict[str, int] = field(default_factory=lambda: {"abduct": 0, "predict": 0})
     wrong: dict[str, int] = field(default_factory=dict)
 
     def milliseconds(self, step: str) -> float:
         """Mean time of a step for an image."""
         return 1000 * self.seconds[step] / max(self.calls[step], 1)
+
+    def cpu_milliseconds(self, step: str) -> float:
+        """Mean time of the processor for an image; NaN where another device computes."""
+        return 1000 * self.cpu_seconds[step] / max(self.calls[step], 1)
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,12 @@ class Caller:
     def _time(self, step: str, images: int, call: Callable[..., Any], *args: Any) -> Any:
         with torch.no_grad():
             synchronize(self.device)
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), cpu_time()
             result = call(*args)
             synchronize(self.device)
         if self.timed:
             self.answers.seconds[step] += time.perf_counter() - start
+            self.answers.cpu_seconds[step] += cpu_time() - cpu_start if self.device.type == "cpu" else math.nan
             self.answers.calls[step] += images
         return result
 

@@ -120,7 +120,7 @@ class _Reproducer:
                 yield from ((name, d) for d in differences(self.run / path, self.folder / again.stage(name)))
 
     def _install(self, loaded: LoadedJob, cell: Cell, again: Cell) -> None:
-        """Copy the run's plan and judges, and an external row's images, to the folders of the present keys."""
+        """Copy the run's plan and judges, an external row's images and a fit that was kept to the present folders."""
         entry = self.manifest.datasets[cell.dataset.label]
         copies = {
             entry.plan: loaded.plan_folder(cell.dataset),
@@ -128,6 +128,8 @@ class _Reproducer:
         }
         if cell.external:
             copies[str(cell.stage("images"))] = self.folder / again.stage("images")
+        if again.kept:
+            copies[str(cell.stage("train"))] = self.folder / again.stage("train")
         for name, copy in copies.items():
             if not storage.is_complete(copy) and (broken := storage.copy_stage(self.run / name, copy)):
                 raise UserError(f"{self.run / name} does not match its manifest ({broken[0]}); nothing can be compared")
@@ -182,7 +184,8 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
 def _declared_now(loaded: LoadedJob, cell: Cell) -> Cell:
     """The cell as it would be declared now."""
     if not cell.external:
-        return loaded.keys.cell(cell.dataset, cell.method, cell.seed, list(cell.scores))
+        kept = cell.keys["train"] if cell.kept else ""
+        return loaded.keys.cell(cell.dataset, cell.method, cell.seed, list(cell.scores), kept)
     scores = loaded.keys.scores(cell.dataset, cell.keys["images"], list(cell.scores))
     return replace(cell, keys={**cell.keys, **loaded.keys.shared(cell.dataset)}, scores=scores)
 
@@ -210,6 +213,8 @@ def _report(cell: Cell, reproduction: Reproduction, tolerance: float, environmen
         "failed": f"failed: {reproduction.failure}",
     }
     print(f"{cell.label}: {text[reproduction.outcome(tolerance)]}")
+    if cell.kept:
+        print(f"  its fit was made by other code (key {cell.keys['train']}) and kept: it was not fitted again")
     for name in reproduction.changed_keys:
         key = cell.scores[name[6:]] if name.startswith("score-") else cell.keys[name]
         print(

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from .files import files_of, home_of, imported_modules, is_shared, is_sibling, own_name, package_of
 
-__all__ = ["code_parts", "is_importable", "key_of", "module_digest", "object_digest", "source_digest"]
+__all__ = ["code_parts", "is_importable", "key_of", "module_digest", "object_digest", "source_digest", "source_parts"]
 
 
 NO_CODE = frozenset(
@@ -162,6 +162,21 @@ def source_digest(thing: type[Any] | Callable[..., Any]) -> str:
     return key_of(_sources(thing), code_parts(thing, _base))
 
 
+def source_parts(thing: type[Any] | Callable[..., Any]) -> dict[str, str]:
+    """The digests that `source_digest` is made of, shortened, by the name of the file; code in no file has no name.
+
+    They say which file was edited where the digest of the whole has changed.
+    """
+    if not is_importable(thing) or not _file(thing):
+        return {"": source_digest(thing)}
+    found: dict[str, str] = {}
+    for file, digest in sorted(_source_files(thing).items()):
+        path = Path(file)
+        name = path.name if path.stem != "__init__" else f"{path.parent.name}/{path.name}"
+        found[name] = key_of(found[name], digest) if name in found else digest[:12]
+    return found
+
+
 @cache
 def _loaded(thing: Any) -> str:
     return key_of(_sources(thing)) if _file(thing) else key_of(code_parts(thing, _base))
@@ -169,13 +184,18 @@ def _loaded(thing: Any) -> str:
 
 def _sources(thing: Any) -> list[str]:
     """Digests of the file that defines a class or function, and of those that it imports."""
+    return sorted(_source_files(thing).values())
+
+
+def _source_files(thing: Any) -> dict[str, str]:
+    """The file that defines a class or function and those that it imports, with their digests."""
     seen: dict[str, str] = {}
     for each in (thing, *(getattr(thing, "__mro__", ())[1:] if is_importable(thing) else ())):
         file = None if each is not thing and _plain_base(each) else _file(each)
         if file:
             package = getattr(sys.modules.get(each.__module__), "__package__", None) or ""
             _walk(file, *(home_of(package) or (package, None if package else file.resolve().parent)), seen)
-    return sorted(seen.values())
+    return seen
 
 
 def _file(thing: Any) -> Path | None:

@@ -9,7 +9,7 @@ from functools import cache, partialmethod
 from types import FunctionType
 from typing import Any, Literal, get_type_hints
 
-__all__ = ["BASES", "Kind", "claims", "contract_errors", "derived", "keywords", "required"]
+__all__ = ["BASES", "Kind", "claims", "contract_errors", "defaults", "derived", "keywords", "required"]
 
 
 Kind = Literal["method", "dataset", "metric"]
@@ -41,6 +41,11 @@ def keywords(cls: type[Any]) -> dict[str, Any]:
     except Exception:  # a name that only type checkers import
         hints = {p.name: PLAIN.get(str(p.annotation), Any) for p in _settings(cls)}
     return {p.name: hints.get(p.name, Any) for p in _settings(cls)}
+
+
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    """The constructor's keywords that have a default, with it."""
+    return {p.name: p.default for p in _settings(cls) if p.default is not p.empty}
 
 
 def required(cls: type[Any]) -> list[str]:

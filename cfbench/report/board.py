@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -164,37 +164,66 @@ class Standing:
 
 
 class Board(ScoreTable):
-    """The leaderboard of one data set: every interval, rank and comparison of it."""
+    """The leaderboard of one data set: every interval, rank and comparison of it.
 
-    def __init__(self, results: Results) -> None:
+    Args:
+        results: of its rows.
+        whole: the leaderboard of more rows that these are some of, from which estimates and p-values are taken; by
+            default these are all.
+    """
+
+    def __init__(self, results: Results, whole: Board | None = None) -> None:
         super().__init__(results)
+        self.whole = whole or self
         self._standings: dict[Key, Standing] = {}
+
+    def showing(self, rows: Collection[str]) -> Board:
+        """The leaderboard of some rows: scores, intervals and p-values are those among all rows, ranks among these."""
+        if set(self.methods) <= set(rows):
+            return self
+        r = self.results
+        some = replace(
+            r,
+            methods=tuple(m for m in r.methods if m in rows),
+            controls=tuple(m for m in r.controls if m in rows),
+            cells=tuple(c for c in r.cells if c.method in rows),
+            scores=tuple(s for s in r.scores if s.method in rows),
+            specs={m: spec for m, spec in r.specs.items() if m in rows},
+        )
+        return Board(some, self.whole)
 
     def standing(self, key: Key) -> Standing:
         """Each method in a column, on all questions."""
         if key not in self._standings:
-            self._standings[key] = self._standing(key, self.stack(key))
+            self._standings[key] = self._standing(key, self.whole.stack(key))
         return self._standings[key]
 
     def _standing(self, key: Key, stack: ColumnScores) -> Standing:
-        found = _estimated(stack, list(self.pooled.values()), self.about(key))
-        coverage = {m: (sum(stack.finite[row]), sum(stack.asked[row])) for m, row in self.pooled.items()}
+        lines = self.whole.pooled
+        found = dict(zip(lines, _estimated(stack, list(lines.values()), self.about(key)), strict=True))
+        coverage = {m: (sum(stack.finite[lines[m]]), sum(stack.asked[lines[m]])) for m in self.methods}
         ranks = {} if self.is_doubtful(key) else self.family(key, stack).ranks(self._own_rows)
-        return Standing(dict(zip(self.methods, found, strict=True)), coverage, ranks)
+        return Standing({m: found[m] for m in self.methods}, coverage, ranks)
 
     def family(self, key: Key, stack: ColumnScores | None = None) -> Family:
         """The comparisons of a column: of all methods with each other and with the controls."""
-        return Family(self.stack(key) if stack is None else stack, self.pooled, self.about(key), self._compared)
+        stack = self.whole.stack(key) if stack is None else stack
+        return Family(stack, self.whole.pooled, self.about(key), self._compared)
 
     @cached_property
     def _own_rows(self) -> np.ndarray:
-        """The numbers of the rows that are no controls."""
-        return np.array([k for k, m in enumerate(self.methods) if not self.is_control(m)], dtype=np.int64)
+        """The numbers of the rows that are no controls, among all rows."""
+        return np.array([k for k, m in self._numbers.items() if not self.is_control(m)], dtype=np.int64)
+
+    @cached_property
+    def _numbers(self) -> dict[int, str]:
+        """The rows by their numbers among all rows."""
+        return {k: m for k, m in enumerate(self.whole.methods) if m in self.methods}
 
     @cached_property
     def _compared(self) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the rows of each pair: methods first, then each method with each control."""
-        own, every = self._own_rows, np.arange(len(self.methods))
+        own, every = self._own_rows, np.array(list(self._numbers), dtype=np.int64)
         others = np.setdiff1d(every, own)
         first, second = (own[x] for x in np.triu_indices(len(own), 1))
         crossed = np.repeat(own, len(others)), np.tile(others, len(own))
@@ -206,19 +235,20 @@ class Board(ScoreTable):
 
         Rows are compared on the questions that the truth has a score for, with Holm's correction over its rivals.
         """
-        truth = next((self.methods.index(c.method) for c in self.results.cells if c.is_truth), None)
+        every = self.whole.methods
+        truth = next((every.index(c.method) for c in self.results.cells if c.is_truth), None)
         found: dict[Key, str] = {}
         if truth is None:
             return found
-        rivals = np.setdiff1d(np.arange(len(self.methods)), [truth])
+        rivals = np.setdiff1d(list(self._numbers), [truth])
         pairs = rivals, np.full(len(rivals), truth)
         for key, score in self.columns.items():
             if score.kind == "cell":
                 continue
-            stack = restricted(self.stack(key), self.pooled[self.methods[truth]])
-            family = Family(stack, self.pooled, score.about, pairs)
+            stack = restricted(self.whole.stack(key), self.whole.pooled[every[truth]])
+            family = Family(stack, self.whole.pooled, score.about, pairs)
             if winners := [a for a in family.better.tolist() if a not in (-1, truth)]:
-                found[key] = self.methods[min(winners)]
+                found[key] = every[min(winners)]
         return found
 
     @cached_property
@@ -248,7 +278,7 @@ class Board(ScoreTable):
             standing = self.standing(key)
             rows.add(key, "all", self.stack(key), standing.estimates, standing.ranks)
             if score.kind == "image" and score.scope == "do" and score.do in supported:
-                stack = self.stack(key, np.asarray(supported[score.do], dtype=bool))
+                stack = self.whole.stack(key, np.asarray(supported[score.do], dtype=bool))
                 standing = self._standing(key, stack)
                 rows.add(key, "supported", stack, standing.estimates, standing.ranks)
         return rows.table()

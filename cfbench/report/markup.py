@@ -22,6 +22,7 @@ _TEX = {
     '"': r"\textquotedbl{}",
     "[": "{[}",
     "]": "{]}",
+    "¶": r"\P{}",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "→": r"$\rightarrow$",

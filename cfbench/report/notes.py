@@ -140,10 +140,12 @@ def _remarks(board: Board) -> Iterable[str]:
 
 
 def _foreign(board: Board) -> Iterable[str]:
-    """Rows whose weights or answers were made elsewhere."""
+    """Rows whose weights or answers were made elsewhere, or by other code."""
     for c in board.results.cells:
         if given := c.notes.get("weights"):
             yield f"{c.method} (seed {c.seed}): no fit, weights from {given}."
+        if keys := c.notes.get("kept"):
+            yield f"{c.method} (seed {c.seed}): fit made by other code: key {keys[0]}, of the present code {keys[1]}."
         if c.notes.get("external"):
             yield f"{c.method}: answers made elsewhere, at unknown cost."
 

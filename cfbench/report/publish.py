@@ -6,7 +6,7 @@ import csv
 import math
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -37,8 +37,9 @@ NAMED = 5
 
 
 def publish(
-    run: StoredRun, datasets: Iterable[str], out: Path, *, pictures: bool = True, details: bool = False
-) -> None:
+    run: StoredRun, datasets: Iterable[str], out: Path, *, pictures: bool = True, details: bool = False,
+    rows: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Write the tables of data sets into ``out``, then their pictures, and then print the tables and the files written.
 
     Args:
@@ -47,6 +48,7 @@ def publish(
         out: the folder; its summary is about all data sets whose tables lie there.
         pictures: whether charts and contact sheets are drawn.
         details: whether the tables of all metrics are printed below the summary.
+        rows: specs of those that are printed, by default all; the files and pictures have all.
 
     Raises:
         UserError: a file of the run is not as cfbench writes it.
@@ -59,8 +61,13 @@ def publish(
     for dataset in (dataset for dataset, board in boards.items() if board is None):
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
     for board, files in written:
+        specs = board.results.specs
+        shown = board if rows is None else board.showing({m for m in board.methods if specs.get(m, m) in rows})
         with leaving_out(f"the printed tables of {board.results.dataset}"):
-            _show(board, details=details)
+            _show(shown, details=details)
+        if others := len(board.methods) - len(shown.methods):
+            are = "row of this run is" if others == 1 else "rows of this run are"
+            print(f"{others} other {are} in the files; --all shows them")
         for what, paths in files.items():
             _print_files(what, paths)
     _print_files("all data sets", summaries)

@@ -34,6 +34,7 @@ __all__ = [
     "inputs_of",
     "last_failure",
     "missing",
+    "output_folders",
     "tasks_of",
 ]
 
@@ -221,7 +222,8 @@ def input_folders(loaded: LoadedJob, task: Task) -> Iterator[Path]:
             yield loaded.job.folder / task.cell.stage(name)
 
 
-def _output_folders(loaded: LoadedJob, task: Task) -> list[Path]:
+def output_folders(loaded: LoadedJob, task: Task) -> list[Path]:
+    """The folders that a task writes."""
     if task.cell is None:
         return [loaded.shared_folder(task.stage, task.dataset)]
     return [loaded.job.folder / task.cell.stage(name) for name in _folders_of(task.stage, task.cell)]
@@ -229,14 +231,14 @@ def _output_folders(loaded: LoadedJob, task: Task) -> list[Path]:
 
 def damaged(run: Run, tasks: Iterable[Task]) -> dict[Path, list[str]]:
     """The output folders of tasks that do not match their manifests, with the files that do not."""
-    folders = (folder for task in tasks for folder in _output_folders(run.loaded, task))
+    folders = (folder for task in tasks for folder in output_folders(run.loaded, task))
     present = (folder for folder in folders if os.path.lexists(folder / storage.MANIFEST))
     return {folder: broken for folder in present if (broken := storage.damaged_files(folder))}
 
 
 def finished(run: Run) -> set[str]:
     """The ids of the tasks that are done; every file of their folders is read once to check it."""
-    return {t.id for t in tasks_of(run) if all(map(storage.is_intact, _output_folders(run.loaded, t)))}
+    return {t.id for t in tasks_of(run) if all(map(storage.is_intact, output_folders(run.loaded, t)))}
 
 
 def missing(run: Run, done: Container[str], only: Literal["missing", "failed", "all"]) -> list[Task]:

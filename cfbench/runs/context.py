@@ -218,11 +218,15 @@ class Context:
         loaded: the job.
         progress: ``progress(stage, done, total, loss)`` updates the live display.
         other_tasks: the largest number of other tasks that computed on the device at once since this one began.
+        inputs: what keys of a cell are made of, by key.
+        resumed: called with a description of where the work continues that an earlier process began.
     """
 
     loaded: LoadedJob
     progress: Callable[..., None] = field(default=lambda stage, done, total, loss=None: None)
     other_tasks: Callable[[], int] = field(default=lambda: 0)
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    resumed: Callable[[Mapping[str, Any]], None] = field(default=lambda about: None)
 
     @property
     def device(self) -> torch.device:
@@ -238,7 +242,13 @@ class Context:
 
     @contextmanager
     def write_stage(self, folder: Path, **about: Any) -> Iterator[Path]:
-        """Context manager like `storage.write_stage` that logs the stage, unless another process wrote it first."""
+        """Context manager like `storage.write_stage` that logs the stage, unless another process wrote it first.
+
+        What its key is made of is written too, where that is known.
+        """
+        key = folder.name.rpartition("-")[2]
+        if inputs := self.inputs.get(key) or self.loaded.keys.inputs.get(key):
+            about["inputs"] = inputs
         with storage.write_stage(folder, **about) as draft:
             yield draft
             inode = draft.stat().st_ino

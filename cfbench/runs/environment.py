@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import math
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +30,7 @@ __all__ = [
     "describe_environment",
     "git_state",
     "isolated",
+    "load_training_libraries",
     "peak_memory",
     "pick_device",
     "standard",
@@ -273,29 +276,51 @@ def isolated(seed: int, threads: int) -> Iterator[None]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Context manager that measures the peak memory in MiB: allocated on the GPU, or resident in the process."""
+    """Context manager that measures the most memory in MiB that was needed beyond what was held before.
+
+    On a GPU it is that of tensors, otherwise that resident in the process; ``peak_mb`` is NaN where the system does not
+    measure it for a part of a process (Linux does).
+    """
     peak: dict[str, float] = {}
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device) / 2**20
     else:
-        _reset_resident_peak()
+        held = _reset_resident_peak()
     yield peak
-    if device.type == "cuda":
-        peak["peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        peak["peak_mb"] = _resident_peak()
+    most = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _resident("VmHWM")
+    peak["peak_mb"] = max(most - held, 0.0) if math.isfinite(most - held) else math.nan
 
 
-def _reset_resident_peak() -> None:
+@cache
+def load_training_libraries() -> None:
+    """Load what PyTorch loads when it first trains, so that the first fit of a process has no time and memory of it."""
+    weight = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    torch.nn.functional.conv2d(torch.zeros(1, 1, 4, 4), weight).sum().backward()
+    torch.optim.Adam([weight]).step()
+
+
+SLACK_MB = 16.0
+"""Resident memory that a process may take between two looks at it."""
+
+
+def _reset_resident_peak() -> float:
+    """Let the peak of the resident memory start anew; the memory [MiB] held now, NaN where that is not possible."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what is free and still held would be used again unseen
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return
+        return math.nan
+    held = _resident("VmRSS")
+    return held if _resident("VmHWM") <= held + SLACK_MB else math.nan
 
 
-def _resident_peak() -> float:
+def _resident(what: str) -> float:
+    """A line of this process's status, in MiB; NaN where there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+        return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(what))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return math.nan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError, did_you_mean
 
-__all__ = ["DATA_ROOT", "MANIFEST", "check_run_name", "check_writable", "find_run"]
+__all__ = ["DATA_ROOT", "MANIFEST", "check_run_name", "check_writable", "find_run", "refuse_unwritable"]
 
 DATA_ROOT = "CFBENCH_DATA_ROOT"
 """The environment variable that names the folder with data sets."""
@@ -52,3 +52,16 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another --run-root") from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise where it can be seen, without writing, that a folder cannot be created or written to.
+
+    Raises:
+        UserError: the folder, or the first above it that exists, is a file or must not be written to.
+    """
+    found = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not found.is_dir():
+        raise UserError(f"{folder} cannot be written ({found} is no folder); give another --run-root")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written ({found} is read-only for you); give another --run-root")

@@ -102,6 +102,8 @@ class Cell:
         scores: the keys of its scores, by metric.
         of: the method that a derived one answers through, and whose fit and tuning it shares.
         external: whether its answers were computed by another program.
+        kept: the key that its fit would have, where a fit by other code is kept; its key of ``train`` is that one's.
+        inputs: what keys of its own stages are made of, by key, where they were computed here; ``run.json`` has none.
     """
 
     dataset: Spec
@@ -112,6 +114,8 @@ class Cell:
     scores: Mapping[str, str] = field(default_factory=dict)
     of: Spec | None = None
     external: bool = False
+    kept: str = ""
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def label(self) -> str:
@@ -149,7 +153,10 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """As ``run.json`` holds it, with the alias of its method where that has one."""
-        about = asdict(self)
+        about = asdict(replace(self, inputs={}))
+        del about["inputs"]
+        if not self.kept:
+            del about["kept"]
         for spec in filter(None, (about[name] for name in ("dataset", "method", "fit", "of"))):
             if not spec["alias"]:
                 del spec["alias"]
@@ -160,8 +167,9 @@ class Cell:
         of = Spec(**d["of"]) if d.get("of") else None
         specs = {name: Spec(**d[name]) for name in ("dataset", "method", "fit")}
         return cls(
-            **specs, seed=d["seed"], keys=d["keys"], scores=d["scores"], of=of, external=d.get("external", False)
-        )
+            specs["dataset"], specs["method"], d["seed"], specs["fit"], d["keys"], d["scores"], of,
+            d.get("external", False), d.get("kept", ""),
+        )  # fmt: skip
 
 
 def without_base(spec: Spec) -> Spec:

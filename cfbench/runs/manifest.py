@@ -135,6 +135,11 @@ class Manifest:
         """What tables and charts call each row, by its label; where cells of a row disagree, as the last one says."""
         return {cell.method.label: cell.method.title for cell in self.cells}
 
+    @cached_property
+    def kept(self) -> frozenset[tuple[str, str]]:
+        """The data set and method of the rows that keep a fit by other code in any training seed."""
+        return frozenset((c.dataset.label, c.method.label) for c in self.cells if c.kept)
+
     def label_of(self, folder: Path, dataset: str | None) -> str:
         """The label of a data set of the run in ``folder``, by default of the only one.
 
@@ -349,6 +354,7 @@ def _cell(value: Any) -> Cell:
         scores=mapping(cell["scores"], _key, _metric),
         of=optional(_spec)(cell["of"]),
         external=external,
+        kept=_optional_key(cell.get("kept", "")),
     )
 
 

@@ -37,7 +37,8 @@ EVENTS = "events.jsonl"
 
 
 def log_event(folder: Path, event: str, **about: Any) -> None:
-    """Append an event to a run's log: ``begin``, ``start``, ``wrote``, ``crash``, ``end`` or ``stop``, and its fields.
+    """Append an event to a run's log: ``begin``, ``start``, ``resume``, ``wrote``, ``crash``, ``end`` or ``stop``, and
+    its fields.
 
     A line is written in one call, so that lines of several processes do not mix. A log that cannot be written (a full
     disk) is no error.

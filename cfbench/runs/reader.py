@@ -29,7 +29,7 @@ from .job import Cell
 from .manifest import DatasetEntry, Manifest, read_manifest, refuse_links
 from .stage_reader import check_plan_tensors, optional_key, read_card, read_scores, reading_run
 
-__all__ = ["CellState", "Results", "Score", "StoredRun", "cell_states", "read_results", "read_run"]
+__all__ = ["KEPT", "CellState", "Results", "Score", "StoredRun", "cell_states", "read_results", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,12 @@ class Results:
     @property
     def aliases(self) -> dict[str, str]:
         """The labels of the rows that users gave a name, by that name."""
-        return {title: label for title, label in self.specs.items() if title != label}
+        titles = {title.removesuffix(f" {KEPT}"): label for title, label in self.specs.items()}
+        return {title: label for title, label in titles.items() if title != label}
 
 
+KEPT = "\N{PILCROW SIGN}"
+"""The mark behind the name of a row that keeps a fit by other code."""
 _ANSWERS: dict[str, Callable[[Any], Any]] = {
     "residual": printable,
     "is_truth": boolean,
@@ -152,7 +155,9 @@ def _state(folder: Path, cell: Cell, manifest: Manifest) -> CellState:
     keys = {**cell.keys, **{f"score-{metric}": key for metric, key in cell.scores.items()}}
     fit = "" if cell.external else cell.fitted.method.label
     about |= {"keys": keys, "notes": notes, "spec": cell.method, "fit": fit}
-    return CellState(manifest.titles[cell.method.label], cell.seed, status, reason, **about)
+    title = manifest.titles[cell.method.label]
+    title += f" {KEPT}" if (cell.dataset.label, cell.method.label) in manifest.kept else ""
+    return CellState(title, cell.seed, status, reason, **about)
 
 
 def _failed(folder: Path, cell: Cell, dataset: DatasetEntry) -> tuple[Status, str] | None:
@@ -178,6 +183,7 @@ def _notes(folder: Path, cell: Cell, images: Mapping[str, Any]) -> dict[str, Any
         "remarks": list(_remarks(folder, cell)),
         "weights": _weights_source(folder, cell),
         "external": cell.external,
+        "kept": (cell.keys["train"], cell.kept) if cell.kept else None,
     }
 
 

@@ -28,7 +28,8 @@ GRAPH = CausalGraph((*BARS.graph.variables, Variable("ground", "continuous", 1, 
 OPTIONAL: Mapping[str, Any] = {"truth": None, "reverse": None, "cycles": {}, "judges": None, "measure": None}
 """Evidence that a metric must name in ``needs``, and the values of the fields without it."""
 COSTS = {
-    "fit_s": 3.5, "tune_s": 0.5, "abduct_ms": 0.2, "predict_ms": 0.3, "abduct_evals": 1.0, "predict_evals": 2.0,
+    "fit_cpu_s": 3.0, "fit_s": 3.5, "tune_s": 0.5, "abduct_cpu_ms": 0.1, "predict_cpu_ms": 0.2,
+    "abduct_ms": 0.2, "predict_ms": 0.3, "abduct_evals": 1.0, "predict_evals": 2.0,
     "parameters": 1000.0, "peak_mb": 64.0, "bits_per_dim": 2.5, "images_seen": 1024.0, "train_peak_mb": 80.0,
     "fit_others": 0.0, "answer_others": 0.0,
 }  # fmt: skip

@@ -71,7 +71,7 @@ def peak_memory_of(folder: Path, task: Task) -> float | None:
             peaks.append(float(storage.read_json(path).get("train_peak_mb") or 0))
         except (UserError, TypeError, ValueError, AttributeError):
             continue
-    return max(peaks, default=0.0) or None
+    return max(filter(math.isfinite, peaks), default=0.0) or None
 
 
 WATCH, GRACE = 0.5, 10.0

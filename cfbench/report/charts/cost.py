@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..board import Board, Estimate
 from ..columns import MEAN, Key, where
 from ..format import column_name, heading, marks_of_do
-from ..summary.headline import FITS
+from ..summary.headline import ANSWERS, FITS, clocks
 from ..summary.rows import short_names
 from ..sweeps import sweeps
 from .figure import HEIGHT, WIDTH, Look, add_notes, balanced, cut_names, looks, new_figure, notes_height
@@ -61,14 +61,16 @@ def quality_keys(board: Board) -> list[Key]:
 def cost_axes(board: Board) -> list[tuple[str, dict[str, float]]]:
     """Costs of an answer, then of the fit, by method: those of one unit added up, each unit an axis of its own.
 
-    Of several clocks of a fit the first one counts.
+    Of times that several clocks measured those of the first one count.
     """
-    clocks = [k for path in FITS for k in board.columns if k.path == path][1:]
+    timed = {path for paths in (FITS, *ANSWERS) for path in paths}
+    known = {k.path for k in board.columns if any(math.isfinite(board.estimates[m, k].value) for m in board.methods)}
+    others = timed - set(clocks(known))
     axes = []
     for role, each in (("answer-cost", " an image"), ("fit-cost", "")):
         groups: dict[str, list[Key]] = {}
         for key in board.columns:
-            if not key.do and board.about(key).role == role and key not in clocks:
+            if not key.do and board.about(key).role == role and key.path not in others:
                 groups.setdefault(board.about(key).unit, []).append(key)
         for unit, keys in groups.items():
             label = f"{' + '.join(column_name(board, k) for k in keys)} [{unit}{each}]"

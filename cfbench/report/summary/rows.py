@@ -14,7 +14,6 @@ from ..board import Board, Estimate
 from ..columns import MEAN, Key
 from ..format import MARKS, marks_of, plain
 from .headline import (
-    ANSWERS,
     COMPOSITION,
     EFFECTIVENESS,
     ERROR,
@@ -22,12 +21,13 @@ from .headline import (
     QUANTITIES,
     SKILL,
     WITHOUT_TRUTH,
+    clocks,
 )
 
 __all__ = ["ANSWER", "Cell", "Summary", "chosen", "of_board", "of_frames", "short_names"]
 
 ANSWER = Key("cost", "answer_ms", "", "")
-"""The column that holds the sum of `ANSWERS`."""
+"""The column that holds the sum of the times of an answer."""
 MOST = 8
 """Columns beside the name, of which fit and answer share the last."""
 
@@ -41,7 +41,8 @@ def chosen(keys: Sequence[Key]) -> tuple[Key, ...]:
     """
     truth = next((found for path in (SKILL, ERROR) if (found := [k for k in keys if k.path == path])), [])
     null = [k for k in keys if k.path == COMPOSITION][:1]
-    cost = [*[k for path in FITS for k in keys if k.path == path][:1], *(k for k in keys if k.path in ANSWERS)]
+    times = clocks({k.path for k in keys})
+    cost = [k for k in keys if k.path in times]
     room = MOST - len(null) - bool(cost)
     effects = [k for k in keys if k.path in EFFECTIVENESS and k.variable == k.do and k.do not in {t.do for t in truth}]
     if truth and not effects:
@@ -51,7 +52,7 @@ def chosen(keys: Sequence[Key]) -> tuple[Key, ...]:
     if not truth:
         found = next((f for path in WITHOUT_TRUTH if (f := [k for k in keys if k.path == path])), [])
         head += found[: room - len(head)]
-    answer = [ANSWER] if any(k.path in ANSWERS for k in cost) else []
+    answer = [ANSWER] if any(k.path not in FITS for k in cost) else []
     return (*head, *null, *(k for k in cost if k.path in FITS), *answer)
 
 
@@ -207,13 +208,19 @@ def short_names(methods: Iterable[str], width: int) -> dict[str, str]:
     return short
 
 
+def _scored(board: Board) -> list[Key]:
+    """The columns that a method has a score in; those of controls where there are only these."""
+    own = [m for m in board.methods if not board.is_control(m)] or board.methods
+    return [k for k in board.columns if any(math.isfinite(board.estimates[m, k].value) for m in own)]
+
+
 def of_board(board: Board) -> Summary:
     """The summary of a leaderboard."""
-    own = [m for m in board.methods if not board.is_control(m)]
-    keys = chosen(
-        [k for k in board.columns if any(math.isfinite(board.estimates[m, k].value) for m in own or board.methods)]
-    )
-    cells = {(m, k): _answer(board, m) if k == ANSWER else _cell(board, m, k) for m in board.methods for k in keys}
+    keys = chosen(_scored(board))
+    times = [k for k in _scored(board) if k.path in clocks({c.path for c in _scored(board)}) and k.path not in FITS]
+    cells = {
+        (m, k): _answer(board, m, times) if k == ANSWER else _cell(board, m, k) for m in board.methods for k in keys
+    }
     asked = {k.do for k in keys if k.do}
     truths = {v: board.results.truth.get(v, "none") for v in board.results.variables}
     return Summary(
@@ -240,8 +247,8 @@ def _cell(board: Board, method: str, key: Key) -> Cell:
     return Cell(e.value, e.low, e.high, ranks, method in board.best[key], finite / max(asked, 1), word)
 
 
-def _answer(board: Board, method: str) -> Cell:
-    found = [board.estimates[method, k] for k in board.columns if k.path in ANSWERS]
+def _answer(board: Board, method: str, times: Iterable[Key]) -> Cell:
+    found = [board.estimates[method, k] for k in times]
     return Cell(_total(found), word=board.pooled_status(method).word)
 
 
@@ -275,13 +282,15 @@ def of_frames(tidy: pd.DataFrame, wide: pd.DataFrame) -> Summary:
     controls = frozenset(m for m, role in zip(methods, roles, strict=True) if role == "control")
     own = [m for m in methods if m not in controls] or methods
     keys = dict.fromkeys(_key(r) for r in records)
-    shown = chosen([k for k in keys if any((m, k) in rows and math.isfinite(rows[m, k]["value"]) for m in own)])
+    scored = [k for k in keys if any((m, k) in rows and math.isfinite(rows[m, k]["value"]) for m in own)]
+    shown = chosen(scored)
     cells: dict[tuple[str, Key], Cell] = {}
     for k in shown:
         found = _cells({m: rows[m, k] for m in methods if (m, k) in rows})
         cells |= {(m, k): found.get(m, Cell()) for m in methods}
+    times = set(clocks({k.path for k in scored})) - set(FITS)
     for m in methods:
-        costs = [rows[m, k]["value"] for k in keys if k.path in ANSWERS and (m, k) in rows]
+        costs = [rows[m, k]["value"] for k in keys if k.path in times and (m, k) in rows]
         cells[m, ANSWER] = Cell(math.fsum(costs) if costs else math.nan)
     arrows = {_key(r): _ARROWS.get(str(r["direction"]), "") for r in records}
     residuals = dict(zip(methods, map(str, wide["residual"]), strict=True))

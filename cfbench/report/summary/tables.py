@@ -102,8 +102,8 @@ def _effects(board: Board, s: Summary) -> Iterable[str]:
 def _cost_notes(board: Board, s: Summary) -> Iterable[str]:
     if not (s.fit or s.answer):
         return
-    clock = "seconds of the processor" if s.is_cpu else "seconds by the clock"
-    parts = [*([f"fit: {clock}"] if s.fit else []), *(["answer: ms an image"] if s.answer else [])]
+    clock = "of the processor" if s.is_cpu else "by the clock"
+    parts = [*([f"fit: seconds {clock}"] if s.fit else []), *([f"answer: ms an image {clock}"] if s.answer else [])]
     others = [x.value for x in board.results.scores if x.about.footnote and x.value > 0 and x.scope == "cell"]
     busy = f"; up to {max(others):.0f} other tasks ran beside" if others else ""
     text = ", ".join(parts) + busy
