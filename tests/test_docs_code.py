@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 BLOCKS = {name: blocks(path) for name, path in DOCS.items()}
 TEXTS = {name: path.read_text() for name, path in DOCS.items()}
-SHARED = ("answers", "notebooks", "questions", "runs")
+SHARED = ("answers", "notebooks", "page", "questions", "runs")
 """Documents about runs that are the same in all of them."""
 
 

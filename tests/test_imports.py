@@ -31,7 +31,7 @@ LAYERS = (
     ("metrics", "judges", "evaluation"),
     ("runs",),
     ("engine", "report", "conformance"),
-    ("exchange",),
+    ("exchange", "site"),
     ("cli", "api", "__main__"),
 )
 """From the bottom up: what a module may import stands on its own floor or below."""

@@ -48,6 +48,15 @@ def test_the_wheel_holds_every_module():
     assert packed == {f"{package}/{file.as_posix()}" for package, file in files}
 
 
+def test_the_wheel_holds_what_a_page_is_made_from():
+    with zipfile.ZipFile(wheels.checkout()) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("cfbench/site/")}
+    folders = (ROOT / "cfbench" / "site" / name for name in ("static", "templates"))
+    files = {f"cfbench/site/{f.parent.name}/{f.name}" for folder in folders for f in folder.iterdir()}
+    assert len(files) > 5
+    assert files <= packed
+
+
 @pytest.mark.parametrize("folder", ["methods", "datasets"])
 def test_folders_of_plugins_are_no_packages(folder):
     assert not (ROOT / folder / "__init__.py").exists()

@@ -1,4 +1,4 @@
-"""Commands on existing runs: leaderboard, status, merge and verify."""
+"""Commands on existing runs: leaderboard, status, merge, verify and site."""
 
 from __future__ import annotations
 
@@ -105,4 +105,26 @@ def verify(**options: Any) -> int:
     return verify_command(**options)
 
 
-COMMANDS = (leaderboard, status, merge, verify)
+@click.command(
+    epilog=examples(
+        "cfbench site quick --out page                 then open page/index.html",
+        "cfbench site quick standard --out page        several runs on one page",
+        "cfbench site leaderboard/quick-cpu --out page published tables, without gallery and cards",
+    )
+)
+@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), required=True,
+              help="Folder of the page: new, empty, or an earlier page, which is replaced.")  # fmt: skip
+@run_root
+def site(names: tuple[str, ...], out: Path, run_root: Path) -> int:
+    """Write a page that shows runs in a browser: tables, charts, every answer, how it was made.
+
+    RUN is the name or folder of a run, or a folder of published tables. Open index.html in the folder; the page needs
+    no server and no network.
+    """
+    from ..site.command import site_command
+
+    return site_command(names, out, run_root)
+
+
+COMMANDS = (leaderboard, status, merge, verify, site)

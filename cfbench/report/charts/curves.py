@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FOLDER", "check_installed", "scalar_writer", "scalars", "write_curves", "write_scalars"]
+__all__ = [
+    "FOLDER",
+    "check_installed",
+    "losses",
+    "outputs_of",
+    "scalar_writer",
+    "scalars",
+    "setting_rows",
+    "write_curves",
+    "write_scalars",
+]
 
 
 T = TypeVar("T")
@@ -76,7 +86,7 @@ def _clipped(text: str) -> str:
 
 def _training(traces: Sequence[Trace]) -> Iterator[Figure]:
     """The loss over images seen: a panel for each method's networks, as their losses have different units."""
-    panels = [(trace, name, points) for trace in traces for name, points in _losses(trace).items()]
+    panels = [(trace, name, points) for trace in traces for name, points in losses(trace).items()]
     for own in _pages(_first(panels, MAX_PANELS, "curves of losses")):
         figure, axes = _figure_of(len(own))
         for ax, (trace, name, (images, loss)) in zip(axes, own, strict=True):
@@ -103,7 +113,7 @@ def _figure_of(panels: int) -> tuple[Figure, list[Any]]:
     return figure, axes[:panels]
 
 
-def _losses(trace: Trace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def losses(trace: Trace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images seen and loss of each stage; without a count of images, steps are spread over those of the whole fit."""
     stages: dict[str, list[LogRow]] = {}
     for row in trace.log:
@@ -152,19 +162,22 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
 def _curves_over(traces: Sequence[Trace], setting: str) -> list[tuple[Trace, str, list[LogRow]]]:
     """The recorded tables that are curves over a setting, each with its trace and name, as many as are drawn."""
     found = [
-        (t, n, rows) for t in traces for n, table in t.tables.items() if (rows := _curve(table, setting, t.labels))
+        (t, n, rows)
+        for t in traces
+        for n, table in t.tables.items()
+        if (rows := setting_rows(table, setting, t.labels))
     ]
-    most = max((min(len(_outputs(rows, t.labels)), MAX_OUTPUTS) for t, _, rows in found), default=1)
+    most = max((min(len(outputs_of(rows, t.labels)), MAX_OUTPUTS) for t, _, rows in found), default=1)
     return list(_first(found, MAX_PANELS // most, "recorded tables"))
 
 
-def _curve(table: Sequence[LogRow], setting: str, labels: Mapping[str, str]) -> list[LogRow]:
+def setting_rows(table: Sequence[LogRow], setting: str, labels: Mapping[str, str]) -> list[LogRow]:
     """The rows that have a number at the setting and at an output; none where they are no curve."""
-    rows = [row for row in table if math.isfinite(finite(row.get(setting))) and _outputs([row], labels)]
+    rows = [row for row in table if math.isfinite(finite(row.get(setting))) and outputs_of([row], labels)]
     return rows[:: math.ceil(len(rows) / MAX_POINTS)] if len(rows) > 1 else []
 
 
-def _outputs(rows: Sequence[LogRow], labels: Mapping[str, str]) -> list[str]:
+def outputs_of(rows: Sequence[LogRow], labels: Mapping[str, str]) -> list[str]:
     """Columns to draw: those that have a label and their parts, or every number but the settings where none has."""
     found = dict.fromkeys(name for row in rows for name, v in row.items() if math.isfinite(finite(v)))
     known = [name for name in labels if name in found]
@@ -180,7 +193,7 @@ def _guidance(traces: Sequence[Trace]) -> Iterator[Figure]:
     blocks = [
         (_clipped(t.label + (f"\n{name}" if several else "")), t.labels, rows, outputs)
         for t, name, rows in curves
-        if (outputs := _first(_outputs(rows, t.labels), MAX_OUTPUTS, "recorded columns"))
+        if (outputs := _first(outputs_of(rows, t.labels), MAX_OUTPUTS, "recorded columns"))
     ]
     for page in _filled([TITLE + PANEL * math.ceil(len(block[-1]) / PARTS) for block in blocks]):
         heights = [height for _, height in page]
@@ -272,7 +285,7 @@ def _readings(ax: Axes, rows: Sequence[LogRow], labels: Mapping[str, str]) -> No
     noisy = [row for row in rows if row["t"] >= 0]
     clean = [row for row in rows if row["t"] < 0]
     levels = [row["t"] for row in clean]
-    for name in _first(_outputs(rows, labels), MAX_OUTPUTS, "recorded columns"):
+    for name in _first(outputs_of(rows, labels), MAX_OUTPUTS, "recorded columns"):
         _line(ax, noisy, "t", name, label=_clipped(labels.get(name, name)))
         colour = ax.lines[-1].get_color()
         ax.plot(levels, [finite(row.get(name)) for row in clean], "D", ms=4, color=colour)

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...runs.chain import STAGES
 from ...runs.reader import StoredRun
 
-__all__ = ["LogRow", "Trace", "finite", "read_log", "traces_of"]
+__all__ = ["LogRow", "Trace", "finite", "read_log", "read_trace", "traces_of"]
 
 LogRow = Mapping[str, Any]
 NO_TABLES = {"stage", "chosen", "costs", "labels"}
@@ -46,13 +46,15 @@ def traces_of(run: StoredRun, dataset: str, stage: str) -> Iterator[Trace]:
         titles.setdefault(run.folder / c.stage(stage), set()).add(run.manifest.titles[c.method.label])
     for path, cell in paths.items():
         if storage.is_complete(path):
-            tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
             shown = titles[path].pop() if len(titles[path]) == 1 else cell.method.label
-            label = shown + (f"\nseed {cell.seed}" if several else "")
-            images = (_read(path / "costs.json") or {}).get("images_seen")
-            yield Trace(
-                label, tuple(read_log(path / "log.jsonl")), tables, finite(images), _labels(path / "labels.json")
-            )
+            yield read_trace(path, shown + (f"\nseed {cell.seed}" if several else ""))
+
+
+def read_trace(path: Path, label: str) -> Trace:
+    """What a fit or a tuning recorded in its stage's folder."""
+    tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
+    images = (_read(path / "costs.json") or {}).get("images_seen")
+    return Trace(label, tuple(read_log(path / "log.jsonl")), tables, finite(images), _labels(path / "labels.json"))
 
 
 def _table(path: Path) -> tuple[LogRow, ...]:

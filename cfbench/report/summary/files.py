@@ -21,12 +21,12 @@ from .headline import FITS
 from .rows import ANSWER, Summary, of_frames
 from .tables import markdown_summary
 
-__all__ = ["summary_texts", "write_summary"]
+__all__ = ["READING", "summaries_in", "summary_texts", "write_summary"]
 
 LARGEST = 2**30
 """Bytes of a table that is read."""
 WIDE = ("method", "role", "seeds", "residual", "status")
-NOTES = """
+READING = """
 Skill: the share of the factual's own error to the truth that an answer removes; 1 is the truth, 0 no change.
 ±: half of the 95 % interval. Bold: no other method is surely better; #: the ranks that a method may hold.
 Composition is in grey levels and stands with the residual's policy; fit is in seconds (of the processor or by the
@@ -50,16 +50,16 @@ def write_summary(folder: Path) -> list[Path]:
 
 def summary_texts(folder: Path) -> dict[str, str]:
     """The texts of both files by name; none where no data set's tables lie in the folder."""
-    found = list(_summaries(folder))
+    found = list(summaries_in(folder))
     if not found:
         return {}
     rows = [row for _, summary, wide in found for row in _rows(summary, wide)]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
     parts = [f"## [{md(s.dataset)}]({file.stem}.md)\n\n{markdown_summary(s)}" for file, s, _ in found]
-    return {f"{SUMMARY}.csv": csv(table), f"{SUMMARY}.md": "\n".join(["# Summary\n", *parts, NOTES.strip(), ""])}
+    return {f"{SUMMARY}.csv": csv(table), f"{SUMMARY}.md": "\n".join(["# Summary\n", *parts, READING.strip(), ""])}
 
 
-def _summaries(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
+def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
     """The tidy table's path, the summary and the wide table of each data set; what cannot be read is left out."""
     for wide_file in sorted(folder.glob("*-wide.csv")):
         file = wide_file.with_name(f"{wide_file.name.removesuffix('-wide.csv')}.csv")
