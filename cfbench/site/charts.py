@@ -35,6 +35,7 @@ MAX_POINTS = 300
 
 def _figure(title: str, x: str, y: str, height: int = SMALL, **how: Any) -> Figure:
     """An empty figure as wide as its place, without tools but for hover, in colours that the page's script changes."""
+    from bokeh.models import Title
     from bokeh.plotting import figure
 
     drawn = figure(title=title, x_axis_label=x, y_axis_label=y, height=height, sizing_mode="stretch_width",
@@ -42,7 +43,8 @@ def _figure(title: str, x: str, y: str, height: int = SMALL, **how: Any) -> Figu
     drawn.background_fill_color = drawn.border_fill_color = None
     drawn.outline_line_color = LINE
     drawn.grid.grid_line_color = LINE
-    drawn.title.update(text_color=INK)
+    assert isinstance(drawn.title, Title)
+    drawn.title.text_color = INK
     for axis in drawn.axis:
         axis.axis_label_text_color = axis.major_label_text_color = INK
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = LINE
@@ -102,7 +104,8 @@ def _costs(s: Summary, key: Key, cost: Key, label: str) -> Chart | None:
 
 def _draw_costs(drawn: Figure, source: Any, tips: list[tuple[str, str]]) -> None:
     """Points with intervals, names where there is room for them, and hover."""
-    from bokeh.models import BasicTickFormatter, HoverTool, LabelSet
+    from bokeh.models import BasicTickFormatter, HoverTool
+    from bokeh.models.annotations import LabelSet
 
     drawn.segment("x", "low", "x", "high", source=source, color="colour", line_width=1.5)
     dots = drawn.scatter("x", "y", source=source, size=11, color="colour", marker="marker")

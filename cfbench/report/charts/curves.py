@@ -161,12 +161,8 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
 
 def _curves_over(traces: Sequence[Trace], setting: str) -> list[tuple[Trace, str, list[LogRow]]]:
     """The recorded tables that are curves over a setting, each with its trace and name, as many as are drawn."""
-    found = [
-        (t, n, rows)
-        for t in traces
-        for n, table in t.tables.items()
-        if (rows := setting_rows(table, setting, t.labels))
-    ]
+    tables = [(t, name, table) for t in traces for name, table in t.tables.items()]
+    found = [(t, name, rows) for t, name, table in tables if (rows := setting_rows(table, setting, t.labels))]
     most = max((min(len(outputs_of(rows, t.labels)), MAX_OUTPUTS) for t, _, rows in found), default=1)
     return list(_first(found, MAX_PANELS // most, "recorded tables"))
 
