@@ -35,7 +35,7 @@ MAX_POINTS = 300
 
 def _figure(title: str, x: str, y: str, height: int = SMALL, **how: Any) -> Figure:
     """An empty figure as wide as its place, without tools but for hover, in colours that the page's script changes."""
-    from bokeh.models import Title
+    from bokeh.models.annotations import Title
     from bokeh.plotting import figure
 
     drawn = figure(title=title, x_axis_label=x, y_axis_label=y, height=height, sizing_mode="stretch_width",
