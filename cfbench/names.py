@@ -20,6 +20,8 @@ ENDS = ("", "-wide", "-pairs", "-appendix")
 """Of the names of a data set's tables."""
 SUMMARY = "summary"
 """How the names of the tables over all data sets of a folder begin."""
+LONGEST_STEM = 80
+"""Characters of a label with which files' names begin."""
 LONGEST = 100
 """Characters of a name."""
 
@@ -52,13 +54,17 @@ def file_stem(label: str, labels: Iterable[str] = ()) -> str:
         label: of the data set.
         labels: of all data sets whose files are in the same folder.
     """
+    plain = _plain(label)
     others = {f"{_plain(other)}{end}".lower() for other in labels if other != label for end in ENDS} | {SUMMARY}
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-    return f"{_plain(label)}-{digest}" if _plain(label).lower() in others else _plain(label)
+    if len(plain) > LONGEST_STEM:
+        return f"{plain[:LONGEST_STEM].rstrip('_.-')}-{digest}"
+    return f"{plain}-{digest}" if plain.lower() in others else plain
 
 
 def _plain(label: str) -> str:
-    return re.sub(r"[^\w.\-]+", "_", label)
+    """A label with a _ for what stands between its letters and digits: ``folder_path_faces`` of folder[path=faces]."""
+    return re.sub(r"[^\w.\-]+", "_", label).strip("_") or "_"
 
 
 def _allowed(letter: str) -> bool:

@@ -251,6 +251,25 @@ def test_a_name_that_is_nearly_right_is_told(capsys, args, says):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "file"),
+    [
+        (["run", "--methods"], "mine", "mine.py"),
+        (["run", "--datasets"], "my-own", "my_own.py"),
+        (["show"], "mine", "mine.py"),
+        (["check"], "mine", "mine.py"),
+        (["prepare"], "mine", "mine.py"),
+    ],
+)
+def test_a_file_of_the_name_in_this_folder_is_pointed_at(tmp_path, monkeypatch, capsys, command, name, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_text(PLUGIN.replace("class Mine", "class Other"))
+    assert _main([*command, name]) == 1
+    assert f"{name!r}; {file} is in this folder: add --plugin {file}\n" in capsys.readouterr().err
+    assert _main([*command, name, "--plugin", file]) == 1
+    assert "is in this folder" not in capsys.readouterr().err, "it was given, and holds something else"
+
+
 def test_a_name_of_two_kinds_asks_which(tmp_path, capsys):
     file = tmp_path / "twice.py"
     file.write_text(

@@ -583,10 +583,10 @@ def test_a_run_ends_in_a_leaderboard_with_learned_mechanisms(tmp_path, monkeypat
     asked = ["--datasets", "folder[path=pets]", "--methods", "deepscm,flowscm", "--preset", "tiny", "--jobs", "1"]
     assert _main(["run", *asked, *places]) == 0
     board = tmp_path / "runs" / "tiny" / "leaderboard"
-    scores = pd.read_csv(board / "folder_path_pets_.csv")
+    scores = pd.read_csv(board / "folder_path_pets.csv")
     assert {"deepscm", "flowscm", "identity", "nearest", "untrained"} <= set(scores.method)
     assert {"kind", "shade"} <= set(scores.do)
-    (sheet,) = board.glob("folder-*-counterfactuals.png")
+    (sheet,) = board.glob("folder_path_pets-counterfactuals.png")
     assert Image.open(sheet).width > 16 * SIDES[1]
     (plan,) = (tmp_path / "runs" / "tiny" / "plans").iterdir()
     asked_for = Plan.load(plan).asked["kind"]

@@ -239,7 +239,11 @@ def test_files_of_data_sets_whose_labels_look_alike_are_apart():
     assert "summary" not in files
     assert stems[2] == "x"
     assert stems[5] == "y"
-    assert file_stem("folder[path=a b]") == "folder_path_a_b_"
+    assert file_stem("folder[path=a b]") == "folder_path_a_b"
+    assert file_stem("folder[path=/data/faces]") == "folder_path_data_faces"
+    long = [file_stem(f"folder[path=/{'deep/' * 40}{name}]") for name in "ab"]
+    assert len(set(long)) == 2
+    assert all(len(stem) < 100 for stem in long)
 
 
 @pytest.mark.parametrize("name", ["costs", "chosen", "stage", "Costs", "../x", "a/b", "", ".x"])

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from cfbench.graph import CausalGraph, Variable
 from cfbench.nn import ParentEncoder, WeightAverage, crop, pad_to_multiple
+from cfbench.plugins.digest import source_digest
+from cfbench.plugins.files import load_file
 
 GRAPH = CausalGraph(
     (Variable("size", "continuous", high=9), Variable("kind", "categorical", 3), Variable("hue", "continuous")),
@@ -112,3 +114,15 @@ def test_an_average_continues_from_its_state():
     for average in averages:
         average.apply()
     assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+@pytest.mark.parametrize("line", ["from cfbench.nn import crop", "import cfbench.nn", "from cfbench import Method, nn"])
+def test_its_code_counts_in_the_keys_of_whoever_imports_it(tmp_path, monkeypatch, line):
+    def digest(name: str) -> str:
+        (tmp_path / f"{name}.py").write_text(f"{line}\n\n\nclass Mine:\n    pass\n")
+        return source_digest(load_file(name, tmp_path / f"{name}.py").Mine)
+
+    with_it = digest("one")
+    assert with_it == digest("two")
+    monkeypatch.setattr("cfbench.plugins.digest.PARTS", ())
+    assert with_it != digest("three")

@@ -149,6 +149,22 @@ def test_nothing_is_overwritten(tmp_path, package, file):
         ("dataset", "has space", "is no name for a data set"),
         ("method", "3d", "is no name for a method"),
         ("method", "naïve", "is no name for a method"),
+        (
+            "method",
+            "class",
+            "'class' is no name for a method: it is a word of Python",
+        ),
+        ("metric", "match", "write my-match"),
+        (
+            "method",
+            "My-Method",
+            "it has capitals, and files that differ in these alone overwrite each other somewhere; write my-method",
+        ),
+        (
+            "dataset",
+            "nan",
+            "'nan' is no name for a data set: it is a word that readers of tables",
+        ),
         ("method", "deepscm", "there is a method 'deepscm' already, of cfbench-scm"),
         ("metric", "torch", "would hide the Python module 'torch'"),
         ("metric", "random", "would hide the Python module 'random'"),

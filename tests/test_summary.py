@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_leaderboard
+from small import small_run
 from test_leaderboard import build
 
 from cfbench.contract import Column
@@ -331,3 +332,36 @@ def test_methods_that_may_be_as_good_are_level_and_a_leader_below_0_is_not_prais
     )  # fmt: skip
     board = Board(replace(results, scores=level))
     assert re.fullmatch(r"Best: .*: (a and a2|a2 and a) level\.", *verdict(board, of_board(board)))
+
+
+def test_a_run_without_scores_has_a_sentence_in_place_of_a_table(tmp_path, capsys):
+    assert small_run(tmp_path, "bad", "--methods", "raises", metrics="truth") == 2
+    out = capsys.readouterr().out
+    assert "bars: no row has a score" in out
+    assert "1. raises: failed: train: ArithmeticError" in out
+    assert not any(text in out for text in ("summary\n", "±", "Bold", "no intervention has a known truth"))
+    board = tmp_path / "bad" / "leaderboard"
+    first = (board / "bars.md").read_text().split("## ")[1]
+    assert first.startswith("Summary\n\nno row has a score\n")
+    assert "| method |" not in first
+    assert "% no row has a score" in (board / "bars.tex").read_text()
+    assert "no row has a score" in (board / "summary.md").read_text()
+
+
+def test_a_run_by_metrics_without_truth_does_not_deny_that_there_is_one(tmp_path, capsys):
+    assert small_run(tmp_path, "few", "--methods", "knows", metrics="effectiveness") == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "No column compares with the truth: nothing here says which answer is right." in out
+
+
+@pytest.mark.parametrize("stem", ["folder_path_a_", "folder_path_a_-12345678"])
+def test_a_table_that_an_earlier_version_named_is_not_counted_twice(tmp_path, stem):
+    assert small_run(tmp_path, "once", "--methods", "knows", metrics="truth") == 0
+    board = tmp_path / "once" / "leaderboard"
+    for end in ("", "-wide"):
+        table = (board / f"bars{end}.csv").read_text().replace("bars,", "folder[path=a],")
+        for name in (stem, stem.replace("a_", "a")):
+            (tmp_path / f"{name}{end}.csv").write_text(table)
+    write_summary(tmp_path)
+    assert (tmp_path / "summary.md").read_text().count("\n## ") == 1
+    assert f"({stem.replace('a_', 'a')}.md)" in (tmp_path / "summary.md").read_text()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PluginError, UserError, did_you_mean, reason_of
+from ..errors import PluginError, UserError, reason_of
 from ..plugins.discovery import Plugin, plugins_in_file
 from ..plugins.registry import Registry
 from ..plugins.signatures import Kind
@@ -134,7 +134,7 @@ def _named(registry: Registry, text: str) -> Iterator[Candidate]:
         registry.find("method", spec.name)
     if not kinds:
         known = [n for k in KINDS for n in registry.names(k)]
-        raise UserError(f"no plugin {spec.name!r}; {did_you_mean(spec.name, known)}")
+        raise UserError(f"no plugin {spec.name!r}; {registry.suggest(spec.name, known)}")
     for kind in kinds:
         label = spec.label if len(kinds) == 1 else f"{kind} {spec.label}"
         try:

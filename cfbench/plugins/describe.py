@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from ..errors import PluginError, UserError, did_you_mean, is_of_harness
+from ..errors import PluginError, UserError, is_of_harness
 from .discovery import Plugin
 from .registry import Registry
 from .signatures import Kind, keywords
@@ -200,7 +200,7 @@ def kind_of(registry: Registry, text: str, presets: Iterable[str] = ()) -> Kind 
         registry.find("method", name)
     if not found:
         known = [*(n for k in KINDS for n in registry.names(k)), *presets]
-        raise UserError(f"no plugin {name!r}; {did_you_mean(name, known)}")
+        raise UserError(f"no plugin {name!r}; {registry.suggest(name, known)}")
     return found[0]
 
 

@@ -256,9 +256,11 @@ def _walk(file: Path, package: str, home: Path | None, seen: dict[str, str]) -> 
         if home and is_sibling(name, home):
             for module, path in files_of(name, members, home):
                 _walk(path, package_of(module, path), home, seen)
-        elif _belongs(name, package):
-            for path, inside in _installed(name, members):
-                _walk(path, inside, home, seen)
+        else:
+            parts = [p for p in PARTS if p in (f"{name}.{member}" for member in members)]  # from cfbench import nn
+            for each in [*parts, *([name] if _belongs(name, package) else [])]:
+                for path, inside in _installed(each, members):
+                    _walk(path, inside, home, seen)
 
 
 def _installed(name: str, members: list[str]) -> Iterator[tuple[Path, str]]:

@@ -45,12 +45,14 @@ class Registry:
     """
 
     def __init__(self, files: Iterable[Path] = (), classes: Mapping[str, Any] | None = None) -> None:
+        files = tuple(map(Path, files))
         self.plugins: dict[tuple[str, str], Plugin] = {}
         self.rivals: dict[tuple[str, str], tuple[Plugin, ...]] = {}
         self.broken: list[BrokenPlugin] = []
         self._loaded: dict[tuple[str, str], type[Any] | PluginError] = {}
         self._resolved: dict[tuple[str, str], tuple[type[Any], dict[str, Any]]] = {}
-        found = [installed_plugins(), *(plugins_in_file(Path(file)) for file in files)]
+        self.files = tuple(Path(file).resolve() for file in files)
+        found = [installed_plugins(), *(plugins_in_file(file) for file in files)]
         for thing in itertools.chain(*found, (session_plugin(n, c) for n, c in (classes or {}).items())):
             if not isinstance(thing, BrokenPlugin):
                 self._add(thing)
@@ -96,7 +98,14 @@ class Registry:
             suspects = [b for b in self.broken if b.mentions(name)] or self.broken
             reasons = "; ".join(f"{b.origin} cannot be loaded: {b.reason}" for b in suspects)
             raise PluginError(f"unknown {kind} {name!r}, and {reasons}")
-        raise UserError(f"unknown {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
+        raise UserError(f"unknown {kind} {name!r}; {self.suggest(name, self.names(kind))}")
+
+    def suggest(self, name: str, known: Iterable[str]) -> str:
+        """The tail of an error message about an unknown plugin: a file of its name, or the closest known name."""
+        for file in dict.fromkeys(Path(f"{stem}.py") for stem in (name, name.replace("-", "_"))):
+            if file.is_file() and file.resolve() not in self.files:
+                return f"{file} is in this folder: add --plugin {file}"
+        return did_you_mean(name, known)
 
     def load(self, kind: Kind, name: str) -> type[Any]:
         """The class of a plugin, also of one that is an instance.

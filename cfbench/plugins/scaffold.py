@@ -16,11 +16,12 @@ from pathlib import Path
 from string import Template
 
 from ..errors import UserError, did_you_mean
+from .discovery import plugin_name_error
 
 __all__ = ["new_command"]
 
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _WHAT = {"method": "method", "dataset": "data set", "metric": "metric"}
 _SUMMARY = {
     "method": "a small conditional VAE",
@@ -109,8 +110,8 @@ def new_command(kind: str, name: str, *, package: bool, out: Path) -> int:
     """
     if kind not in _WHAT:
         raise UserError(f"unknown kind {kind!r}; {did_you_mean(kind, _WHAT)}")
-    if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a {_WHAT[kind]}; write letters, digits, - and _, as in my-{kind}")
+    if error := _name_error(name):
+        raise UserError(f"{name!r} is no name for a {_WHAT[kind]}: it {error}")
     _check_free(kind, name)
     new = New(kind, name)
     if package:
@@ -124,6 +125,19 @@ def new_command(kind: str, name: str, *, package: bool, out: Path) -> int:
         path = out / f"{name}.py"
         _next(f"{path}: {_SUMMARY[kind]}", [f"cfbench check {_quoted(path)}", new.command("--plugin", _quoted(path))])
     return 0
+
+
+def _name_error(name: str) -> str:
+    """Why a new plugin cannot have a name, in words that follow on "it", and what to write; empty where it can."""
+    if name != name.lower():
+        return (
+            f"has capitals, and files that differ in these alone overwrite each other somewhere; write {name.lower()}"
+        )
+    if not _NAME.fullmatch(name):
+        return "may have letters, digits, - and _; write my-vae"
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        return f"is a word of Python, so that nothing could import {name}.py; write my-{name}"
+    return plugin_name_error(name)
 
 
 def _check_free(kind: str, name: str) -> None:

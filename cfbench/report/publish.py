@@ -17,6 +17,7 @@ from .. import storage
 from ..errors import one_line
 from ..evaluation.plan import Plan
 from ..graph import Variable
+from ..names import file_stem
 from ..runs.folders import find_run
 from ..runs.reader import StoredRun, read_results, read_run
 from ..runs.stage_reader import reading_run
@@ -132,8 +133,8 @@ def write_sheet(run: StoredRun, dataset: str, out: Path, columns: int = 16) -> P
 
     with reading_run(run.folder):
         labels, rows, title = _questions(run, dataset, columns)
-    name = run.manifest.datasets[dataset].folder
-    return contact_sheet(out / f"{name}-counterfactuals.png", labels, rows, title=title, unknown=("truth",))
+    stem = file_stem(dataset, run.manifest.datasets)
+    return contact_sheet(out / f"{stem}-counterfactuals.png", labels, rows, title=title, unknown=("truth",))
 
 
 def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], dict[str, Tensor], str]:

@@ -60,13 +60,20 @@ def summary_texts(folder: Path) -> dict[str, str]:
 
 
 def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
-    """The tidy table's path, the summary and the wide table of each data set; what cannot be read is left out."""
+    """The tidy table's path, the summary and the wide table of each data set; what cannot be read is left out.
+
+    Of two tables of a data set the first counts: an earlier version gave ``folder[path=a]`` another name.
+    """
+    seen = set[str]()
     for wide_file in sorted(folder.glob("*-wide.csv")):
         file = wide_file.with_name(f"{wide_file.name.removesuffix('-wide.csv')}.csv")
         try:
             tidy, wide = _read(file), _read(wide_file)
             if set(TIDY) <= set(tidy) and set(WIDE) <= set(wide) and len(tidy):
-                yield file, of_frames(tidy, wide), wide
+                summary = of_frames(tidy, wide)
+                if summary.dataset not in seen:
+                    seen.add(summary.dataset)
+                    yield file, summary, wide
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:

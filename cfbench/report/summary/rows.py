@@ -146,6 +146,11 @@ class Summary:
         return tuple(k for k in self.keys if k.do)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no row has a score or a cost, so that there is nothing to show but why."""
+        return not self.keys
+
+    @property
     def fit(self) -> Key | None:
         """The column of a fit's seconds."""
         return next((k for k in self.keys if k.path in FITS), None)

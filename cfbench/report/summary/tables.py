@@ -27,6 +27,8 @@ NAME = 14
 """Characters of a name in Markdown and LaTeX."""
 PART, MD_PART = 7, 9
 """Letters of a heading's word, in a terminal and in Markdown; one that is longer by more than one is broken."""
+EMPTY = "no row has a score"
+"""What stands in place of a summary without columns."""
 RULED = "    \n    \n ── \n    \n ── \n    \n    \n    \n"
 """Lines of a table in a terminal: below its head, and between methods and controls."""
 Lines = tuple[str, str]
@@ -56,10 +58,14 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
     """Short sentences on what the summary shows, the most important first."""
     r, paths = board.results, {k.path for k in s.keys}
     notes = [*verdict(board, s), *(text[:300] for text in failures(board))]
+    if s.is_empty:
+        return [*notes, f"{plan_note(r)}; preset {r.preset}."]
     if SKILL in paths:
         notes.append("Skill: share of the factual's error to the truth that an answer removes; 1: the truth, 0: none.")
     elif ERROR in paths:
         notes.append("Error: mean absolute difference to the true counterfactual, in grey levels.")
+    elif any(kind != "none" for kind in r.truth.values()):
+        notes.append("No column compares with the truth: nothing here says which answer is right.")
     else:
         notes.append("No intervention has a known truth: nothing here says which answer is right.")
     trained = "any training" if len(r.seeds) > 1 else "this training only"
@@ -126,6 +132,8 @@ def terminal_summary(s: Summary, width: int) -> list[RenderableType]:
     """The summary for a terminal; one that is too wide even with short names is continued below."""
     from rich.text import Text
 
+    if s.is_empty:
+        return [Text(f"{s.dataset}: {EMPTY}", style="bold"), Text("")]
     columns = [[_head_lines(s, k), *(_lines(s, m, k) for m in s.methods)] for k in s.scored]
     if s.fit or s.answer:
         columns.append([list(filter(None, _cost_heads(s))), *(s.costs(m) for m in s.methods)])
@@ -177,6 +185,8 @@ def _grid(name: str, columns: list[list[Text]], own: int) -> Group:
 
 def markdown_summary(s: Summary) -> str:
     """The table as Markdown that GitHub shows in a column of text, with the legend of shortened names."""
+    if s.is_empty:
+        return f"{EMPTY}\n"
     names, costs = s.names(NAME), bool(s.fit or s.answer)
     words = [[part for word in s.head(k) for part in _broken(word, MD_PART)] for k in s.scored]
     heads = ["<br>".join(map(md, head)) for head in words]
@@ -197,6 +207,8 @@ def _md_cell(cell: Cell, lines: Lines) -> str:
 
 def html_summary(s: Summary) -> str:
     """The table as HTML, in which all text is escaped."""
+    if s.is_empty:
+        return f"<b>{escape(s.dataset)}: {EMPTY}</b>"
     costs = bool(s.fit or s.answer)
     heads = [tuple(filter(None, s.head(k))) for k in s.scored] + (
         [tuple(filter(None, _cost_heads(s)))] if costs else []
@@ -220,7 +232,7 @@ def _html_row(s: Summary, method: str, number: int, costs: bool) -> str:
 
 def latex_summary(s: Summary, *, intervals: bool = False) -> str:
     """The summary within the width of a two-column page, or with its intervals, for an appendix."""
-    return _tex_table(s, intervals=intervals)
+    return f"% {EMPTY}\n" if s.is_empty else _tex_table(s, intervals=intervals)
 
 
 def _tex_table(s: Summary, *, intervals: bool) -> str:
