@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,7 @@ def train(context: Context, cell: Cell) -> None:
     costs = {"parameters": 0.0, "images_seen": 0.0, "fit_s": 0.0, "fit_cpu_s": 0.0, "bits_per_dim": math.nan}
     weights = context.loaded.weights(cell.method)
     checkpoints = Checkpoints(checkpoints_of(folder), log.rows, resumed=lambda where: context.resumed(vars(where)))
-    _load(context, cell)
-    with context.isolated("train", cell.seed), peak_memory(context.device) as peak:
+    with context.isolated("train", cell.seed), _peak_of_fit(context.device) as peak:
         method = context.loaded.method(cell)
         if weights:
             costs |= _load_weights(method, weights) | dict.fromkeys(("images_seen", "fit_s", "fit_cpu_s"), math.nan)
@@ -97,6 +97,8 @@ def train(context: Context, cell: Cell) -> None:
             run = _fit(context, cell, log)
             run.keeper = checkpoints
             method.to(context.device).train()
+            if next(method.parameters(), None) is not None:
+                load_training_libraries()
             checkpoints.start()
             with context.precision(method):
                 method.fit(run)
@@ -119,14 +121,9 @@ def train(context: Context, cell: Cell) -> None:
     checkpoints.discard()
 
 
-def _load(context: Context, cell: Cell) -> None:
-    """Load what several fits of a process share, whose time and memory is that of none."""
-    root, dataset = context.loaded.job.data_root, context.loaded.dataset(cell.dataset)
-    for part in ("train", "valid"):
-        dataset.split(root, part)
-    if context.device.type == "cpu":
-        with context.isolated("train", cell.seed):
-            load_training_libraries()
+def _peak_of_fit(device: torch.device) -> AbstractContextManager[dict[str, float]]:
+    """Context manager that measures the memory of a fit on a GPU, which fits share by it; elsewhere it is NaN."""
+    return peak_memory(device) if device.type == "cuda" else nullcontext({"peak_mb": math.nan})
 
 
 def _load_weights(method: Method | Control, weights: PretrainedWeights) -> dict[str, float]:
