@@ -23,10 +23,10 @@ from cfbench.report.latex import latex, latex_appendix
 from cfbench.report.markup import tex_number
 from cfbench.report.render import html, markdown, render, write_tables
 from cfbench.report.sheet import contact_sheet
-from cfbench.report.summary.files import write_summary
 from cfbench.report.summary.rows import Cell, of_board, of_frames, short_names
 from cfbench.report.summary.tables import latex_summary, markdown_summary
 from cfbench.report.summary.verdict import verdict
+from cfbench.report.summary.write import write_summary
 
 VARIABLES = ("digit", "thickness", "intensity", "slant")
 LONG = "diffscm[aligned=false,clip=normalise,contrast=0,sampler=ddim,start=0.75,steps=75]"

@@ -9,6 +9,7 @@ import pytest
 from small import TOYS, doctor, shift, small_run, stage, tree
 
 from cfbench.cli.main import _main
+from cfbench.report.summary.overview import BEGIN, END
 
 METHODS = "learns,knows,draws,resample[of=draws[shade=0.2]],tunes,holes"
 LEARNS = "cells/bars/learns/seed-0"
@@ -237,6 +238,18 @@ def test_missing_and_longer_tables_differ(made, published, capsys):
     err = capsys.readouterr().err
     assert "bars.tex is missing" in err
     assert "'one more line', the cells say nothing" in err
+
+
+def test_a_table_over_all_folders_that_is_not_up_to_date_differs(made, tmp_path, capsys):
+    published, readme = tmp_path / "published", tmp_path / "README.md"
+    assert _main(["leaderboard", "r", "--run-root", str(made), "--out", str(published), "--no-plots"]) == 0
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    assert check(made, published) == 2
+    assert f"{readme} differs in line 2" in capsys.readouterr().err
+    assert _main(["leaderboard", "r", "--run-root", str(made), "--out", str(published), "--no-plots"]) == 0
+    assert f"all folders: {tmp_path}/ README.md, summary.csv" in capsys.readouterr().out
+    assert check(made, published) == 0
+    assert "10 of 10 tables" in capsys.readouterr().out
 
 
 def test_a_run_without_a_plan_has_no_tables_to_check(root, capsys):

@@ -17,7 +17,7 @@ import pandas as pd
 from ..errors import UserError, one_of
 from ..report.board import TIDY, Board
 from ..report.publish import load_board, write_leaderboard, write_sheet
-from ..report.summary.files import write_summary
+from ..report.summary.write import write_summary
 from ..runs.chain import Status
 from ..runs.reader import read_run
 from ..storage.scratch import new_scratch_folder

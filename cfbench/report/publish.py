@@ -26,7 +26,7 @@ from ..storage.scratch import scratch_folder
 from ..storage.tensors import StoredArray, open_arrays
 from .board import Board
 from .charts.figure import leaving_out
-from .summary.files import summary_texts, write_summary
+from .summary.write import summary_files, write_summary
 
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
 
@@ -71,7 +71,8 @@ def publish(
             print(f"{others} other {are} in the files; --all shows them")
         for what, paths in files.items():
             _print_files(what, paths)
-    _print_files("all data sets", summaries)
+    _print_files("all data sets", [path for path in summaries if path.parent == out])
+    _print_files("all folders", [path for path in summaries if path.parent != out])
     if written and not details:
         print(f"every metric: cfbench leaderboard {run.folder} --details")
 
@@ -199,12 +200,13 @@ def check_tables_command(name: str, run_root: Path, out: Path | None) -> int:
                 checked, different = checked + 1, different + bool(difference)
                 if difference:
                     print(f"cfbench: {out / path.name} {difference}", file=sys.stderr)
-        for name, text in summary_texts(out).items() if checked and not different else ():
-            (Path(fresh) / name).write_text(text, encoding="utf-8")
-            difference = first_difference(Path(fresh) / name, out / name)
+        for path, text in summary_files(out).items() if checked and not different else ():
+            derived = Path(fresh) / path.name
+            derived.write_text(text, encoding="utf-8")
+            difference = first_difference(derived, path)
             checked, different = checked + 1, different + bool(difference)
             if difference:
-                print(f"cfbench: {out / name} {difference}", file=sys.stderr)
+                print(f"cfbench: {path} {difference}", file=sys.stderr)
     print(f"{checked - different} of {checked} tables in {out} are what the cells of {folder} say")
     return 2 if different or not checked else 0
 

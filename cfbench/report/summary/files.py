@@ -13,7 +13,6 @@ import pandas as pd
 from ...errors import reason_of
 from ...names import SUMMARY
 from ...storage.plain import read_plain
-from ...storage.temporary import atomic_write
 from ..board import TIDY
 from ..markup import md
 from ..spreadsheet import csv
@@ -21,7 +20,7 @@ from .headline import FITS
 from .rows import ANSWER, Summary, of_frames
 from .tables import markdown_summary
 
-__all__ = ["READING", "summaries_in", "summary_texts", "write_summary"]
+__all__ = ["READING", "rows_of", "summaries_in", "summary_texts"]
 
 LARGEST = 2**30
 """Bytes of a table that is read."""
@@ -34,26 +33,12 @@ clock), answer in milliseconds an image. The notes of each data set's own tables
 """
 
 
-def write_summary(folder: Path) -> list[Path]:
-    """Write ``summary.csv`` and ``summary.md`` over all data sets whose tables lie in a folder, atomically.
-
-    Returns:
-        the files.
-    """
-    written = []
-    for name, text in summary_texts(folder).items():
-        with atomic_write(folder / name) as draft:
-            draft.write_text(text, encoding="utf-8")
-        written.append(folder / name)
-    return written
-
-
 def summary_texts(folder: Path) -> dict[str, str]:
     """The texts of both files by name; none where no data set's tables lie in the folder."""
     found = list(summaries_in(folder))
     if not found:
         return {}
-    rows = [row for _, summary, wide in found for row in _rows(summary, wide)]
+    rows = [row for _, summary, wide in found for row in rows_of(summary, wide)]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
     parts = [f"## [{md(s.dataset)}]({file.stem}.md)\n\n{markdown_summary(s)}" for file, s, _ in found]
     return {f"{SUMMARY}.csv": csv(table), f"{SUMMARY}.md": "\n".join(["# Summary\n", *parts, READING.strip(), ""])}
@@ -88,7 +73,7 @@ def _read(file: Path) -> pd.DataFrame:
     return table
 
 
-def _rows(s: Summary, wide: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def rows_of(s: Summary, wide: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """A line for each method, in the order of the summary."""
     about = {str(row["method"]): row for row in wide.to_dict("records")}
     for method in s.methods:
