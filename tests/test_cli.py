@@ -261,6 +261,8 @@ def test_a_command_that_needs_arguments_shows_its_help_without_them(capfd, words
         (["score", "a.npz"], "Missing option '--name'; write cfbench score ANSWERS.npz --name TEXT; `cfbench score"),
         (["merge", "--name", "ab"], "write cfbench merge RUN... --name TEXT"),
         (["run", "--nonsense"], "No such option '--nonsense'"),
+        (["run", "--preset"], "Option '--preset' requires an argument; `cfbench run --help` says more"),
+        (["plan", "export", "--plan"], "`cfbench plan export --help` says more"),
         (["list", "method"], "'methods', 'datasets', 'metrics', 'presets'; `cfbench list --help` says more"),
     ],
 )

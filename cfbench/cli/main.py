@@ -212,7 +212,7 @@ def _execute(argv: list[str]) -> int:
         print(error.format_message())
         return 1
     except click.UsageError as error:
-        return _print_error(_usage_error_text(error))
+        return _print_error(_usage_error_text(error, argv))
     except click.ClickException as error:
         return _print_error(error.format_message())
     except UserError as error:
@@ -229,12 +229,22 @@ def _execute(argv: list[str]) -> int:
         return _print_error(os_error_text(error))
 
 
-def _usage_error_text(error: click.UsageError) -> str:
+def _usage_error_text(error: click.UsageError, argv: list[str]) -> str:
     """What is wrong with the words of a command, and how it is called or which help says that."""
     text, context = error.format_message().rstrip("."), error.ctx
     if isinstance(error, click.MissingParameter) and context:
         text += f"; write {' '.join([context.command_path, *_required(context)])}"
-    return f"{text}; `{context.command_path if context else 'cfbench'} --help` says more"
+    return f"{text}; `{context.command_path if context else _command_path(argv)} --help` says more"
+
+
+def _command_path(argv: list[str]) -> str:
+    """The words of a command that name it, without its arguments."""
+    words: list[str] = ["cfbench"]
+    command: click.Command = cli
+    for word in argv:
+        if isinstance(command, click.Group) and word in command.commands:
+            words, command = [*words, word], command.commands[word]
+    return " ".join(words)
 
 
 def _required(context: click.Context) -> Iterator[str]:
