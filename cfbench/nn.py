@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -82,9 +82,10 @@ def pad_to_multiple(x: Tensor, multiple: int, mode: Literal["constant", "replica
     return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple), mode=mode)
 
 
-def crop(y: Tensor, like: Tensor) -> Tensor:
-    """The upper left part of images y [B, C, H', W'] that is as high and wide as those of ``like`` [B, C, H, W]."""
-    return y[:, :, : like.shape[2], : like.shape[3]]
+def crop(y: Tensor, like: Tensor | Sequence[int]) -> Tensor:
+    """The upper left part of images y [B, C, H', W'] that is as high and wide as other images, or as a shape says."""
+    height, width = (like.shape if isinstance(like, Tensor) else like)[-2:]
+    return y[:, :, :height, :width]
 
 
 class WeightAverage:

@@ -55,6 +55,7 @@ def test_padded_images_come_back_as_they_were(multiple, padded):
         y = pad_to_multiple(x, multiple, mode)
         assert y.shape == (2, 3, *padded)
         assert torch.equal(crop(y, like=x), x)
+        assert torch.equal(crop(y, x.shape[1:]), x)
     edge = x[:, :, :, -1:] if padded[1] > 7 else x[:, :, :, :0]
     assert torch.equal(y[:, :, :5, 7:], edge.expand(-1, -1, -1, padded[1] - 7))
     assert not pad_to_multiple(x, multiple)[:, :, 5:].any()

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfbench.nn import crop, pad_to_multiple
+
 __all__ = ["Affine", "ConvNet", "DenseNet", "ImageFlow", "grids", "log_normal"]
 
 SMALL = 8
@@ -128,11 +130,11 @@ class ImageFlow(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         """Images [B, *shape] with black pixels added below and to the right."""
-        return F.pad(x, (0, self.padded[2] - self.shape[2], 0, self.padded[1] - self.shape[1]))
+        return pad_to_multiple(x, 2 ** len(self.grids))
 
     def crop(self, y: Tensor) -> Tensor:
         """What `pad` was given."""
-        return y[:, :, : self.shape[1], : self.shape[2]]
+        return crop(y, self.shape)
 
     def observe(self, y: Tensor) -> None:
         """Take the scales of all parts from images y [N, *padded]."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfbench.nn import crop
+
 from .discretised import Gaussian
 from .unet import unshuffle
 
@@ -240,7 +242,7 @@ class Hierarchy(nn.Module):
 
     def _pixels(self, out: Tensor, pixelwise: float) -> Gaussian:
         height, width = self.shape[1:]
-        mean, raw = F.pixel_shuffle(out, self.patch)[:, :, :height, :width].chunk(2, dim=1)
+        mean, raw = crop(F.pixel_shuffle(out, self.patch), (height, width)).chunk(2, dim=1)
         return Gaussian(0.5 + torch.tanh(mean), -MIN_LOG_SCALE * torch.sigmoid(-1 - self.shared - pixelwise * raw))
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfbench.nn import crop, pad_to_multiple
+
 __all__ = ["Decoder", "Encoder", "logit", "logit_inverse", "logit_log_det"]
 
 ALPHA = 0.05
@@ -46,16 +48,17 @@ class Encoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], parents: int, latent: int, width: int, hidden: int) -> None:
         super().__init__()
         channels = _channels(width, _stages(*shape[1:]))
-        step = 2 ** len(channels)
-        rows, columns = (math.ceil(side / step) for side in shape[1:])
-        self.pad = (0, columns * step - shape[2], 0, rows * step - shape[1])
+        self.multiple = 2 ** len(channels)
+        rows, columns = (math.ceil(side / self.multiple) for side in shape[1:])
         self.first = nn.Conv2d(4 * shape[0], width, 3, 1, 1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(channels))
         self.mix = nn.Linear(channels[-1] * rows * columns + parents, hidden)
         self.out = nn.Linear(hidden + parents, 2 * latent)
 
     def forward(self, y: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        h = F.pixel_unshuffle(F.pad(y, self.pad, mode="replicate"), 2).contiguous(memory_format=torch.channels_last)
+        h = F.pixel_unshuffle(pad_to_multiple(y, self.multiple, "replicate"), 2).contiguous(
+            memory_format=torch.channels_last
+        )
         h = F.silu(self.first(h), inplace=True)
         for down in self.down:
             h = F.silu(down(h), inplace=True)
@@ -90,4 +93,4 @@ class Decoder(nn.Module):
         h = F.silu(self.spread(h).unflatten(1, self.grid).permute(0, 3, 1, 2))
         for up in self.up:
             h = F.silu(up(h), inplace=True)
-        return F.pixel_shuffle(self.last(h), 2)[:, :, : self.shape[1], : self.shape[2]]
+        return crop(F.pixel_shuffle(self.last(h), 2), self.shape)
