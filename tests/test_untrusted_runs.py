@@ -536,9 +536,13 @@ UNSAFE_CALLS = re.compile(
 
 
 def unsafe(source: str) -> list[str]:
-    """What in a source could execute what it reads."""
+    """What in a source could execute what it reads; ``torch.load(..., weights_only=True)`` cannot."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    nodes = list(ast.walk(ast.parse(source)))
+    safe = {
+        id(n.func) for n in nodes if isinstance(n, ast.Call) and "weights_only=True" in map(ast.unparse, n.keywords)
+    }
+    for node in (n for n in nodes if id(n) not in safe):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             names += [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
@@ -557,6 +561,7 @@ def unsafe(source: str) -> list[str]:
         "import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "from torch import load",
         "eval('1')", "exec('1')", "run = eval", "import builtins\nbuiltins.eval('1')", "import yaml\nyaml.load(x)",
         "np.load(x, allow_pickle=True)", "np.load(x, allow_pickle=flag)", "import marshal, json", "import shelve",
+        "import torch\ntorch.load(x, weights_only=False)", "import torch\ntorch.load(x, weights_only=flag)",
         "import joblib", "from pandas import read_pickle", "import pandas as pd\npd.read_pickle(x)",
     ],
 )  # fmt: skip
@@ -566,7 +571,8 @@ def test_what_could_execute_data_would_be_found(line):
 
 def test_ordinary_code_is_not_taken_for_it():
     assert not unsafe(
-        "method.eval()\nnp.load(x, allow_pickle=False)\nimport json\njson.load(file)\nspec.exec_module(m)"
+        "method.eval()\nnp.load(x, allow_pickle=False)\nimport json\njson.load(file)\nspec.exec_module(m)\n"
+        "torch.load(file, weights_only=True)"
     )
 
 
