@@ -493,3 +493,15 @@ def test_tensorboard_shows_the_training_log(finished):
     log = next((finished / "tiny/cells/bars/patient").rglob("log.jsonl")).read_text().splitlines()
     found = EventAccumulator(str(out)).Reload().Scalars("loss")
     assert [s.value for s in found] == pytest.approx([json.loads(row)["loss"] for row in log])
+
+
+def test_status_has_no_columns_without_entries_and_no_table_without_rows():
+    assert status_lines([]) == ["no rows yet: `cfbench run` adds methods, `cfbench score` answers made elsewhere"]
+    pending = CellProgress("bars learns seed 0", Status.PENDING)
+    done = CellProgress("bars long-name seed 0", Status.OK, seconds=12.34)
+    assert status_lines([pending]) == ["status   cell", "pending  bars learns seed 0"]
+    assert status_lines([pending, done]) == [
+        "status   cell                   seconds",
+        "pending  bars learns seed 0",
+        "ok       bars long-name seed 0     12.3",
+    ]

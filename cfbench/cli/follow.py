@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -99,20 +99,29 @@ def _is_done(folder: Path, cell: Cell, stage: str, status: Status) -> bool:
 
 
 def status_lines(rows: list[CellProgress]) -> list[str]:
-    """Rows as lines of text: status, cell, seconds, the task in progress or why there is none."""
-    width = max((len(r.label) for r in rows), default=0)
-    head = _line("status", "cell", width, "seconds", "under way, or why not")
-    return [head, *(_row_line(row, width) for row in rows)]
+    """Rows as lines of text, below a head: status, cell, seconds, the task in progress or why there is none.
+
+    Columns of which no row has anything are left out; without rows there is one line that says so.
+    """
+    if not rows:
+        return ["no rows yet: `cfbench run` adds methods, `cfbench score` answers made elsewhere"]
+    head = ("status", "cell", "seconds", "under way, or why not")
+    table = [head, *map(_texts, rows)]
+    columns = [column for column in zip(*table, strict=True) if any(column[1:])]
+    padded = [_padded(column, right=column[0] == "seconds") for column in columns]
+    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
-def _row_line(row: CellProgress, width: int) -> str:
-    seconds = f"{row.seconds:.1f}" if row.seconds else ""
+def _texts(row: CellProgress) -> tuple[str, str, str, str]:
     left = f"{row.remaining} left" if row.status is Status.RUNNING and row.remaining else ""
-    return _line(row.status, row.label, width, seconds, "; ".join(filter(None, (row.about, left))))
+    seconds = f"{row.seconds:.1f}" if row.seconds else ""
+    return str(row.status), row.label, seconds, "; ".join(filter(None, (row.about, left)))
 
 
-def _line(status: str, label: str, width: int, seconds: str, about: str) -> str:
-    return f"{status:<8} {label:<{width}} {seconds:>8}  {about}".rstrip()
+def _padded(column: Sequence[str], right: bool) -> list[str]:
+    """The texts of a column, all as wide as its widest."""
+    width = max(map(len, column))
+    return [text.rjust(width) if right else text.ljust(width) for text in column]
 
 
 def _follow(folder: Path) -> None:
