@@ -21,7 +21,7 @@ HELD = (
 METRICS = ("effectiveness", "drift", "minimality", "realism", "interpretability", "soundness", "truth", "runtime")
 REFERENCE = {
     "cfbench": ("cfbench.api.run", "cfbench.api.result", "cfbench.api.counterfactual"),
-    **{name: (f"cfbench.{name}",) for name in ("contract", "graph", "evidence", "rng", "errors", "conformance")},
+    **{name: (f"cfbench.{name}",) for name in ("contract", "graph", "evidence", "rng", "errors", "nn", "conformance")},
     "metrics": tuple(f"cfbench.metrics.{name}" for name in METRICS),
 }
 """The modules of each page of the reference."""

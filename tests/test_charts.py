@@ -282,6 +282,25 @@ def test_of_several_clocks_of_a_fit_one_is_drawn():
     assert costs["diffscm"] == 7.0
 
 
+def test_rows_without_a_point_are_named_with_the_reason(nine):
+    scores = tuple(
+        replace(s, value=np.nan) if (s.method, s.column) == ("hvae", "abduct_ms") else s for s in nine.results.scores
+    )
+    cells = tuple(replace(c, status=Status.FAILED) if c.method == "deepscm" else c for c in nine.results.cells)
+    scores = tuple(s for s in scores if s.method != "deepscm")
+    board = Board(replace(nine.results, scores=scores, cells=cells))
+    (legend,) = drawn(board, cost_pages(board)[0]).legends
+    assert {"hvae (cost unknown)", "deepscm (failed)"} <= {t.get_text() for t in legend.texts}
+
+
+def test_controls_alone_are_rows():
+    results = build(methods=())
+    board = Board(results)
+    assert pages_of(board, "truth")[0].methods == board.methods
+    figure = drawn(board, cost_pages(board)[0])
+    assert {t.get_text() for t in figure.axes[0].texts} >= set(CONTROLS)
+
+
 def test_a_name_that_is_cut_short_stands_below(nine):
     (long,) = (m for m in NINE if len(m) > 40)
     with drawing():

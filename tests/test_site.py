@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pages import made_up, make_run
 from PIL import Image
 from test_leaderboard import build
@@ -23,10 +24,12 @@ from cfbench.report.board import Board
 from cfbench.report.publish import load_board
 from cfbench.report.render import write_tables
 from cfbench.report.summary.rows import of_board
+from cfbench.report.sweeps import Sweep
+from cfbench.runs.chain import Status
 from cfbench.runs.reader import read_run
 from cfbench.site import gallery, libraries, pages
-from cfbench.site.charts import cost_charts, label_offsets
 from cfbench.site.collect import collect
+from cfbench.site.costs import cost_charts, label_offsets
 from cfbench.site.tables import detail_table, summary_table
 
 pytest.importorskip("bokeh")
@@ -113,6 +116,15 @@ def test_detail_tables_say_what_the_printed_ones_say():
             assert entry.best == (row.name in board.best[key])
 
 
+def test_a_row_that_is_not_done_yet_is_no_failure():
+    results = build(failed={("deepscm", 0)})
+    cells = tuple(replace(c, status=Status.PENDING, reason="") if c.method == "deepscm" else c for c in results.cells)
+    board = Board(replace(results, cells=cells))
+    (row,) = (r for r in summary_table(of_board(board), no_filters, board).rows if r.name == "deepscm")
+    assert {e.text for e in row.entries} == {"pending"}
+    assert not any(e.failed for e in row.entries)
+
+
 def test_tied_methods_are_all_bold_and_hold_the_same_ranks():
     board = Board(build(noise=30.0))
     table = summary_table(of_board(board), no_filters, board)
@@ -157,9 +169,17 @@ def test_a_gallery_of_many_rows_or_large_images_shows_fewer_questions_and_says_s
     assert "of 12 about level" in shown.note
 
 
-def test_a_missing_answer_is_known_as_missing():
-    import torch
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_has_every_image_of_any_number_of_channels(channels):
+    levels = torch.randint(256, (7, channels, 4, 6), generator=torch.Generator().manual_seed(0))
+    png, about = gallery._sheet((levels / 255, {}))
+    sheet = np.asarray(Image.open(io.BytesIO(png))).reshape(3 * 4, 3 * 6, channels)
+    for i, image in enumerate(levels):
+        y, x = divmod(i, about["across"])
+        assert np.array_equal(sheet[4 * y : 4 * y + 4, 6 * x : 6 * x + 6], image.permute(1, 2, 0).numpy())
 
+
+def test_a_missing_answer_is_known_as_missing():
     images = torch.rand(5, 1, 4, 4)
     images[3, 0, 2, 2] = torch.nan
     png, about = gallery._sheet((images, {}))
@@ -324,6 +344,18 @@ def test_cost_charts_show_methods_with_a_score_and_a_time_on_a_log_axis():
 def test_labels_of_close_points_do_not_cover_each_other():
     points = [(100.0, 50.0), (102.0, 51.0), (104.0, 52.0), (300.0, 50.0)]
     offsets = label_offsets(points, [8, 8, 8, 8])
+    assert None not in offsets
     heights = [y + above for (_, y), above in zip(points, offsets, strict=True)]
     assert all(abs(a - b) >= 14 for i, a in enumerate(heights[:3]) for b in heights[:i])
     assert offsets[0] == offsets[3]
+    crowded = label_offsets([(100.0, 50.0)] * 20, [8] * 20)
+    assert 3 < sum(above is not None for above in crowded) < 10
+
+
+def test_a_cost_chart_has_the_front_and_the_path_of_a_sweep():
+    board = Board(build())
+    s, (a, b, c) = of_board(board), ("diffscm", "deepscm", "=cmd()")
+    swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {"steps": 2}})
+    renderers = [cost_charts(s, each)[0].item["doc"]["roots"][0]["attributes"]["renderers"] for each in ((), (swept,))]
+    assert [len(each) for each in renderers] == [3, 4]  # the front, intervals and points; and the path
+    assert '"4"' in json.dumps(cost_charts(s, (swept,))[0].item)

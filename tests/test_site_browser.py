@@ -82,6 +82,7 @@ def test_a_click_on_a_heading_sorts_with_failures_last_and_controls_below(opened
     heading = opened.locator("#summary-table thead th", has_text="level").first
     for order in (best_first, best_first[::-1]):
         heading.click()
+        playwright.expect(opened.locator("#summary-table tbody tr th").first).to_have_text(order[0])
         assert names(opened)[:3] == [*order, "raises"]
         assert set(names(opened)[3:]) == {"identity", "nearest", "oracle", "untrained"}
 
@@ -183,15 +184,13 @@ def test_tables_are_downloaded(opened, run):
 
 
 def test_charts_are_drawn_and_follow_the_theme(opened):
-    chart = opened.locator(".chart").first
-    chart.scroll_into_view_if_needed()
-    chart.locator(".bk-Figure").wait_for()
-    opened.wait_for_timeout(500)
-    light = chart.screenshot()
+    opened.locator(".chart").first.scroll_into_view_if_needed()
+    opened.locator(".chart .bk-Figure").first.wait_for()
+    opened.evaluate("document.querySelector('.chart .bk-Figure').id = 'light'")
     opened.locator("#theme").click()
-    opened.wait_for_timeout(800)
     assert opened.evaluate("document.documentElement.classList.contains('dark')")
-    assert chart.screenshot() != light
+    opened.locator("#light").wait_for(state="detached")
+    opened.locator(".chart .bk-Figure").first.wait_for()
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -539,9 +539,8 @@ def unsafe(source: str) -> list[str]:
     """What in a source could execute what it reads; ``torch.load(..., weights_only=True)`` cannot."""
     found = []
     nodes = list(ast.walk(ast.parse(source)))
-    safe = {
-        id(n.func) for n in nodes if isinstance(n, ast.Call) and "weights_only=True" in map(ast.unparse, n.keywords)
-    }
+    loads = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load"]
+    safe = {id(n.func) for n in loads if "weights_only=True" in map(ast.unparse, n.keywords)}
     for node in (n for n in nodes if id(n) not in safe):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]

@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from .. import storage
 from ..errors import UserError
 from ..plugins.spec import parse_specs
@@ -16,8 +18,9 @@ from ..report.notes import detail_notes, devices, plan_note, settings_note
 from ..report.publish import load_board
 from ..report.render import write_tables
 from ..report.summary.files import READING, summaries_in
-from ..report.summary.rows import Summary, of_board
+from ..report.summary.rows import of_board
 from ..report.summary.tables import summary_notes
+from ..report.sweeps import sweeps
 from ..runs.folders import find_run
 from ..runs.manifest import Manifest
 from ..runs.reader import StoredRun, read_run
@@ -27,7 +30,7 @@ from ..storage.schema import mapping
 from ..storage.scratch import scratch_folder
 from ..version import __version__
 from .cards import make_cards
-from .charts import cost_charts
+from .costs import cost_charts
 from .gallery import make_gallery
 from .model import DataSet, Page
 from .tables import Filters, detail_table, judge_table, summary_table
@@ -91,7 +94,7 @@ def _of_run(run: StoredRun, label: str, name: str, stem: str) -> DataSet:
             tables=tuple(detail_table(board, section, filters) for section in board.sections),
             notes=tuple(summary_notes(board, s)),
             details=tuple(detail_notes(board)),
-            costs=cost_charts(s),
+            costs=cost_charts(s, sweeps(board)),
             cards=make_cards(run, board),
             gallery=make_gallery(run, board),
             judges=judge_table(board),
@@ -157,8 +160,8 @@ def _downloads(folder: Path, stem: str) -> dict[str, tuple[str, bytes]]:
 
 def _of_tables(folder: Path, label: str, name: str, stem: str) -> DataSet:
     """What tables without their run show: the summary, costs, and the tables themselves."""
-    file, s = next((file, s) for file, s, _ in summaries_in(folder) if s.dataset == label)
-    families = _families(s)
+    file, s, wide = next(found for found in summaries_in(folder) if found[1].dataset == label)
+    families = _families(wide)
     return DataSet(
         name=name,
         stem=stem,
@@ -170,12 +173,12 @@ def _of_tables(folder: Path, label: str, name: str, stem: str) -> DataSet:
     )
 
 
-def _families(s: Summary) -> dict[str, str]:
-    """The method behind each row; a row that is called otherwise is its own."""
+def _families(wide: pd.DataFrame) -> dict[str, str]:
+    """The method behind each row of a table; a row that is called otherwise is its own."""
     found = {}
-    for method in s.methods:
+    for method, spec in zip(wide["method"], wide["spec"] if "spec" in wide else wide["method"], strict=True):
         try:
-            found[method] = parse_specs(method)[0].name
+            found[method] = parse_specs(spec)[0].name
         except UserError:
             found[method] = method
     return found

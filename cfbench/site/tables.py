@@ -12,6 +12,7 @@ from ..report.format import headings, residual_and_status, title
 from ..report.judge_card import card_table
 from ..report.summary.headline import COMPOSITION
 from ..report.summary.rows import Cell, Summary
+from ..runs.chain import Status
 from .model import Column, Entry, Row, Table
 
 __all__ = ["Filters", "detail_table", "judge_table", "summary_table"]
@@ -47,15 +48,19 @@ def _summary_row(s: Summary, method: str, filters: Mapping[str, str], board: Boa
         said += [f"residual: {residual}" if residual else ""] if cell.known else [reason or cell.word]
         rank = " ".join(filter(None, ("" if control else cell.rank, residual)))
         about = "; ".join(filter(None, said))
-        failed = not (cell.known or cell.word == "–")
+        failed = not cell.known and _is_failure(cell.word)
         entries.append(Entry(cell.number, "" if control else cell.half, rank, about, cell.value, cell.best, failed))
     for cost, text in zip((s.fit, s.answer), s.costs(method), strict=True):
-        if cost:
-            known = not control and s.cells[method, cost].known
-            entries.append(
-                Entry(text, value=s.cells[method, cost].value) if known else Entry(text or "–", failed=bool(text))
-            )
+        if cost and text and s.cells[method, cost].known:
+            entries.append(Entry(text, value=s.cells[method, cost].value))
+        elif cost:
+            entries.append(Entry(text or "–", failed=_is_failure(text)))
     return Row(method, control, filters, tuple(entries))
+
+
+def _is_failure(word: str) -> bool:
+    """Whether the word in place of a number says that something went wrong."""
+    return word not in ("", "–", Status.PENDING)
 
 
 def _ranks(ranks: tuple[int, int] | None, of: int) -> str:
@@ -90,7 +95,7 @@ def _detail_row(board: Board, section: Section, method: str, filters: Mapping[st
 def _detail_entry(board: Board, method: str, key: Key) -> Entry:
     shown, value = ReportEntry.of(board, method, key), board.estimates[method, key].value
     if not math.isfinite(value):
-        return Entry(shown.value, about=str(board.pooled_status(method, key)), failed=shown.value != "–")
+        return Entry(shown.value, about=str(board.pooled_status(method, key)), failed=_is_failure(shown.value))
     ranked = len(board.methods) - len(board.results.controls)
     ranks = board.ranks[key].get(method) if shown.rank else None
     interval = f"95 % interval [{shown.low}, {shown.high}]" if shown.low else ""

@@ -95,13 +95,13 @@ def draw_costs(board: Board, page: CostPage, *, controls: bool = False) -> Figur
     rows = wide + count // 2
     swept = sweeps(board)
     names = short_names(board.methods, NAME) | {m: s.label(m) for s in swept for m in s.rows}
-    shown = [m for m in board.methods if controls or not board.is_control(m)]
+    shown = [m for m in board.methods if controls or not board.is_control(m)] or list(board.methods)
     notes = [*marked_notes(board, page.keys), *cut_names(shown, names, swept)]
     figure = new_figure(WIDTH, min(0.6 + 2.6 * rows + notes_height(notes, WIDTH), HEIGHT))
     grid = figure.add_gridspec(rows, 2)
     places = [grid[0, :]] * wide + [grid[wide + i // 2, i % 2] for i in range(count - wide)]
     panels = [
-        _Panel(figure.add_subplot(place), board, key, page, drawn, controls)
+        _Panel(figure.add_subplot(place), board, key, page, drawn, shown)
         for place, key in zip(places, page.keys, strict=True)
     ]
     _legend(figure, board, drawn, panels)
@@ -116,14 +116,13 @@ class _Panel:
     """One quality against the cost; ``absent`` are the rows that have no score or no cost."""
 
     def __init__(
-        self, ax: Axes, board: Board, key: Key, page: CostPage, drawn: Mapping[str, Look], controls: bool
+        self, ax: Axes, board: Board, key: Key, page: CostPage, drawn: Mapping[str, Look], shown: Sequence[str]
     ) -> None:
         self.ax, self.board, self.key, self.drawn = ax, board, key, drawn
-        lined = [] if controls else references(board, key)
-        asked = [m for m in board.methods if controls or not board.is_control(m)]
-        found = {m: (board.estimates[m, key], page.costs[m]) for m in asked}
+        lined = references(board, key, controls=not any(map(board.is_control, shown)))
+        found = {m: (board.estimates[m, key], page.costs[m]) for m in shown}
         known = {m: (e, c) for m, (e, c) in found.items() if math.isfinite(e.value) and math.isfinite(c)}
-        self.absent = [m for m in asked if m not in known]
+        self.absent = {m: self._why_absent(m, e) for m, (e, _) in found.items() if m not in known}
         paid = [c for _, c in known.values() if c > 0]
         self.edge = min(paid, default=1.0) / 4
         self.points = {m: (max(c, self.edge), e.value) for m, (e, c) in known.items()}
@@ -134,6 +133,12 @@ class _Panel:
         self.references = self._limits([e for e, _ in known.values()], lined)
         draw_references(ax, self.references, upright=False)
         self._axes(page.label, paid, some_free=len(paid) < len(known))
+
+    def _why_absent(self, method: str, e: Estimate) -> str:
+        if math.isfinite(e.value):
+            return "cost unknown"
+        word = self.board.pooled_status(method).word
+        return "no score" if word == "ok" else word
 
     def _point(self, method: str, e: Estimate) -> None:
         x, look = self.points[method][0], self.drawn[method]
@@ -203,7 +208,6 @@ def _legend(figure: Figure, board: Board, drawn: Mapping[str, Look], panels: Seq
     lines += reference_samples(r for panel in panels for r in panel.references)
     lines += [drawn[next(iter(s.rows))].sample(f"{s.name}: {', '.join(s.settings)}") for s in sweeps(board)]
     for m in (m for m in board.methods if all(m in panel.absent for panel in panels)):
-        word = board.pooled_status(m).word
-        why = "no score" if word == "ok" else word
-        lines.append(Line2D([], [], ls="", marker="x", color="#b02020", label=f"{drawn[m].name} ({why})"))
+        label = f"{drawn[m].name} ({panels[0].absent[m]})"
+        lines.append(Line2D([], [], ls="", marker="x", color="#b02020", label=label))
     figure.legend(handles=lines, loc="outside upper left", ncols=4, frameon=False, fontsize=7)

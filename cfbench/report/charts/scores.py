@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ...errors import one_line
@@ -84,33 +85,35 @@ def _panel_height(drawn: Mapping[str, Look], rows: int) -> float:
 def draw_page(board: Board, page: Page) -> Figure:
     """The figure: each intervention, output and measured variable on its own scale."""
     drawn, keys = looks(board), page.keys
-    rows, across = len(page.grid), max(map(len, page.grid))
     lined = not any(board.is_control(m) for m in page.methods)
     found = {key: references(board, key, controls=lined) for key in keys}
-    notes = marked_notes(board, keys)
-    notes += cut_names(page.methods, {m: look.name for m, look in drawn.items()}, sweeps(board))
-    names = 0.25 + 0.062 * max(len(line) for m in page.methods for line in drawn[m].name.split("\n"))
-    panel = min((WIDTH - names) / across, WIDEST)
-    width = max(names + panel * across, 4.0)
-    height = 0.4 + _panel_height(drawn, len(page.methods)) * rows + notes_height(notes, width)
-    figure = new_figure(width, min(height, HEIGHT))
-    axes = figure.subplots(rows, across, squeeze=False)
+    names = {m: look.name for m, look in drawn.items()}
+    notes = [*marked_notes(board, keys), *cut_names(page.methods, names, sweeps(board))]
+    figure = new_figure(*_size(page, drawn, notes))
+    axes = figure.subplots(len(page.grid), max(map(len, page.grid)), squeeze=False)
     for line, row in zip(axes, page.grid, strict=True):
-        first = next(i for i, key in enumerate(row) if key)
-        for i, ax in enumerate(line):
-            key = row[i] if i < len(row) else None
+        first = next(key for key in row if key)
+        for ax, key, before in zip_longest(line, row, [None, *row[:-1]]):
             if key is None:
                 ax.set_axis_off()
                 continue
-            _panel(ax, board, key, page.methods, drawn, found[key], named=i == first)
-            before = row[i - 1] if i else None
+            _panel(ax, board, key, page.methods, drawn, found[key], named=key == first)
             if before is None or before.do != key.do:
                 ax.set_title(where(key.do) + marks_of_do(board, key.do), loc="left", fontweight="bold")
     if samples := reference_samples(r for each in found.values() for r in each):
-        columns = max(int(width / 1.3), 1)
+        columns = max(int(figure.get_figwidth() / 1.3), 1)
         figure.legend(handles=samples, loc="outside upper left", ncols=columns, frameon=False, fontsize=7)
     add_notes(figure, notes)
     return figure
+
+
+def _size(page: Page, drawn: Mapping[str, Look], notes: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches: as much as names, panels and notes need, and at most a page."""
+    across = max(map(len, page.grid))
+    names = 0.25 + 0.062 * max(len(line) for m in page.methods for line in drawn[m].name.split("\n"))
+    width = max(names + min((WIDTH - names) / across, WIDEST) * across, 4.0)
+    height = 0.4 + _panel_height(drawn, len(page.methods)) * len(page.grid) + notes_height(notes, width)
+    return width, min(height, HEIGHT)
 
 
 def marked_notes(board: Board, keys: Sequence[Key]) -> list[str]:
