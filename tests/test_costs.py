@@ -20,7 +20,7 @@ from cfbench.contract import Column, Fit
 from cfbench.engine.checkpoints import Checkpoints
 from cfbench.evaluation.clock import cpu_time
 from cfbench.report.board import Board
-from cfbench.report.charts.scores import _cost_axes
+from cfbench.report.charts.cost import cost_axes
 from cfbench.report.summary.headline import clocks
 from cfbench.report.summary.rows import of_board
 from cfbench.runs.environment import load_training_libraries, peak_memory
@@ -111,7 +111,7 @@ def test_the_first_clock_that_was_recorded_counts_everywhere():
         if s.column == old
     ]
     wall, cpu = Board(results), Board(replace(results, scores=(*results.scores, *both)))
-    for (_, before), (label, after) in zip(_cost_axes(wall), _cost_axes(cpu), strict=True):
+    for (_, before), (label, after) in zip(cost_axes(wall), cost_axes(cpu), strict=True):
         assert "cpu" in label.lower()
         assert after["diffscm"] == pytest.approx(before["diffscm"] / 2)
     first, second = of_board(wall), of_board(cpu)

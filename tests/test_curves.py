@@ -46,7 +46,7 @@ def run(tmp_path):
     """
 
     def make(cells, left):
-        manifest = SimpleNamespace(cells=tuple(cells), titles={c.method.label: c.method.label for c in cells})
+        manifest = SimpleNamespace(cells=tuple(cells), titles={c.method.label: c.method.title for c in cells})
         for (method, seed, stage), files in left.items():
             folder = tmp_path / "cells" / "strokes" / method / f"seed-{seed}" / f"{stage}-{stage}key"
             folder.mkdir(parents=True)

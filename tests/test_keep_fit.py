@@ -94,7 +94,8 @@ def test_the_same_command_does_nothing_and_another_edit_answers_anew(kept, capsy
     assert re.search(r"done   bars mine seed 0; fit by other code kept, key [0-9a-f]{12}\n", out)
     (kept / "mine.py").write_text(MINE.replace("(u + self.mean) / 2)", "(u + self.mean) / 8)"))
     assert run(kept, "--keep-fit", "mine", "--dry-run") == 0
-    assert "bars mine seed 0: tune, images, scores (" in capsys.readouterr().out
+    row = "bars mine seed 0: tune (code of the method changed), images, scores (follow)"
+    assert row in capsys.readouterr().out
     (kept / "mine.py").write_text(EDITED)
 
 

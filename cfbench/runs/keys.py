@@ -27,7 +27,7 @@ __all__ = ["STAGE_INPUTS", "Keys"]
 FIT, PREPARE = "cfbench.engine.fit", "cfbench.engine.prepare"
 """Modules whose code is part of keys."""
 STAGE_INPUTS: Mapping[str, str] = {
-    "train": "train", "kept in place of": "train", "tune": "tune", "images": "images", "plan": "prepare",
+    "train": "train", "tune": "tune", "images": "images", "plan": "prepare",
     "mechanisms": "prepare", "judges": "judges",
 }  # fmt: skip
 """Inputs that are keys of other stages, with the stages."""

@@ -85,6 +85,9 @@ def changes(stage: Path, now: Mapping[str, Any], but: Container[str] = ()) -> li
 
 def _change(name: str, was: Any, now: Any) -> Iterator[str]:
     """How an input has changed."""
+    if name == "kept in place of":
+        yield "code of the method changed"
+        return
     name = printable(name, 60)
     if name.startswith("code of") and isinstance(was, dict) and isinstance(now, dict):
         files = [printable(f, 60) for f in sorted({**was, **now}) if f and was.get(f) != now.get(f)]
