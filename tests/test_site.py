@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -270,6 +271,15 @@ def test_the_command_writes_a_page_that_names_no_address(run, tmp_path, capsys):
     assert manifest.commands
     assert all(shlex.join(["cfbench", *words]) in told for words in manifest.commands)
     assert "Python 3" in told
+
+
+def test_links_out_of_a_run_are_refused(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "secret.json").write_text('{"python": "of somebody else"}')
+    (copy / "env" / "0123456789ab.json").symlink_to(tmp_path / "secret.json")
+    assert _main(["site", str(copy), "--out", str(tmp_path / "page")]) == 1
+    assert "is a link" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
 
 
 def test_what_is_downloaded_are_the_reports_tables(page, board, tmp_path):

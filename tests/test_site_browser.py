@@ -118,6 +118,7 @@ def test_a_number_says_its_interval_on_hover_and_on_focus(opened, run):
     assert not tip.is_visible()
     cell.hover()
     assert s.cells["learns", key].interval in tip.inner_text()
+    assert tip.inner_text().startswith("learns, skill ↑ mean: 95 % interval")
     assert "rank" in tip.inner_text()
     opened.mouse.move(0, 0)
     assert not tip.is_visible()

@@ -22,9 +22,9 @@ from ..report.summary.rows import of_board
 from ..report.summary.tables import summary_notes
 from ..report.sweeps import sweeps
 from ..runs.folders import find_run
-from ..runs.manifest import Manifest
+from ..runs.manifest import Manifest, refuse_links
 from ..runs.reader import StoredRun, read_run
-from ..runs.stage_reader import optional_key, reading_run
+from ..runs.stage_reader import reading_run
 from ..storage.plain import read_plain
 from ..storage.schema import mapping
 from ..storage.scratch import scratch_folder
@@ -127,9 +127,9 @@ def _facts(run: StoredRun, board: Board) -> Iterator[tuple[str, str]]:
 
 def _environments(run: StoredRun) -> list[str]:
     """The machines and packages that the run's stages were computed with."""
-    found = []
-    for file in sorted((run.folder / "env").glob("*.json")):
-        optional_key(file.stem)
+    files, found = sorted((run.folder / "env").glob("*.json")), []
+    refuse_links([run.folder / "env", *files])
+    for file in files:
         env = mapping(storage.read_json(file))
         packages = mapping(env.get("packages", {}))
         about = [f"Python {env.get('python')}", str(env.get("system")), str(env.get("device"))]

@@ -92,17 +92,23 @@
     tip.hidden = true;
     document.querySelector("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
   };
+  // What is said of a cell, after the names of its row and column, which may be out of view.
+  const described = (cell) => {
+    if (cell.tagName === "TH") return cell.dataset.tip;
+    const heading = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
+    return `${cell.parentNode.cells[0].textContent}, ${heading.innerText.replace(/\s+/g, " ").trim()}: ${cell.dataset.tip}`;
+  };
   const show = (event) => {
     const cell = event.target.closest?.("[data-tip]");
     if (!cell) return hide();
     hide();
-    tip.textContent = cell.dataset.tip;
+    tip.textContent = described(cell);
     tip.hidden = false;
     cell.setAttribute("aria-describedby", "tip");
     const [place, size] = [cell.getBoundingClientRect(), tip.getBoundingClientRect()];
-    const above = place.top - size.height - 6;
     tip.style.left = `${Math.max(4, Math.min(place.left, innerWidth - size.width - 4))}px`;
-    tip.style.top = `${above > 0 ? above : place.bottom + 6}px`;
+    const fits = place.bottom + size.height + 6 < innerHeight;
+    tip.style.top = `${fits ? place.bottom + 6 : place.top - size.height - 6}px`;
   };
   document.addEventListener("mouseover", show);
   document.addEventListener("focusin", show);
