@@ -17,8 +17,8 @@ from pathlib import Path
 
 FENCE = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
-LANGUAGES = {"sh", "python", "toml", "json", "csv", "text", "mermaid", ""}
-"""What a block may be in; the last four are only looked at."""
+LANGUAGES = {"sh", "python", "toml", "json", "csv", "text", "tex", "mermaid", ""}
+"""What a block may be in; the last five are only looked at."""
 PYTHON = """
 import ast, json, os, sys, traceback
 reply = os.fdopen(os.dup(1), "w")
