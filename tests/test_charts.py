@@ -12,7 +12,7 @@ from test_summary import NINE, skilled
 
 from cfbench.plugins.spec import Spec
 from cfbench.report.board import Board
-from cfbench.report.charts.cost import cost_axes, cost_pages, draw_costs, front
+from cfbench.report.charts.cost import FRONT, cost_axes, cost_pages, draw_costs, front
 from cfbench.report.charts.figure import DPI, HEIGHT, WIDTH, drawing, looks, new_figure
 from cfbench.report.charts.files import charts, write_plot
 from cfbench.report.charts.labels import place_labels
@@ -78,14 +78,37 @@ def test_rows_of_other_fits_or_of_unknown_specs_are_in_no_sweep():
     assert sweeps(Board(replace(apart, cells=cells))) == []
 
 
-def test_a_setting_that_a_row_leaves_out_is_its_default():
-    rows = {"a": {}, "b": {"steps": 6}, "c": {"steps": 12, "aligned": False}}
-    results = swept(rows={m: {"steps": 1, "sampler": "adams"} for m in rows}, more=())
-    cells = tuple(
-        replace(c, spec=Spec("diffscm", params=rows[c.method])) if c.method in rows else c for c in results.cells
-    )
-    (sweep,) = sweeps(Board(replace(results, cells=cells)))
-    assert [sweep.label(m) for m in rows] == ["default", "6", "12, aligned=false"]
+def named(specs):
+    """Results of rows with these specs, all of one fit."""
+    results = swept(rows={m: {"steps": 1, "sampler": "adams"} for m in specs}, more=())
+    cells = tuple(replace(c, spec=specs.get(c.method, c.spec)) for c in results.cells)
+    return Board(replace(results, cells=cells))
+
+
+def test_rows_that_give_other_settings_or_have_names_of_their_own_are_in_no_sweep():
+    rows = {
+        "diffscm": Spec("diffscm"),
+        "official": Spec("diffscm", params={"steps": 4}, alias="official"),
+        "mine": Spec("diffscm", params={"steps": 5}, alias="mine"),
+        **{f"fast[steps={n}]": Spec("diffscm", params={"steps": n}, alias=f"fast[steps={n}]") for n in (6, 12)},
+        **{f"diffscm[steps={n}]": Spec("diffscm", params={"steps": n}) for n in (25, 50)},
+    }
+    board = named(rows)
+    assert [(s.name, [s.label(m) for m in s.rows]) for s in sweeps(board)] == [
+        ("fast", ["6", "12"]),
+        ("diffscm", ["25", "50"]),
+    ]
+    assert looks(board)["official"].name == "official"
+
+
+def test_numbers_and_switches_of_a_sweep_have_their_names_where_they_could_be_mistaken():
+    rows = {f"{k}": Spec("diffscm", params={"scale": a, "steps": b, "aligned": c, "sampler": d})
+            for k, (a, b, c, d) in enumerate([(1, 6, True, "ddim"), (2.5, 12, None, "belm")])}  # fmt: skip
+    (sweep,) = sweeps(named(rows))
+    assert [sweep.label(m) for m in rows] == [
+        "scale=1, steps=6, aligned=true, ddim",
+        "scale=2.5, steps=12, aligned=none, belm",
+    ]
     assert sweep.paths == []
 
 
@@ -118,7 +141,7 @@ def test_the_front_and_the_lines_of_a_sweep_are_drawn(sweep_board):
     ax = figure.axes[1]
     key = page.keys[1]
     assert (key.do, key.column, ax.get_xscale()) == ("digit", "abs_error", "log")
-    (line,) = (x for x in ax.lines if x.get_linestyle() == "--" and x.get_color() == "#333333")
+    (line,) = (x for x in ax.lines if x.get_color() == FRONT["color"])
     known = {m: (page.costs[m], sweep_board.estimates[m, key].value) for m in (*SWEPT, "deepscm")}
     cheaper_or_better = {
         m: [n for n, (d, f) in known.items() if d <= c and f <= e and n != m] for m, (c, e) in known.items()

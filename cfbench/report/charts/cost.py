@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..board import Board, Estimate
 from ..columns import MEAN, Key, where
@@ -30,7 +30,7 @@ PANELS = 7
 """Panels of a figure at most."""
 NAME = 16
 """Letters of a row's name beside its point."""
-FRONT = "#333333"
+FRONT: dict[str, Any] = {"color": "#111111", "lw": 1.5, "ls": "-"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Panel:
             for m, (x, y) in own.items()
         }
         line = [own[m] for m in front(losses)]
-        self.ax.plot([x for x, _ in line], [y for _, y in line], color=FRONT, lw=1.0, ls="--", zorder=2)
+        self.ax.plot([x for x, _ in line], [y for _, y in line], **FRONT, zorder=2)
 
     def _paths(self) -> None:
         for sweep in sweeps(self.board):
@@ -204,7 +204,7 @@ def _legend(figure: Figure, board: Board, drawn: Mapping[str, Look], panels: Seq
     """What lines mean, the sweeps, and rows without a point."""
     from matplotlib.lines import Line2D
 
-    lines: list[Artist] = [Line2D([], [], color=FRONT, lw=1.0, ls="--", label="Pareto front")]
+    lines: list[Artist] = [Line2D([], [], **FRONT, label="Pareto front")]
     lines += reference_samples(r for panel in panels for r in panel.references)
     lines += [drawn[next(iter(s.rows))].sample(f"{s.name}: {', '.join(s.settings)}") for s in sweeps(board)]
     for m in (m for m in board.methods if all(m in panel.absent for panel in panels)):
