@@ -22,6 +22,7 @@ from cfbench import storage
 from cfbench.cli.main import _main
 from cfbench.errors import UserError
 from cfbench.report.board import Board
+from cfbench.report.charts.recorded import Trace
 from cfbench.report.publish import load_board
 from cfbench.report.render import write_tables
 from cfbench.report.summary.rows import of_board
@@ -29,6 +30,7 @@ from cfbench.report.sweeps import Sweep
 from cfbench.runs.chain import Status
 from cfbench.runs.reader import read_run
 from cfbench.site import gallery, libraries, pages
+from cfbench.site.charts import fit_charts, guidance_charts
 from cfbench.site.collect import collect
 from cfbench.site.costs import cost_charts, label_offsets
 from cfbench.site.tables import detail_table, summary_table
@@ -341,6 +343,10 @@ def test_a_module_becomes_a_script_with_its_exports():
         libraries._classic_script("var a=1;")
 
 
+def test_the_libraries_leave_room_for_a_run_in_five_megabytes():
+    assert sum(map(len, libraries.library_files().values())) < 2_300_000
+
+
 def test_cost_charts_show_methods_with_a_score_and_a_time_on_a_log_axis():
     board = Board(build(failed={("deepscm", 0)}))
     s = of_board(board)
@@ -366,6 +372,29 @@ def test_a_cost_chart_has_the_front_and_the_path_of_a_sweep():
     board = Board(build())
     s, (a, b, c) = of_board(board), ("diffscm", "deepscm", "=cmd()")
     swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {"steps": 2}})
-    renderers = [cost_charts(s, each)[0].item["doc"]["roots"][0]["attributes"]["renderers"] for each in ((), (swept,))]
-    assert [len(each) for each in renderers] == [3, 4]  # the front, intervals and points; and the path
+    drawn = [len(renderers(cost_charts(s, each)[0])) for each in ((), (swept,))]
+    assert drawn == [3, 4]  # the front, intervals and points; and the path
     assert '"4"' in json.dumps(cost_charts(s, (swept,))[0].item)
+
+
+def renderers(chart):
+    return chart.item["doc"]["roots"][0]["attributes"]["renderers"]
+
+
+def test_curves_of_a_fit_and_of_guidance_are_drawn_with_what_was_chosen():
+    rows = tuple(
+        {"scale": s, "contrast": c, "change": s + c, "chosen": (s, c) == (2, 0)} for c in (0, 1) for s in (1, 2)
+    )
+    log = tuple({"stage": stage, "step": i, "images": 8 * i, "loss": 9.0 - i} for stage in ("a", "b") for i in range(4))
+    trace = Trace("method", log, {"guidance": rows, "costs_of_all": ({"x": 1},)}, labels={"change": "change\n[levels]"})
+    assert [c.title for c in fit_charts(trace)] == [f"loss of {s} over training images seen" for s in "ab"]
+    (chart,) = guidance_charts(trace)
+    assert len(renderers(chart)) == 5  # a line and its points for each contrast, and the ring
+    none = replace(trace, tables={"guidance": tuple({**row, "chosen": False} for row in rows)})
+    assert len(renderers(*guidance_charts(none))) == 4
+
+
+def test_numbers_that_cannot_be_drawn_are_left_out_of_curves():
+    rows = tuple({"scale": s, "change": y} for s, y in ((1, 1.0), (2, float("nan")), (3, 1e300), (4, True), (5, 2.0)))
+    (chart,) = guidance_charts(Trace("method", (), {"guidance": rows}))
+    assert "nan" not in json.dumps(chart.item).lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import click
 
@@ -21,6 +22,9 @@ from .charts import fit_charts, guidance_charts
 from .model import Card, Chart
 
 __all__ = ["make_cards"]
+
+MAX_CHARTS = 24
+"""Curves on a card."""
 
 
 def make_cards(run: StoredRun, board: Board) -> tuple[Card, ...]:
@@ -45,7 +49,9 @@ def _card(run: StoredRun, board: Board, registry: Registry, method: str, cells: 
     paper, text = _plugin(registry, cell)
     facts |= {"paper": paper} if paper else {}
     failure = "" if status.ok else " ".join(str(status).split())
-    return Card(method, board.is_control(method), failure, facts, tuple(_charts(run, cell)), text)
+    charts = tuple(islice(_charts(run, cell), MAX_CHARTS + 1))
+    facts |= {"curves": f"the first {MAX_CHARTS} are shown"} if len(charts) > MAX_CHARTS else {}
+    return Card(method, board.is_control(method), failure, facts, charts[:MAX_CHARTS], text)
 
 
 def _costs(board: Board, method: str) -> Iterator[tuple[str, str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from ..report.charts.curves import losses, outputs_of, setting_rows
-from ..report.charts.recorded import Trace
+from ..errors import one_line
+from ..report.charts.curves import losses, outputs_of, setting_rows, with_chosen
+from ..report.charts.recorded import LogRow, Trace, finite
 from .model import Chart
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ INK, LINE = "#24292f", "#d8dee4"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SMALL = 220
 """Pixels of a chart on a card."""
-MAX_POINTS = 300
-"""Points of a line."""
+MAX_POINTS, LETTERS = 300, 60
+"""Points of a line, and letters of a text that a method recorded."""
 
 
 def new_figure(title: str, x: str, y: str, height: int = SMALL, **how: Any) -> Figure:
@@ -42,12 +44,14 @@ def new_figure(title: str, x: str, y: str, height: int = SMALL, **how: Any) -> F
 
 
 def chart_of(drawn: Figure, title: str, quantity: str) -> Chart:
+    """A figure as the page holds it; ``title`` says in words what it shows."""
     from bokeh.embed import json_item
 
     return Chart(title, quantity, dict(json_item(drawn)))
 
 
 def source_of(data: Mapping[str, Sequence[Any]]) -> Any:
+    """Columns of equal length as what glyphs are drawn from."""
     from bokeh.models import ColumnDataSource
 
     return ColumnDataSource({name: list(values) for name, values in data.items()})
@@ -59,28 +63,36 @@ def fit_charts(trace: Trace) -> Iterator[Chart]:
         points = _thinned(sorted(zip(map(float, images), map(float, loss), strict=True)))
         positive = all(y > 0 for _, y in points)
         log = positive and max(y for _, y in points) > 5 * min(y for _, y in points)
-        drawn = new_figure(f"fit: {name}", "training images seen", "loss", y_axis_type="log" if log else "linear")
+        scale = "log" if log else "linear"
+        drawn = new_figure(one_line(f"fit: {name}", LETTERS), "training images seen", "loss", y_axis_type=scale)
         _line(drawn, points, COLOURS[0], "images", "loss")
         yield chart_of(drawn, f"loss of {name} over training images seen", "loss")
 
 
 def guidance_charts(trace: Trace) -> Iterator[Chart]:
-    """Each output that a method recorded against the scale of its guidance, a line a contrast."""
+    """Each output that a method recorded against the scale of its guidance, a line a contrast, a ring round the point
+    that was chosen."""
     for name, table in trace.tables.items():
         rows = setting_rows(table, "scale", trace.labels)
+        groups: dict[str, list[LogRow]] = {}
+        for row in rows:
+            contrast = finite(row.get("contrast"))
+            groups.setdefault(f"contrast {contrast:g}" if math.isfinite(contrast) else "", []).append(row)
         for output in outputs_of(rows, trace.labels):
-            label = " ".join(trace.labels.get(output, output).split())
-            drawn = new_figure(f"{name}: {output}", "guidance scale", label)
-            contrasts = sorted({str(row.get("contrast", "")) for row in rows})
-            for i, contrast in enumerate(contrasts):
-                own = [row for row in rows if str(row.get("contrast", "")) == contrast]
-                points = [(float(r["scale"]), float(r[output])) for r in own if _is_number(r.get(output))]
-                _line(drawn, _thinned(sorted(points)), COLOURS[i % len(COLOURS)], "scale", output)
+            label, _, unit = trace.labels.get(output, output).partition("\n")
+            label = one_line(label, LETTERS)
+            drawn = new_figure(one_line(f"{name}: {label}", LETTERS), "guidance scale", one_line(unit, LETTERS))
+            for (group, own), colour in zip(groups.items(), cycle(COLOURS), strict=False):
+                points = [
+                    (finite(r["scale"]), finite(r.get(output)), r.get("chosen") is True)
+                    for r in with_chosen(own, rows, output)
+                ]
+                known = sorted(p for p in points if math.isfinite(p[1]))
+                _line(drawn, _thinned([(x, y) for x, y, _ in known]), colour, "scale", group or output)
+                if ringed := [(x, y) for x, y, chosen in known if chosen]:
+                    source = source_of({"x": [x for x, _ in ringed], "y": [y for _, y in ringed]})
+                    drawn.scatter("x", "y", source=source, size=12, fill_color=None, line_color=INK)
             yield chart_of(drawn, f"{label} over the guidance scale", output)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

@@ -55,7 +55,7 @@ def collect(names: Iterable[str], run_root: Path) -> Page:
     labels = [label for _, label in found]
     datasets: list[DataSet] = []
     for number, (source, label) in enumerate(found):
-        where = source.folder.name if isinstance(source, StoredRun) else source.name
+        where = (source.folder if isinstance(source, StoredRun) else source).resolve().name
         name = label if labels.count(label) == 1 else f"{label} ({where})"
         name = name if name not in {d.name for d in datasets} else f"{name} {number + 1}"
         stem = f"data-{number + 1}"
@@ -116,7 +116,7 @@ def _filters(dataset: str, families: Mapping[str, str], controls: frozenset[str]
 def _facts(run: StoredRun, board: Board) -> Iterator[tuple[str, str]]:
     """How the numbers were made, by name."""
     m: Manifest = run.manifest
-    yield "run", run.folder.name
+    yield "run", run.folder.resolve().name
     yield "questions", plan_note(board.results)
     yield "settings", settings_note(board.results)
     yield "device", devices(board) or "unknown"
@@ -168,7 +168,7 @@ def _of_tables(folder: Path, label: str, name: str, stem: str) -> DataSet:
         summary=summary_table(s, _filters(name, families, s.controls)),
         notes=(" ".join(READING.split()),),
         costs=cost_charts(s),
-        facts={"tables": str(folder)},
+        facts={"tables": folder.resolve().name},
         files=_downloads(folder, file.stem),
     )
 

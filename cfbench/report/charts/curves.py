@@ -33,6 +33,7 @@ __all__ = [
     "scalar_writer",
     "scalars",
     "setting_rows",
+    "with_chosen",
     "write_curves",
     "write_scalars",
 ]
@@ -230,7 +231,7 @@ def _block(axes: Any, rows: Sequence[LogRow], outputs: Sequence[str], labels: Ma
             _say_unchanged(ax, value)
             continue
         for (label, own), colour in zip(groups.items(), palette, strict=True):
-            _line(ax, _marked(own, rows, name), "scale", name, color=colour, label=label or None)
+            _line(ax, with_chosen(own, rows, name), "scale", name, color=colour, label=label or None)
         ax.set_xlabel("guidance scale", fontsize=7)
     for ax in axes.flat[len(outputs) :]:
         ax.set_axis_off()
@@ -253,7 +254,7 @@ def _say_unchanged(ax: Axes, value: float) -> None:
     ax.spines[:].set_color("#dddddd")
 
 
-def _marked(own: Sequence[LogRow], rows: Sequence[LogRow], name: str) -> Sequence[LogRow]:
+def with_chosen(own: Sequence[LogRow], rows: Sequence[LogRow], name: str) -> Sequence[LogRow]:
     """The rows, with the scale that is a part's own marked as chosen, where ``scales`` has one for each part."""
     best = next((row for row in rows if row.get("chosen") is True), {})
     parts, scales = [n for n in best if "/" in n], best.get("scales")
