@@ -32,7 +32,17 @@ def made(tmp_path_factory):
         f = q[f"do/{v}/factual"]
         answers |= {f"do/{v}": q["x"][f], f"reverse/{v}": q["x"][f[f < 4]]}
     np.savez(root / "answers.npz", **answers)
-    score = ["score", str(root / "answers.npz"), "--name", "elsewhere", "--run", "r", "--run-root", str(root)]
+    score = [
+        "score",
+        str(root / "answers.npz"),
+        "--name",
+        "elsewhere",
+        "--no-controls",
+        "--run",
+        "r",
+        "--run-root",
+        str(root),
+    ]
     assert _main([*score, "--plugin", TOYS, "--data-root", str(root), "--no-plots"]) == 0
     return root
 
