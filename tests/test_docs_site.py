@@ -43,6 +43,10 @@ def test_the_site_has_the_pages_the_reference_and_the_published_tables(tmp_path)
     assert 'class="arithmatex"' in (tmp_path / "docs/methods/index.html").read_text()
     assert "<table>" in (tmp_path / "leaderboard/quick-cpu/strokes/index.html").read_text()
     assert (tmp_path / "leaderboard/quick-cpu/strokes-quality-cost.png").is_file()
+    page = (tmp_path / "leaderboard/page/index.html").read_text()
+    assert all(name in page for name in ("strokes", "morphomnist", "diffscm-cfg", "assets/tables.js"))
+    assert (tmp_path / "leaderboard/page/assets/tables.js").is_file()
+    assert 'href="leaderboard/page/"' in (tmp_path / "index.html").read_text()
 
 
 def test_dead_links_and_pages_that_the_navigation_lacks_fail_the_build(tmp_path):
