@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from pages import made_up, make_run
@@ -11,6 +12,7 @@ from cfbench.report.publish import load_board
 from cfbench.report.summary.rows import of_board
 from cfbench.runs.reader import read_run
 from cfbench.site.collect import collect
+from cfbench.site.model import Page
 from cfbench.site.pages import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'cfbench-scm[dev]'")
@@ -98,6 +100,44 @@ def test_filters_leave_the_rows_that_are_asked_for_in_all_tables(opened):
     opened.check("#controls")
     opened.fill("#search", "NEAR")
     assert names(opened) == ["nearest"]
+
+
+def test_columns_of_weak_judges_are_grey_and_can_be_left_out(opened):
+    opened.locator("[role=tab]", has_text="level").first.click()
+    weak = opened.locator("[role=tabpanel]:visible thead th.weak")
+    assert weak.count() > 0
+    other = opened.locator("[role=tabpanel]:visible thead th[data-higher]:not(.weak)").first
+    colours = [each.evaluate("e => getComputedStyle(e).color") for each in (weak.first, other)]
+    assert colours[0] != colours[1]
+    opened.uncheck("#weak")
+    assert weak.count() == 0
+    assert other.is_visible()
+
+
+def test_a_data_set_is_chosen_with_its_columns_and_its_part_of_the_page(browser, tmp_path):
+    (one,) = made_up(["a", "b"]).datasets
+    columns = (*one.summary.columns[:3], replace(one.summary.columns[3], heading="of two alone"))
+    rows = tuple(
+        replace(r, name=f"{r.name} two", filters={"dataset": "two"}, entries=r.entries[:4]) for r in one.summary.rows
+    )
+    two = replace(one, name="two", stem="data-2", summary=replace(one.summary, columns=columns, rows=rows))
+    write_page(Page((one, two), "0"), tmp_path / "page")
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page" / "index.html").as_uri())
+    tab.wait_for_function("document.getElementById('count').textContent !== ''")
+    headings = tab.locator("#summary-table thead th")
+    assert names(tab) == ["a", "b"]
+    assert tab.locator(".dataset:visible h2").all_inner_texts() == ["made up"]
+    assert headings.count() == 1 + 8
+    tab.select_option("[data-filter=dataset]", "two")
+    assert names(tab) == ["a two", "b two"]
+    assert tab.locator(".dataset:visible h2").all_inner_texts() == ["two"]
+    assert "of two alone" in headings.last.inner_text()
+    assert headings.count() == 1 + 4
+    tab.select_option("[data-filter=dataset]", "")
+    assert len(names(tab)) == 4
+    assert headings.count() == 2 + 9
+    tab.close()
 
 
 def test_tabs_show_one_table_by_mouse_and_keyboard(opened):

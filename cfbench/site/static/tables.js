@@ -53,7 +53,8 @@
       api.columns("[data-higher]").every(function (i) {
         const filled = rows.some((row) => api.cell(row, i).node().textContent !== "");
         const head = this.header();
-        this.visible(filled && (weak.checked || !head.classList.contains("weak")), false);
+        const wanted = filled && (weak.checked || !head.classList.contains("weak"));
+        if (this.visible() !== wanted) this.visible(wanted, false);
       });
     }
     const first = made[0];
