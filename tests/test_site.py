@@ -32,7 +32,7 @@ from cfbench.runs.reader import read_run
 from cfbench.site import gallery, libraries, pages
 from cfbench.site.charts import fit_charts, guidance_charts
 from cfbench.site.collect import collect
-from cfbench.site.costs import cost_charts, label_offsets
+from cfbench.site.costs import _ticks, cost_charts, label_offsets
 from cfbench.site.tables import detail_table, summary_table
 
 pytest.importorskip("bokeh")
@@ -151,6 +151,12 @@ def test_a_gallery_holds_the_answers_to_the_bit(run, page, board):
             tile = sheet[y * height : (y + 1) * height, x * width : (x + 1) * width]
             right = (answers[f"do/{v}"][q, 0] * 255).round().byte().numpy()
             assert np.array_equal(tile, right)
+
+
+def test_a_gallery_has_rows_in_the_order_of_the_tables(page, board):
+    shown = [row["name"] for row in page.datasets[0].gallery.data["rows"]]
+    assert shown[:2] == ["factual", "truth"]
+    assert shown[2:] == [m for m in board.methods if m in shown]
 
 
 def test_a_gallery_has_the_score_of_each_answer(page, board):
@@ -371,10 +377,19 @@ def test_labels_of_close_points_do_not_cover_each_other():
 def test_a_cost_chart_has_the_front_and_the_path_of_a_sweep():
     board = Board(build())
     s, (a, b, c) = of_board(board), ("diffscm", "deepscm", "=cmd()")
-    swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {"steps": 2}})
+    swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {}})
     drawn = [len(renderers(cost_charts(s, each)[0])) for each in ((), (swept,))]
     assert drawn == [3, 4]  # the front, intervals and points; and the path
-    assert '"4"' in json.dumps(cost_charts(s, (swept,))[0].item)
+    shown = json.dumps(cost_charts(s, (swept,))[0].item)
+    assert '["name beside", ["4", "diffscm[contrast=0]", "=cmd()", "2"]]' in shown
+
+
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [((20, 90), [20, 50]), ((0.6, 30), [1, 2, 5, 10, 20]), ((3, 2e5), [10, 100, 1000, 1e4, 1e5])],
+)
+def test_ticks_of_a_cost_are_few_and_round(ends, ticks):
+    assert _ticks(*ends) == ticks
 
 
 def renderers(chart):

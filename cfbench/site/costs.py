@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..report.charts.cost import front
@@ -25,6 +25,9 @@ OFFSETS = (4.0, -16.0, 18.0, -30.0, 32.0, -44.0, 46.0)
 """Pixels above a point where its name may stand, the best first."""
 LABELLED, NAME = 20, 24
 """Rows whose names stand in a chart, of more they are told by hover alone; and letters of a name."""
+
+LONG = 3
+"""Rows from which on the settings of a sweep's rows stand in place of their names."""
 
 Points = Mapping[str, tuple[float, Cell]]
 """The cost and the score of each row."""
@@ -58,12 +61,13 @@ def _chart(s: Summary, swept: Sequence[Sweep], key: Key, cost: Key, label: str) 
         _line(drawn, points, [m for m in rows if m in points], colours[rows[0]])
     data = _columns(points, own, colours)
     if labelled:
-        names = short_names(own, NAME) | {m: sweep.label(m) for sweep in swept for m in sweep.rows}
+        names = short_names(own, NAME) | dict(_settings(swept))
         across, up = math.log(x_range[1] / x_range[0]) / ACROSS, (y_range[1] - y_range[0]) / UP
         places = [(math.log(x) / across, cell.value / up) for x, cell in points.values()]
         above = label_offsets(places, [len(names[m]) for m in points])
         data["name beside"] = ["" if dy is None else names[m] for m, dy in zip(points, above, strict=True)]
         data["above"] = [dy or 0.0 for dy in above]
+    drawn.xaxis.ticker = _ticks(*x_range)
     _points(drawn, source_of(data), [("", "@name"), (quantity, "@score @rank"), (label, "@cost")])
     return chart_of(drawn, f"{quantity} against {label}", quantity)
 
@@ -81,9 +85,22 @@ def _best(points: Points, *, higher: bool) -> list[str]:
     return front({m: (x, -cell.value if higher else cell.value) for m, (x, cell) in points.items()})
 
 
+def _settings(swept: Sequence[Sweep]) -> Iterator[tuple[str, str]]:
+    """The settings by which the rows of a long sweep are told apart; a row that gives none keeps its name."""
+    for sweep in swept:
+        yield from ((m, sweep.label(m)) for m, own in sweep.rows.items() if own and len(sweep.rows) >= LONG)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two numbers; of many powers these alone."""
+    powers = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    steps = (1, 2, 5) if len(powers) < 5 else (1,)
+    return [step * power for power in powers for step in steps if low <= step * power <= high]
+
+
 def _colours(own: Sequence[str], swept: Sequence[Sweep]) -> dict[str, str]:
     """A colour for each row, one for all rows of a sweep."""
-    groups = {m: sweep.name for sweep in swept for m in sweep.rows}
+    groups = {m: f"sweep {number}" for number, sweep in enumerate(swept) for m in sweep.rows}
     order = list(dict.fromkeys(groups.get(m, m) for m in own))
     return {m: COLOURS[order.index(groups.get(m, m)) % len(COLOURS)] for m in own}
 

@@ -58,7 +58,8 @@ def make_gallery(run: StoredRun, board: Board) -> Gallery | None:
     dataset = board.results.dataset
     entry = run.manifest.datasets[dataset]
     plan = Plan.load(run.folder / entry.plan)
-    answers = dict(_answers(run, dataset))
+    found = dict(_answers(run, dataset))
+    answers = {m: found[m] for m in board.methods if m in found}
     rows, variables = len(answers) + 2, max(len(plan.asked), 1)
     shown = _Shown(entry, plan, max(min(QUESTIONS, NUMBERS // (math.prod(entry.shape) * rows * variables)), 1))
     if not shown.total:
