@@ -38,6 +38,15 @@ def test_the_published_table_is_what_the_folders_say():
         assert text == (ROOT / "leaderboard" / name).read_text(), f"leaderboard/{name} is not up to date"
 
 
+@pytest.mark.parametrize("dataset", ["strokes", "morphomnist"])
+def test_the_readme_shows_the_published_summaries(dataset):
+    parts = (ROOT / "leaderboard/quick-cpu/summary.md").read_text().split("\n## ")
+    (table,) = [part for part in parts if part.startswith(f"[{dataset}]")]
+    readme = set((ROOT / "README.md").read_text().splitlines())
+    assert len(rows(table)) > 10
+    assert not [line for line in rows(table) if line not in readme]
+
+
 def test_each_method_has_one_row_and_each_table_a_column(published):
     written = write_summary(published / "one")
     assert {p.relative_to(published).as_posix() for p in written} == {
