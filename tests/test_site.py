@@ -377,11 +377,11 @@ def test_labels_of_close_points_do_not_cover_each_other():
 def test_a_cost_chart_has_the_front_and_the_path_of_a_sweep():
     board = Board(build())
     s, (a, b, c) = of_board(board), ("diffscm", "deepscm", "=cmd()")
-    swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {}})
+    swept = Sweep("diffscm", ("steps",), {a: {"steps": 4}, b: {"steps": 2}, c: {"steps": 8}})
     drawn = [len(renderers(cost_charts(s, each)[0])) for each in ((), (swept,))]
     assert drawn == [3, 4]  # the front, intervals and points; and the path
     shown = json.dumps(cost_charts(s, (swept,))[0].item)
-    assert '["name beside", ["4", "diffscm[contrast=0]", "=cmd()", "2"]]' in shown
+    assert '["name beside", ["4", "diffscm[contrast=0]", "8", "2"]]' in shown
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def _best(points: Points, *, higher: bool) -> list[str]:
 
 
 def _settings(swept: Sequence[Sweep]) -> Iterator[tuple[str, str]]:
-    """The settings by which the rows of a long sweep are told apart; a row that gives none keeps its name."""
+    """The settings by which the rows of a long sweep are told apart."""
     for sweep in swept:
-        yield from ((m, sweep.label(m)) for m, own in sweep.rows.items() if own and len(sweep.rows) >= LONG)
+        yield from ((m, sweep.label(m)) for m in sweep.rows if len(sweep.rows) >= LONG)
 
 
 def _ticks(low: float, high: float) -> list[float]:
