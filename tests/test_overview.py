@@ -33,7 +33,7 @@ def rows(text):
 
 def test_the_published_table_is_what_the_folders_say():
     found = overview_texts(ROOT / "leaderboard")
-    assert found.keys() == {"README.md", "summary.csv"}
+    assert found.keys() == {"README.md", "summary.csv", "metrics.md", "metrics.csv"}
     for name, text in found.items():
         assert text == (ROOT / "leaderboard" / name).read_text(), f"leaderboard/{name} is not up to date"
 
@@ -50,7 +50,7 @@ def test_the_readme_shows_the_published_summaries(dataset):
 def test_each_method_has_one_row_and_each_table_a_column(published):
     written = write_summary(published / "one")
     assert {p.relative_to(published).as_posix() for p in written} == {
-        *("one/summary.csv", "one/summary.md", "README.md", "summary.csv")
+        *("one/summary.csv", "one/summary.md", "README.md", "summary.csv"),
     }
     text = (published / "README.md").read_text()
     assert text.startswith("# Tables\n\nBefore.\n")

@@ -98,7 +98,7 @@ def test_the_harness_imports_no_built_in():
 
 WORDS = {"change", "composition", "digits", "folder", "measured", "oracle", "resample", "truth"}
 """Names of built-ins that are words of the harness too: the oracle of a data set, the folder of a run."""
-DEFAULTS = {"cfbench/runs/budget.py", "cfbench/report/summary/headline.py"}
+DEFAULTS = {"cfbench/runs/budget.py", "cfbench/report/summary/headline.py", "cfbench/report/agreement.py"}
 """Where it stands what a run asks for unless it says otherwise, and which columns a summary shows."""
 ROLES = ("contract", "report/charts/references", "report/columns", "report/judge_card", "report/score_table")
 """Where the role of a column stands, the only word of the harness that is the name of a metric."""

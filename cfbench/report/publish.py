@@ -24,8 +24,10 @@ from ..runs.stage_reader import reading_run
 from ..runs.terminal import open_console
 from ..storage.scratch import scratch_folder
 from ..storage.tensors import StoredArray, open_arrays
+from .agreement import METRICS
 from .board import Board
 from .charts.figure import leaving_out
+from .summary.overview import published_agreements
 from .summary.write import summary_files, write_summary
 
 __all__ = ["check_tables_command", "first_difference", "load_board", "publish", "write_leaderboard", "write_sheet"]
@@ -59,6 +61,7 @@ def publish(
     summaries = write_summary(out)
     for board, files in written if pictures else ():
         files |= _write_pictures(run, board, out)
+    summaries += _write_worth(summaries) if pictures else []
     for dataset in (dataset for dataset, board in boards.items() if board is None):
         print(f"cfbench: {dataset} has no plan yet, so there is no table of it", file=sys.stderr)
     for board, files in written:
@@ -75,6 +78,16 @@ def publish(
     _print_files("all folders", [path for path in summaries if path.parent != out])
     if written and not details:
         print(f"every metric: cfbench leaderboard {run.folder} --details")
+
+
+def _write_worth(summaries: Iterable[Path]) -> list[Path]:
+    """Draw what metrics are worth beside the table that says so, where there is one."""
+    from .charts.agreement import write_agreements
+
+    tables = [path for path in summaries if path.name == f"{METRICS}.md"]
+    with leaving_out("the chart of what metrics are worth"):
+        return [write_agreements(published_agreements(t.parent), t.with_suffix(".png")) for t in tables]
+    return []
 
 
 def _print_files(what: str, paths: list[Path]) -> None:

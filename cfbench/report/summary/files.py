@@ -20,7 +20,7 @@ from .headline import FITS
 from .rows import ANSWER, Summary, of_frames
 from .tables import markdown_summary
 
-__all__ = ["READING", "rows_of", "summaries_in", "summary_texts"]
+__all__ = ["READING", "read_table", "rows_of", "summaries_in", "summary_texts"]
 
 LARGEST = 2**30
 """Bytes of a table that is read."""
@@ -53,7 +53,7 @@ def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
     for wide_file in sorted(folder.glob("*-wide.csv")):
         file = wide_file.with_name(f"{wide_file.name.removesuffix('-wide.csv')}.csv")
         try:
-            tidy, wide = _read(file), _read(wide_file)
+            tidy, wide = read_table(file), read_table(wide_file)
             if set(TIDY) <= set(tidy) and set(WIDE) <= set(wide) and len(tidy):
                 summary = of_frames(tidy, wide)
                 if summary.dataset not in seen:
@@ -65,7 +65,7 @@ def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
             print(f"cfbench: {file} is left out of the summary: {reason_of(error)}", file=sys.stderr)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def read_table(file: Path) -> pd.DataFrame:
     """A table whose texts are texts, also where they are empty."""
     table = pd.read_csv(io.BytesIO(read_plain(file, LARGEST)), dtype=str, keep_default_na=False)
     for name in set(table) & {"value", "low", "high", "coverage", "rank_low", "rank_high"}:

@@ -10,19 +10,25 @@ from collections.abc import Set as AbstractSet
 __all__ = [
     "ANSWERS",
     "COMPOSITION",
+    "COSTS",
     "EFFECTIVENESS",
     "ERROR",
     "FITS",
     "JUDGED",
+    "LIKELIHOOD",
     "QUANTITIES",
     "SKILL",
     "UNCHANGED",
     "WITHOUT_TRUTH",
+    "WITH_TRUTH",
     "clocks",
 ]
 
 SKILL, ERROR = "skill.skill", "truth.abs_error"
 EFFECTIVENESS = ("effectiveness.accuracy", "effectiveness.error")
+WITH_TRUTH = ("truth", "skill", "tea", "true_realism")
+"""Metrics that compare with the truth."""
+COSTS, LIKELIHOOD = "runtime", "runtime.bits_per_dim"
 COMPOSITION = "composition.composition_1"
 FITS = ("runtime.fit_cpu_s", "runtime.fit_s")
 """Seconds of a fit, the first of which that is recorded is shown: of the processor, of the clock."""

@@ -1,4 +1,4 @@
-"""One table over all data sets and runs that are published in the folders of a folder: in its README and as CSV."""
+"""Tables over all data sets and runs that are published in the folders of a folder: in its README, and beside it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pandas as pd
 
 from ...names import SUMMARY
 from ...storage.plain import read_plain
+from ..agreement import Agreement, agreement_texts, agreements
 from ..columns import Key
 from ..markup import md, md_table
 from ..spreadsheet import csv
-from .files import rows_of, summaries_in
+from .files import read_table, rows_of, summaries_in
 from .rows import Cell, Summary, short_names
 from .tables import legend
 
-__all__ = ["BEGIN", "END", "overview_texts"]
+__all__ = ["BEGIN", "END", "overview_texts", "published_agreements"]
 
 BEGIN, END = "<!-- cfbench: table over all folders -->", "<!-- cfbench: end -->"
 """What the table of a README stands between; a README without these lines is left alone."""
@@ -44,8 +45,9 @@ class Published:
 
 
 def overview_texts(folder: Path) -> dict[str, str]:
-    """The texts of ``README.md``, with its table made anew, and of ``summary.csv``, by name.
+    """The texts of ``README.md``, with its table made anew, and of the files that stand beside it, by name.
 
+    These are ``summary.csv`` and, where data sets have a truth, ``metrics.md`` and ``metrics.csv``.
     None where the folder has no README with the lines `BEGIN` and `END`, or its folders have no tables.
     """
     readme = folder / "README.md"
@@ -60,7 +62,17 @@ def overview_texts(folder: Path) -> dict[str, str]:
     rows = [{"folder": p.folder, **row} for p in found for row in rows_of(p.summary, p.wide)]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
     made = f"{_table(found)}\n{_links(folder, found)}"
-    return {"README.md": f"{head}{BEGIN}\n\n{made}\n{END}{tail}", f"{SUMMARY}.csv": csv(table)}
+    texts = {"README.md": f"{head}{BEGIN}\n\n{made}\n{END}{tail}", f"{SUMMARY}.csv": csv(table)}
+    return texts | agreement_texts(_agreements(folder, found))
+
+
+def published_agreements(folder: Path) -> list[Agreement]:
+    """What each metric is worth by all tables that lie in the folders of a folder."""
+    return _agreements(folder, _published(folder))
+
+
+def _agreements(folder: Path, found: Sequence[Published]) -> list[Agreement]:
+    return agreements((read_table(folder / p.folder / f"{p.stem}.csv"), p.wide) for p in found)
 
 
 def _published(folder: Path) -> list[Published]:
