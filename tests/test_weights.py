@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -35,6 +36,23 @@ def test_a_fit_is_skipped_and_its_weights_answer_alike(tmp_path):
     assert given.loc["runtime.fit_s"].value.isna().all()
     text = (tmp_path / "b" / "tiny" / "leaderboard" / "bars.md").read_text()
     assert "no fit, weights from weights.safetensors (sha256" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ("draws[shade=0.2]", "draws[shade=0.2]"),
+        ("draws[places=3,shade=0.2]", "draws[places=3,shade=0.2]"),
+        ("pale one=draws[shade=0.2]", "pale one"),
+        ("draws:dark,draws:left", "draws:left"),
+    ],
+)
+def test_weights_of_a_row_take_the_place_of_its_fit(tmp_path, rows, named):
+    save_file({"mean": torch.full((1, 8, 8), 0.25)}, tmp_path / "w.safetensors")
+    assert run(tmp_path, "--methods", rows, "--weights", f"{named}={tmp_path / 'w.safetensors'}") == 0
+    fits = table(tmp_path).value.xs("runtime.fit_s", level="metric")
+    assert fits.isna().sum() == 1, "that fit alone is taken from the file"
+    assert np.isnan(fits.loc[named].item())
 
 
 def test_other_weights_give_another_row(tmp_path):

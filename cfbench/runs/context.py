@@ -151,8 +151,13 @@ class LoadedJob:
         return self.job.action or ("exact" if exact else "learned")
 
     def weights(self, spec: Spec) -> PretrainedWeights | None:
-        """The weights that a row is given in place of a fit."""
-        return next((w for w in self.job.weights if w.fits(spec)), None)
+        """The weights that rows are given in place of the fit ``spec`` that they share."""
+        return next((w for w in self.job.weights if w.fits(spec) or self._fit_of(w.row) == spec.label), None)
+
+    def _fit_of(self, row: str) -> str:
+        """The label of the fit of a row that is named by its label."""
+        (spec,) = parse_specs(row, self.registry.takes_text("method"))
+        return self.fit_spec(spec).label
 
     def fit_spec(self, spec: Spec) -> Spec:
         """The spec of a row's fit, without parameters that change answers only."""

@@ -33,12 +33,14 @@ class PretrainedWeights:
 
 
 def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[PretrainedWeights, ...]:
-    """Parse ``METHOD=FILE``; the method may be left out where the run has one only.
+    """Parse ``METHOD=FILE``: a method, or a row by its label or its alias, or neither where the run has one method.
 
     Raises:
         UserError: the run has no such method, or a file is missing or holds no weights.
     """
-    known = dict.fromkeys(name for row in rows for name in (row.name, row.label))
+    rows = list(rows)
+    known = {name: name for row in rows for name in (row.name, row.label)}
+    known |= {row.alias: row.label for row in rows if row.alias}
     found = []
     for text in given:
         row, equals, file = text.rpartition("=")
@@ -49,7 +51,7 @@ def parse_weights(given: Sequence[str], rows: Iterable[Spec]) -> tuple[Pretraine
             row = names[0]
         if row not in known:
             raise UserError(f"--weights {text!r}: {row!r} is not asked for; {did_you_mean(row, known)}")
-        found.append(PretrainedWeights(row, Path(file).resolve(), _weights_digest(Path(file))))
+        found.append(PretrainedWeights(known[row], Path(file).resolve(), _weights_digest(Path(file))))
     return tuple(found)
 
 
