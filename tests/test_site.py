@@ -273,12 +273,12 @@ def test_the_command_writes_a_page_that_names_no_address(run, tmp_path, capsys):
     assert links
     assert not [link for link in links if ":" in link and link != "data:,"]
     assert all((tmp_path / "page" / link).is_file() for link in links if link[0] not in "#d")
-    told = " ".join(parsed.texts)
+    shown = " ".join(parsed.texts)
     manifest = read_run(run).manifest
-    assert f"plan {manifest.datasets['bars'].plan_key}" in told
+    assert f"plan {manifest.datasets['bars'].plan_key}" in shown
     assert manifest.commands
-    assert all(shlex.join(["cfbench", *words]) in told for words in manifest.commands)
-    assert "Python 3" in told
+    assert all(shlex.join(["cfbench", *words]) in shown for words in manifest.commands)
+    assert "Python 3" in shown
 
 
 def test_links_out_of_a_run_are_refused(run, tmp_path, capsys):
