@@ -366,8 +366,8 @@ def check(stage: Stage) -> None:
     now = manifests(stage.run)
     changed = [place for place, number in stage.finished.items() if now.get(place) != number]
     assert not changed, f"finished stages were lost or computed again: {changed} after {stage.history}"
-    spoilt = [p for p in now if p not in stage.damaged and storage.damaged_files(stage.run / p)]
-    assert not spoilt, f"stages that nobody touched are spoilt: {spoilt} after {stage.history}"
+    damaged = [p for p in now if p not in stage.damaged and storage.damaged_files(stage.run / p)]
+    assert not damaged, f"stages that nobody touched are spoilt: {damaged} after {stage.history}"
     stage.finished = {place: number for place, number in now.items() if not storage.damaged_files(stage.run / place)}
 
 

@@ -19,7 +19,7 @@ from ..evaluation.plan import Plan
 from ..graph import Variable
 from ..names import file_stem
 from ..runs.folders import find_run
-from ..runs.reader import StoredRun, read_results, read_run
+from ..runs.reader import StoredRun, aliases_of, read_results, read_run
 from ..runs.stage_reader import reading_run
 from ..runs.terminal import open_console
 from ..storage.scratch import scratch_folder
@@ -166,15 +166,10 @@ def _questions(run: StoredRun, dataset: str, columns: int) -> tuple[list[str], d
         rows[f"{cell} (row)" if cell in rows else cell] = torch.cat([images[f"do/{v}"][:each] for v in plan.asked])
     conventions = [v.name for v in entry.variables if v.truth == "convention"]
     title = f"{dataset}, preset {run.manifest.budget.name}, first seed of each method"
-    title += "".join(f"; {alias}: {label}" for alias, label in _aliases(run, dataset).items() if alias in rows)
+    specs = {state.method: cell.method.label for cell, state in run.states_of(dataset) if state.method in rows}
+    title += "".join(f"; {alias}: {label}" for alias, label in aliases_of(specs).items())
     title += "".join(f"; the truth of do({v}) is a convention" for v in conventions)
     return labels, rows, title
-
-
-def _aliases(run: StoredRun, dataset: str) -> dict[str, str]:
-    """The labels of a data set's rows that users gave a name, by that name."""
-    found = {state.method: cell.method.label for cell, state in run.states_of(dataset)}
-    return {title: label for title, label in found.items() if title != label}
 
 
 def _first(images: StoredArray | None, like: Tensor, each: int) -> Tensor:

@@ -29,7 +29,17 @@ from .job import Cell
 from .manifest import DatasetEntry, Manifest, read_manifest, refuse_links
 from .stage_reader import check_plan_tensors, optional_key, read_card, read_scores, reading_run
 
-__all__ = ["KEPT", "CellState", "Results", "Score", "StoredRun", "cell_states", "read_results", "read_run"]
+__all__ = [
+    "KEPT",
+    "CellState",
+    "Results",
+    "Score",
+    "StoredRun",
+    "aliases_of",
+    "cell_states",
+    "read_results",
+    "read_run",
+]
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,19 @@ class Results:
     @property
     def aliases(self) -> dict[str, str]:
         """The labels of the rows that users gave a name, by that name."""
-        titles = {title.removesuffix(f" {KEPT}"): label for title, label in self.specs.items()}
-        return {title: label for title, label in titles.items() if title != label}
+        return aliases_of(self.specs)
 
 
 KEPT = "\N{PILCROW SIGN}"
 """The mark behind the name of a row that keeps a fit by other code."""
+
+
+def aliases_of(specs: Mapping[str, str]) -> dict[str, str]:
+    """The labels of the rows that users gave a name, by that name, out of the labels of all rows by their titles."""
+    titles = {title.removesuffix(f" {KEPT}"): label for title, label in specs.items()}
+    return {title: label for title, label in titles.items() if title != label}
+
+
 _ANSWERS: dict[str, Callable[[Any], Any]] = {
     "residual": printable,
     "is_truth": boolean,

@@ -70,7 +70,7 @@ def collect(names: Iterable[str], run_root: Path) -> Page:
 def _sources(name: str, run_root: Path) -> Iterator[tuple[StoredRun | Path, str]]:
     """The data sets of a run or of a folder of tables, each with its source."""
     if tables := list(summaries_in(Path(name))):
-        yield from ((Path(name), summary.dataset) for _, summary, _ in tables)
+        yield from ((Path(name), summary.dataset) for _, summary, _, _ in tables)
         return
     run = read_run(find_run(name, run_root))
     planned = [label for label, d in run.manifest.datasets.items() if storage.is_complete(run.folder / d.plan)]
@@ -160,7 +160,7 @@ def _downloads(folder: Path, stem: str) -> dict[str, tuple[str, bytes]]:
 
 def _of_tables(folder: Path, label: str, name: str, stem: str) -> DataSet:
     """What tables without their run show: the summary, costs, and the tables themselves."""
-    file, s, wide = next(found for found in summaries_in(folder) if found[1].dataset == label)
+    file, s, _, wide = next(found for found in summaries_in(folder) if found[1].dataset == label)
     families = _families(wide)
     return DataSet(
         name=name,

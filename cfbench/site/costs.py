@@ -24,7 +24,7 @@ HEIGHT, ACROSS, UP, LETTER = 320, 420, 250, 14
 OFFSETS = (4.0, -16.0, 18.0, -30.0, 32.0, -44.0, 46.0)
 """Pixels above a point where its name may stand, the best first."""
 LABELLED, NAME = 20, 24
-"""Rows whose names stand in a chart, of more they are told by hover alone; and letters of a name."""
+"""Rows whose names stand in a chart, of more they are shown by hover alone; and letters of a name."""
 
 LONG = 3
 """Rows from which on the settings of a sweep's rows stand in place of their names."""

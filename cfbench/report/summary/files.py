@@ -20,7 +20,7 @@ from .headline import FITS
 from .rows import ANSWER, Summary, of_frames
 from .tables import markdown_summary
 
-__all__ = ["READING", "read_table", "rows_of", "summaries_in", "summary_texts"]
+__all__ = ["READING", "rows_of", "summaries_in", "summary_texts"]
 
 LARGEST = 2**30
 """Bytes of a table that is read."""
@@ -38,14 +38,14 @@ def summary_texts(folder: Path) -> dict[str, str]:
     found = list(summaries_in(folder))
     if not found:
         return {}
-    rows = [row for _, summary, wide in found for row in rows_of(summary, wide)]
+    rows = [row for _, summary, _, wide in found for row in rows_of(summary, wide)]
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
-    parts = [f"## [{md(s.dataset)}]({file.stem}.md)\n\n{markdown_summary(s)}" for file, s, _ in found]
+    parts = [f"## [{md(s.dataset)}]({file.stem}.md)\n\n{markdown_summary(s)}" for file, s, _, _ in found]
     return {f"{SUMMARY}.csv": csv(table), f"{SUMMARY}.md": "\n".join(["# Summary\n", *parts, READING.strip(), ""])}
 
 
-def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
-    """The tidy table's path, the summary and the wide table of each data set; what cannot be read is left out.
+def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame, pd.DataFrame]]:
+    """The path of the tidy table, the summary, and both tables of each data set; what cannot be read is left out.
 
     Of two tables of a data set the first counts: an earlier version gave ``folder[path=a]`` another name.
     """
@@ -53,19 +53,19 @@ def summaries_in(folder: Path) -> Iterator[tuple[Path, Summary, pd.DataFrame]]:
     for wide_file in sorted(folder.glob("*-wide.csv")):
         file = wide_file.with_name(f"{wide_file.name.removesuffix('-wide.csv')}.csv")
         try:
-            tidy, wide = read_table(file), read_table(wide_file)
+            tidy, wide = _read(file), _read(wide_file)
             if set(TIDY) <= set(tidy) and set(WIDE) <= set(wide) and len(tidy):
                 summary = of_frames(tidy, wide)
                 if summary.dataset not in seen:
                     seen.add(summary.dataset)
-                    yield file, summary, wide
+                    yield file, summary, tidy, wide
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"cfbench: {file} is left out of the summary: {reason_of(error)}", file=sys.stderr)
 
 
-def read_table(file: Path) -> pd.DataFrame:
+def _read(file: Path) -> pd.DataFrame:
     """A table whose texts are texts, also where they are empty."""
     table = pd.read_csv(io.BytesIO(read_plain(file, LARGEST)), dtype=str, keep_default_na=False)
     for name in set(table) & {"value", "low", "high", "coverage", "rank_low", "rank_high"}:

@@ -14,7 +14,7 @@ from ..agreement import Agreement, agreement_texts, agreements
 from ..columns import Key
 from ..markup import md, md_table
 from ..spreadsheet import csv
-from .files import read_table, rows_of, summaries_in
+from .files import rows_of, summaries_in
 from .rows import Cell, Summary, short_names
 from .tables import legend
 
@@ -36,6 +36,7 @@ class Published:
     folder: str
     stem: str
     summary: Summary
+    tidy: pd.DataFrame
     wide: pd.DataFrame
 
     @property
@@ -63,24 +64,24 @@ def overview_texts(folder: Path) -> dict[str, str]:
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
     made = f"{_table(found)}\n{_links(folder, found)}"
     texts = {"README.md": f"{head}{BEGIN}\n\n{made}\n{END}{tail}", f"{SUMMARY}.csv": csv(table)}
-    return texts | agreement_texts(_agreements(folder, found))
+    return texts | agreement_texts(_agreements(found))
 
 
 def published_agreements(folder: Path) -> list[Agreement]:
     """What each metric is worth by all tables that lie in the folders of a folder."""
-    return _agreements(folder, _published(folder))
+    return _agreements(_published(folder))
 
 
-def _agreements(folder: Path, found: Sequence[Published]) -> list[Agreement]:
-    return agreements((read_table(folder / p.folder / f"{p.stem}.csv"), p.wide) for p in found)
+def _agreements(found: Sequence[Published]) -> list[Agreement]:
+    return agreements((p.tidy, p.wide) for p in found)
 
 
 def _published(folder: Path) -> list[Published]:
     """All tables that lie in the folders, those of most methods first."""
     found = [
-        Published(inner.name, file.stem, summary, wide)
+        Published(inner.name, file.stem, summary, tidy, wide)
         for inner in sorted(path for path in folder.iterdir() if path.is_dir())
-        for file, summary, wide in summaries_in(inner)
+        for file, summary, tidy, wide in summaries_in(inner)
         if summary.keys
     ]
     return sorted(found, key=lambda p: -p.summary.own)
