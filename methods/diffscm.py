@@ -20,6 +20,7 @@ from cfbench.rng import Streams
 from .diffusion import cld, guidance_tuning
 from .diffusion.denoiser import Denoiser
 from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, SCALES_OF_EACH, Questions, Row, Scale, Setting
+from .diffusion.likelihood_matching import gradient_error
 from .diffusion.samplers import make
 from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
 from .nn.predictor import ParentPredictor
@@ -36,7 +37,7 @@ _PUBLISHED: Mapping[str, Any] = {
     "patch": 1, "attention": True, "output": "eps", "focus": 1.0, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False,
     "ema": 0.0, "predictor_width": 32, "predictor_mult": (1, 2, 4, 4), "predictor_patch": 1,
     "predictor_pool": "attention", "clean_share": 0.0, "contrast": 0.0, "sampler": "ddim", "fixed_point": 0,
-    "residuals": False, "aligned": False,
+    "residuals": False, "aligned": False, "matched": 0.0,
 }  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
@@ -78,6 +79,9 @@ class DiffSCM(Method):
         predictor_width, predictor_mult, predictor_patch, predictor_pool: of the trunk of the guiding predictor.
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
+        matched: the last part of the guiding predictor's images, on which its gradient also learns what the diffusion
+            model's noise lacks given the parents (`gradient_error`), in batches half as large;
+            matched_lr: the learning rate there.
         respaced: where not 0, train on this many noise levels only and show the predictor their number in place
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
@@ -127,6 +131,8 @@ class DiffSCM(Method):
         predictor_patch: int = 2,
         predictor_pool: Literal["flatten", "attention"] = "flatten",
         predictor_share: float = 0.5,
+        matched: float = 0.15,
+        matched_lr: float = 1e-3,
         clean_share: float = 0.1,
         respaced: int = 0,
         rule: Literal["effectiveness", "cld"] = "effectiveness",
@@ -163,6 +169,7 @@ class DiffSCM(Method):
         self.training_params: dict[str, Any] = {"cycle": cycle, "ema": ema}
         self.batch = batch
         self.lr, self.predictor_lr = lr, predictor_lr
+        self.matched, self.matched_lr = matched, matched_lr
         self.shares = {"predictor": predictor_share, "clean": clean_share, "vae": cld_share * (rule == "cld")}
         self.rule, self.effectiveness_ratio = rule, effectiveness_ratio
         self.tuned = tuple(n for n, v in (("scale", scale), ("contrast", contrast)) if v is None)
@@ -212,7 +219,10 @@ class DiffSCM(Method):
             self._report(run)
 
     def _train(self, run: Fit) -> None:
-        """Train the predictors, the VAE that tuning needs, and on what is left of the budget the diffusion model."""
+        """Train what tuning needs, the diffusion model on what the predictor leaves of the budget, and the predictor.
+
+        The predictor comes last, as its gradient is matched with what the diffusion model lacks.
+        """
         self.encoder.fit(run.train.parents)
         self.denoiser.observe(run.train.images)
         batch = self.batch or default_batch(run.images)
@@ -223,21 +233,29 @@ class DiffSCM(Method):
             x = self.denoiser.noised(2 * x - 1, _noise_like(x, run), t)
             return -self.predictor.log_probs(self.predictor(x, number), self.encoder.standardise(pa)).sum(1).mean()
 
+        def matching(x: Tensor, pa: Tensor) -> Tensor:
+            (t, shown), eps = self._draw_t(len(x), run), _noise_like(x, run)
+            z = self.encoder.standardise(pa)
+            error, log_probs = gradient_error(self.predictor, self.denoiser, 2 * x - 1, eps, t, shown, z)
+            return error - log_probs.sum(1).mean()
+
         def clean(x: Tensor, pa: Tensor) -> Tensor:
             return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
 
         def denoise(x: Tensor, pa: Tensor) -> Tensor:
             return self.denoiser.loss(2 * x - 1, _noise_like(x, run), self._draw_t(len(x), run)[0])
 
-        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float) -> None:
+        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float, batch: int = batch) -> None:
             train(run, net, loss, images, stage=stage, lr=lr, batch=batch, **self.training_params)
 
         if self.shares["clean"]:
             learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)
         if self.shares["vae"]:
             learn(self.vae, cld.loss(self.vae), "vae", images["vae"], self.predictor_lr)
-        learn(self.predictor, noisy, "predictor", images["predictor"], self.predictor_lr)
-        learn(self.denoiser, denoise, "diffusion", run.images - run.seen, self.lr)
+        learn(self.denoiser, denoise, "diffusion", run.images - run.seen - images["predictor"], self.lr)
+        last = int(self.matched * images["predictor"])
+        learn(self.predictor, noisy, "predictor", images["predictor"] - last, self.predictor_lr)
+        learn(self.predictor, matching, "predictor's gradient", last, self.matched_lr, max(1, batch // 2))
 
     def _draw_t(self, count: int, run: Fit) -> tuple[Tensor, Tensor]:
         """Steps t [count] to train on, and what the predictor is shown in their place."""
