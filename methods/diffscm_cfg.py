@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfbench.contract import Fit, Method
 from cfbench.errors import UserError
@@ -20,8 +20,9 @@ from .diffusion.guidance import classifier_free
 from .diffusion.guidance_tuning import Row, Setting
 from .diffusion.schedule import Eps, alpha_bars, trajectory
 from .nn.predictor import ParentPredictor
-from .nn.training import Loss, default_batch, train
+from .nn.training import default_batch, train
 from .nn.unet import UNet
+from .nn.validation import Losses
 
 __all__ = ["DiffSCMCFG"]
 
@@ -107,7 +108,7 @@ class DiffSCMCFG(Method):
         focus: float = 0.9,
         batch: int | None = None,
         lr: float = 4e-3,
-        ema: float = 0.995,
+        ema: float | None = None,
         drop: float = 0.1,
         clean_lr: float = 2e-3,
         clean_share: float = 0.1,
@@ -150,22 +151,27 @@ class DiffSCMCFG(Method):
         batch = self.batch or default_batch(run.images)
         if self.clean_share:
             images = int(self.clean_share * run.images)
-            train(run, self.clean, self._clean_loss, images, stage="clean predictor", batch=batch, lr=self.clean_lr)
+            self._train(
+                run, self.clean, self._predicted, images, stage="clean predictor", batch=batch, lr=self.clean_lr
+            )
         images = run.images - run.seen
-        train(run, self.denoiser, self._denoise(run), images, stage="diffusion", batch=batch, lr=self.lr, ema=self.ema)
+        self._train(run, self.denoiser, self._denoised, images, stage="diffusion", batch=batch, lr=self.lr)
 
-    def _clean_loss(self, x: Tensor, pa: Tensor) -> Tensor:
-        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
-
-    def _denoise(self, run: Fit) -> Loss:
+    def _train(self, run: Fit, net: nn.Module, losses: Losses, images: int, **options: Any) -> None:
         def loss(x: Tensor, pa: Tensor) -> Tensor:
-            eps = torch.randn(x.shape, generator=run.rng).to(x.device)
-            at, far, hide = torch.rand(3, len(x), generator=run.rng).to(x.device)
-            t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.alpha_bar)).long()
-            c = self.encoder.token(pa, hide >= self.drop)
-            return self.denoiser.loss(2 * x - 1, eps, t, c, velocity=self.loss == "v")
+            return losses(x, pa, run.rng).mean()
 
-        return loss
+        train(run, net, loss, images, ema=self.ema, valid=losses, **options)
+
+    def _predicted(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1)
+
+    def _denoised(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        eps = torch.randn(x.shape, generator=rng).to(x.device)
+        at, far, hide = torch.rand(3, len(x), generator=rng).to(x.device)
+        t = (at * torch.where(far < 0.1, 1.0, self.focus) * len(self.denoiser.alpha_bar)).long()
+        c = self.encoder.token(pa, hide >= self.drop)
+        return self.denoiser.losses(2 * x - 1, eps, t, c, velocity=self.loss == "v")
 
     def _eps(self, pa: Tensor, null: bool = False) -> Eps:
         """ε(x, t) given parents pa [B, D], or under as many null tokens."""

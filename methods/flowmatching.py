@@ -18,7 +18,7 @@ from cfbench.rng import Streams
 from .diffusion.denoiser import observe_pixels
 from .diffusion.guidance import classifier_free
 from .diffusion.ode import COST, SOLVERS, Field, integrate, invert
-from .nn.training import Loss, default_batch, train
+from .nn.training import default_batch, train
 from .nn.unet import UNet
 
 __all__ = ["FlowMatching", "Velocity", "couple"]
@@ -71,10 +71,10 @@ class Velocity(nn.Module):
         guess = (t - (1 - t) * self.var) / total * (x - (1 - t) * self.mean) - self.mean
         return guess + (self.var / total).sqrt() * out
 
-    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """Mean squared error of the velocity over a batch of images."""
+    def losses(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """Mean squared error of the velocity for each image [B]."""
         at = t[:, None, None, None]
-        return (self((1 - at) * x + at * eps, t, c) - (eps - x)).square().mean()
+        return (self((1 - at) * x + at * eps, t, c) - (eps - x)).square().flatten(1).mean(1)
 
 
 class FlowMatching(Method):
@@ -89,7 +89,8 @@ class FlowMatching(Method):
 
     Args:
         width, mult, blocks, patch, attention, dropout: of the velocity network (`UNet`).
-        batch, lr, ema: of its training (`train`); where no batch is given it grows with the budget (`default_batch`).
+        batch, lr, ema: of its training (`train`); where no batch is given it grows with the budget (`default_batch`),
+            and where no ema is, its horizon (`average_decay`).
         coupling: of images and noise in training: ``independent``, or ``ot`` within each batch (`couple`).
         parent_cost: the price of unlike continuous parents under ``ot``.
         solver, steps, rho: of the ordinary differential equation, both ways; step i of n ends at (i / n) ** rho.
@@ -124,7 +125,7 @@ class FlowMatching(Method):
         dropout: float = 0.0,
         batch: int | None = None,
         lr: float = 4e-3,
-        ema: float = 0.995,
+        ema: float | None = None,
         coupling: Literal["independent", "ot"] = "independent",
         parent_cost: float = 100.0,
         solver: Literal["euler", "heun", "midpoint", "rk4"] = "midpoint",
@@ -159,17 +160,17 @@ class FlowMatching(Method):
         self.velocity.observe(run.train.images)
         batch = self.batch or default_batch(run.images)
         images = run.images - run.seen
-        train(run, self.velocity, self._loss(run), images, stage="flow", batch=batch, lr=self.lr, ema=self.ema)
+        train(
+            run, self.velocity, lambda x, pa: self._losses(x, pa, run.rng).mean(), images,
+            stage="flow", batch=batch, lr=self.lr, ema=self.ema, valid=self._losses,
+        )  # fmt: skip
 
-    def _loss(self, run: Fit) -> Loss:
-        def loss(x: Tensor, pa: Tensor) -> Tensor:
-            x, eps = 2 * x - 1, torch.randn(x.shape, generator=run.rng).to(x.device)
-            t = torch.rand(len(x), generator=run.rng).to(x.device)
-            if self.coupling == "ot":
-                eps = couple(x, eps, self.encoder.standardise(pa), self.classes, self.parent_cost)
-            return self.velocity.loss(x, eps, t, self.encoder.token(pa))
-
-        return loss
+    def _losses(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        x, eps = 2 * x - 1, torch.randn(x.shape, generator=rng).to(x.device)
+        t = torch.rand(len(x), generator=rng).to(x.device)
+        if self.coupling == "ot":
+            eps = couple(x, eps, self.encoder.standardise(pa), self.classes, self.parent_cost)
+        return self.velocity.losses(x, eps, t, self.encoder.token(pa))
 
     def _field(self, pa: Tensor) -> Field:
         c = self.encoder.token(pa)

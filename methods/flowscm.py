@@ -56,7 +56,7 @@ class FlowSCM(Method):
         limit: of every layer's log-scales.
         template: of ``squeeze``: whether each network adds a learned image for every value of the parents.
         batch, lr, weight_decay, ema: of the training (`train`); where no batch is given it grows with the budget
-            (`default_batch`).
+            (`default_batch`), and where no ema is, its horizon (`average_decay`).
         dither: whether abduction adds the noise that training had.
 
     Raises:
@@ -86,7 +86,7 @@ class FlowSCM(Method):
         batch: int | None = None,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
-        ema: float = 0.99,
+        ema: float | None = None,
         dither: bool = False,
     ) -> None:
         super().__init__(graph)
@@ -109,16 +109,16 @@ class FlowSCM(Method):
         """Fit the flow by maximum likelihood and report bits per dimension on validation data."""
         self.parents.fit(run.train.parents)
         first = run.train.images[torch.randperm(len(run.train), generator=run.rng)[:OBSERVED]]
-        self.flow.observe(self._blurred(first.to(run.device).float() / 255, run))
+        self.flow.observe(self._blurred(first.to(run.device).float() / 255, run.rng))
         images, pixels = run.images - run.seen, math.prod(self.graph.shape)
         batch = self.batch or default_batch(images)
 
-        def loss(x: Tensor, pa: Tensor) -> Tensor:
-            return -torch.stack(self.log_density(self._blurred(x, run), pa)).sum(0).mean() / pixels
+        def losses(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+            return -torch.stack(self.log_density(self._blurred(x, rng), pa)).sum(0) / pixels
 
         train(
-            run, self.flow, loss, images,
-            stage="flow", batch=batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay,
+            run, self.flow, lambda x, pa: losses(x, pa, run.rng).mean(), images,
+            stage="flow", batch=batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay, valid=losses,
         )  # fmt: skip
         self._report(run)
 
@@ -151,16 +151,16 @@ class FlowSCM(Method):
         found = []
         for rows in torch.arange(len(part)).split(CHUNK):
             x, pa = part[rows].x.to(run.device), part[rows].parents.to(run.device)
-            y = self._blurred(x, run)
+            y = self._blurred(x, run.rng)
             mean, density = self._denoised(y, pa)
             found.append((x, self._image(mean), density))
         x, guess, density = (torch.cat(tensors) for tensors in zip(*found, strict=True))
         return x, guess, density
 
-    def _blurred(self, x: Tensor, run: Fit) -> Tensor:
+    def _blurred(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Padded images as the flow is trained on them."""
         x = self.flow.pad(x)
-        uniform, normal = torch.rand(x.shape, generator=run.rng), torch.randn(x.shape, generator=run.rng)
+        uniform, normal = torch.rand(x.shape, generator=rng), torch.randn(x.shape, generator=rng)
         return self._dequantised(x, uniform.to(x.device)) + self.noise * normal.to(x.device)
 
     @staticmethod

@@ -19,7 +19,7 @@ from .nn.discretised import Gaussian, log_prob
 from .nn.finetuning import finetune
 from .nn.hvae import Hierarchy, Layer
 from .nn.predictor import ParentPredictor
-from .nn.training import train
+from .nn.training import default_batch, train
 
 __all__ = ["HVAE", "Terms"]
 
@@ -57,7 +57,8 @@ class HVAE(Method):
         warm_up: the part of the training in which beta rises to its value.
         ramp: the part in which the pixels' scales go from one for all of them to one for each. Pixels with scales of
             their own call a stroke noise rather than learn where it is.
-        lr, batch, cycle, ema: of the training (`train`).
+        lr, batch, cycle, ema: of the training (`train`); where no batch is given it grows with the budget
+            (`default_batch`), and where no ema is, its horizon (`average_decay`).
         finetuned: part of the images for counterfactual fine-tuning (`finetune`), with ``predictor_share`` more for
             the predictor that it needs; finetune_lr: its learning rate.
         particles: samples of z in abduction, whose images are averaged; 0 takes the posterior's mean.
@@ -100,9 +101,9 @@ class HVAE(Method):
         warm_up: float = 0.5,
         ramp: float = 1.0,
         lr: float = 3e-3,
-        batch: int = 32,
+        batch: int | None = None,
         cycle: bool = True,
-        ema: float = 0.995,
+        ema: float | None = None,
         finetuned: float = 0.0,
         predictor_share: float = 0.15,
         finetune_lr: float = 1e-3,
@@ -117,7 +118,8 @@ class HVAE(Method):
         _one_of("residual", residual, ("none", "scaled", "full"))
         self.mediator, self.alpha, self.likelihood = prior == "mediator", alpha, likelihood
         self.beta, self.warm_up, self.ramp = beta, warm_up, ramp
-        self.training_params: dict[str, Any] = {"lr": lr, "batch": batch, "cycle": cycle, "ema": ema}
+        self.batch = batch
+        self.training_params: dict[str, Any] = {"lr": lr, "cycle": cycle, "ema": ema}
         self.shares = {"predictor": predictor_share * (finetuned > 0), "finetune": finetuned}
         self.finetune_lr = finetune_lr
         self.particles, self.residual = particles, residual
@@ -163,35 +165,40 @@ class HVAE(Method):
         start, budget, pixels = run.seen, run.images - run.seen, math.prod(self.graph.shape)
         images = {name: int(share * budget) for name, share in self.shares.items()}
         images["fit"] = budget - sum(images.values())
+        parts: dict[str, Tensor] = {}
+
+        def losses(x: Tensor, pa: Tensor, rng: torch.Generator, done: float = 1.0) -> Tensor:
+            beta, own = (min(1.0, done / w) if w else 1.0 for w in (self.warm_up, self.ramp))
+            terms = self.terms(x, pa, self._noise(len(x), rng), own)
+            parts["kl"] = terms.kl.detach().sum(1)
+            return (terms.nll + beta * self.beta * terms.kl.sum(1)) / pixels
 
         def loss(x: Tensor, pa: Tensor) -> Tensor:
-            done = (run.seen - start) / images["fit"]
-            beta, own = (min(1.0, done / w) if w else 1.0 for w in (self.warm_up, self.ramp))
-            terms = self.terms(x, pa, self._noise(len(x), run), own)
-            return (terms.nll + beta * self.beta * terms.kl.sum(1)).mean() / pixels
+            return losses(x, pa, run.rng, (run.seen - start) / images["fit"]).mean()
 
-        train(run, self.net, loss, images["fit"], stage="fit", **self.training_params)
+        options = {**self.training_params, "batch": self.batch or default_batch(budget)}
+        train(run, self.net, loss, images["fit"], stage="fit", valid=losses, columns=parts, **options)
         if images["finetune"]:
-            self._finetune(run, images, self._report(run))
+            self._finetune(run, images, self._report(run), {**options, "lr": self.finetune_lr})
         self._report(run)
 
-    def _finetune(self, run: Fit, images: Mapping[str, int], bound: float) -> None:
+    def _finetune(self, run: Fit, images: Mapping[str, int], bound: float, options: Mapping[str, Any]) -> None:
         def parts(x: Tensor, pa: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-            terms, image = self._imagined(x, pa, new, self._noise(len(x), run))
+            terms, image = self._imagined(x, pa, new, self._noise(len(x), run.rng))
             return (terms.nll + self.beta * terms.kl.sum(1)).mean(), image
 
-        options = {**self.training_params, "lr": self.finetune_lr}
         finetune(run, self.net, parts, bound, self.predictor, self.parents, images, options)
 
-    def _noise(self, count: int, run: Fit) -> list[Tensor]:
-        return [torch.randn(count, *s, generator=run.rng).to(run.device) for s in self.net.noise_shapes]
+    def _noise(self, count: int, rng: torch.Generator) -> list[Tensor]:
+        device = self.parents.mean.device
+        return [torch.randn(count, *s, generator=rng).to(device) for s in self.net.noise_shapes]
 
     @torch.no_grad()
     def _report(self, run: Fit) -> float:
         """Record the bound on held-out images in bits a pixel and each layer's KL in nats; the loss in nats."""
         held = run.valid[:VALID]
         parts = [
-            self.terms(held[r].x.to(run.device), held[r].parents.to(run.device), self._noise(len(held[r]), run))
+            self.terms(held[r].x.to(run.device), held[r].parents.to(run.device), self._noise(len(held[r]), run.rng))
             for r in (slice(i, i + 100) for i in range(0, len(held), 100))
         ]
         nll, kl = torch.cat([p.nll for p in parts]), torch.cat([p.kl for p in parts])

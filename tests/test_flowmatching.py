@@ -176,10 +176,10 @@ def test_a_coupling_straightens_training_pairs_without_changing_the_noise(method
     run, seen = session(), {}
     for kind in ("independent", "ot"):
         other = answering(method, coupling=kind)
-        other.velocity.loss = lambda x, eps, t, c, kind=kind: seen.setdefault(kind, (x, eps)) and x.sum()
+        other.velocity.losses = lambda x, eps, t, c, kind=kind: seen.setdefault(kind, (x, eps)) and x.sum()
         run.rng.manual_seed(5)
         split = data(48, seed=4)
-        other._loss(run)(split.x, split.parents)
+        other._losses(split.x, split.parents, run.rng)
     (x, plain), (_, coupled) = seen["independent"], seen["ot"]
     assert torch.equal(plain.flatten(1).sum(1).sort().values, coupled.flatten(1).sum(1).sort().values)
     assert (x - coupled).square().sum() < (x - plain).square().sum()

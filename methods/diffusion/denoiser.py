@@ -73,5 +73,9 @@ class Denoiser(nn.Module):
 
     def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
         """Mean squared error of ε over a batch of clean images; with ``velocity`` that of v, 1 / a as much."""
-        error = (self(self.noised(x, eps, t), t, c) - eps).square()
-        return (error / self.alpha_bar[t][:, None, None, None]).mean() if velocity else error.mean()
+        return self.losses(x, eps, t, c, velocity).mean()
+
+    def losses(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
+        """`loss` of each image [B]."""
+        error = (self(self.noised(x, eps, t), t, c) - eps).square().flatten(1).mean(1)
+        return error / self.alpha_bar[t] if velocity else error

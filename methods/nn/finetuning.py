@@ -56,9 +56,9 @@ def finetune(
     """
     multiplier = torch.ones(1, dtype=torch.float64)
 
-    def negative_log_prob(x: Tensor, pa: Tensor, detach_variance: bool = False) -> Tensor:
+    def losses(x: Tensor, pa: Tensor, rng: torch.Generator | None = None, detach_variance: bool = False) -> Tensor:
         out = predictor(2 * x - 1, 0)
-        return -predictor.log_probs(out, parents.standardise(pa), detach_variance).sum(1).mean()
+        return -predictor.log_probs(out, parents.standardise(pa), detach_variance).sum(1)
 
     def loss(x: Tensor, pa: Tensor) -> Tensor:
         other = shuffled(pa, run.rng)
@@ -66,8 +66,11 @@ def finetune(
         excess = negative - bound
         weight = max(0.0, multiplier.item() + DAMPING * excess.item())
         multiplier.add_(RATE * excess.item()).clamp_min_(0)
-        return (negative_log_prob(image, other, detach_variance=True) + weight * excess) / math.prod(x.shape[1:])
+        return (losses(image, other, detach_variance=True).mean() + weight * excess) / math.prod(x.shape[1:])
 
-    train(run, predictor, negative_log_prob, images["predictor"], stage="predictor", **{**options, "lr": 2e-3})
+    train(
+        run, predictor, lambda x, pa: losses(x, pa).mean(), images["predictor"],
+        stage="predictor", valid=losses, **{**options, "lr": 2e-3},
+    )  # fmt: skip
     predictor.requires_grad_(False)
     train(run, net, loss, images["finetune"], stage="finetune", also={"multiplier": [multiplier]}, **options)
