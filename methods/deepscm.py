@@ -177,8 +177,8 @@ class DeepSCM(Method):
 
         train(
             run, self, loss, images,
-            stage="fit", batch=self.batch or default_batch(images, SMALLEST), lr=self.lr, cycle=self.schedule == "cosine",
-            ema=self.ema, weight_decay=0.0, valid=held_out, columns=parts,
+            stage="fit", batch=self.batch or default_batch(images, SMALLEST), lr=self.lr, ema=self.ema,
+            cycle=self.schedule == "cosine", weight_decay=0.0, valid=held_out, columns=parts,
         )  # fmt: skip
         self._report(run)
 

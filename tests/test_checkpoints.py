@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from cfbench_methods.nn import validation
+from safetensors.torch import load_file
 from small import toy_run
 
 from cfbench import storage

@@ -279,7 +279,7 @@ def test_fine_tuning_makes_counterfactuals_readable_as_far_as_the_bound_allows(f
     run = session(split, 32 * 80)
 
     def parts(x, pa, new):
-        terms, image = method._imagined(x, pa, new, method._noise(len(x), run))
+        terms, image = method._imagined(x, pa, new, method._noise(len(x), run.rng))
         return (terms.nll + terms.kl.sum(1)).mean(), image
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cfbench_datasets.common import cache
-from cfbench_datasets.strokes import measure, pen
+from cfbench_datasets.strokes import dataset, measure, pen
 from cfbench_datasets.strokes.dataset import Strokes
 from scipy import stats
 from scipy.special import expit, logit
@@ -234,6 +234,38 @@ def test_stroke_width_of_a_bar():
 
 def small() -> Strokes:
     return Strokes(train=40, valid=10, test=10)
+
+
+def test_fresh_images_come_after_the_training_rows_and_change_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 8)
+    plain, some, more = small(), *(Strokes(train=40, valid=10, test=10, fresh=n) for n in (5, 20))
+    steps = []
+    more.progress = lambda stage, done, total: steps.append((done, total))
+    for made in (plain, some, more):
+        made.prepare(tmp_path)
+    assert steps == [(0, 20), (8, 20), (16, 20)]
+    assert [f.name for f in files(tmp_path)] == [
+        "factual.safetensors", "fresh-20.safetensors", "fresh-5.safetensors", "judge.safetensors"
+    ]  # fmt: skip
+    assert len({made.fingerprint(tmp_path) for made in (plain, some, more)}) == 3
+    own, few, many = (made.split(tmp_path, "train") for made in (plain, some, more))
+    assert (len(own), len(few), len(many)) == (40, 45, 60)
+    for a, b, n in ((own, few, 40), (few, many, 45)):
+        assert all(torch.equal(x, y[:n]) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+    assert many.index.tolist() == [*range(40), *range(60, 80)]
+    assert len(many.images.unique(dim=0)) == 60
+    for part in ("valid", "test"):
+        assert torch.equal(more.split(tmp_path, part).images, plain.split(tmp_path, part).images)
+        assert torch.equal(more.split(tmp_path, part).index, plain.split(tmp_path, part).index)
+    assert torch.equal(more.judge_split(tmp_path, "train").images, plain.judge_split(tmp_path, "train").images)
+    truth = more.oracle(tmp_path, "train", many.index, many.parents)
+    assert torch.equal(truth, many.x)
+    del more.progress
+    again = pickle.loads(pickle.dumps(more))
+    monkeypatch.setattr(pen, "render", None)
+    assert torch.equal(again.split(tmp_path, "train").images, many.images)
+    with pytest.raises(UserError, match="fresh=-1"):
+        Strokes(fresh=-1)
 
 
 def files(root: Path) -> list[Path]:
