@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from cfbench_methods.deepscm import DeepSCM, fade
+from cfbench_methods.nn import training
 from cfbench_methods.nn.likelihood import Diagonal, FullRank, LowRank, Scalar
 from cfbench_methods.nn.vae import logit, logit_inverse, logit_log_det
 from fits import DIGIT, STRIPES, WIDTH, draw_stripes, random_split, session, streams, stripes
@@ -357,3 +358,24 @@ def test_the_paper_fixes_its_variance():
 def test_wrong_policies_are_named():
     with pytest.raises(UserError, match="residual is 'half'; choose one of none, scaled, faded, full"):
         DeepSCM(GRAPHS["classes"], residual="half")
+
+
+def test_a_fit_recovers_from_a_gradient_of_a_million_times_the_norm(monkeypatch):
+    def fitted(spike):
+        tables, calls = {}, []
+        method = small(STRIPES, beta=1.0, width=16, hidden=64)
+        losses = method._losses
+
+        def spiked(terms):
+            calls.append(0)
+            return losses(terms) * (1e6 if len(calls) == spike else 1)
+
+        monkeypatch.setattr(method, "_losses", spiked)
+        with torch.no_grad():
+            method.fit(session(stripes()[0], 64 * 200, record=tables.__setitem__))
+        return tables["likelihood"]["elbo"]
+
+    calm = fitted(None)
+    assert fitted(20) > calm - 10
+    monkeypatch.setattr(training, "CLIP", math.inf)
+    assert fitted(20) < calm - 30, "without clipping Adam would hardly move for the rest of the fit"
