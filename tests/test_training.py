@@ -129,6 +129,13 @@ def test_one_gradient_of_a_million_leaves_a_fit_as_good_as_before():
 
 def test_rules_follow_the_budget():
     assert [default_batch(n) for n in (1000, 32_000, 130_000, 520_000, 6_000_000)] == [32, 32, 32, 128, 256]
+    assert [default_batch(n, 64, 8000) for n in (1000, 130_000, 520_000, 2_000_000, 6_000_000)] == [
+        64,
+        64,
+        64,
+        256,
+        256,
+    ]
     assert average_decay(4000) == 0.995
     assert average_decay(60_000) == pytest.approx(0.99967, abs=1e-5)
     assert average_decay(1) == 0

@@ -24,9 +24,9 @@ CLIP = 1.0
 """Largest norm of a gradient."""
 
 
-def default_batch(images: int, smallest: int = 32) -> int:
-    """The batch for a budget of so many images: a power of two that makes about 4,000 steps, to 256 at most."""
-    return min(256, max(smallest, 2 ** round(math.log2(max(images, 1) / STEPS))))
+def default_batch(images: int, smallest: int = 32, steps: int = STEPS) -> int:
+    """The batch for a budget of so many images: a power of two that makes about so many steps, to 256 at most."""
+    return min(256, max(smallest, 2 ** round(math.log2(max(images, 1) / steps))))
 
 
 def average_decay(steps: int) -> float:
