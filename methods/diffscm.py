@@ -20,12 +20,13 @@ from cfbench.rng import Streams
 from .diffusion import cld, guidance_tuning
 from .diffusion.denoiser import Denoiser
 from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, SCALES_OF_EACH, Questions, Row, Scale, Setting
-from .diffusion.likelihood_matching import gradient_error
+from .diffusion.likelihood_matching import gradient_errors
 from .diffusion.samplers import make
 from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
 from .nn.predictor import ParentPredictor
-from .nn.training import Loss, default_batch, train
+from .nn.training import default_batch, train
 from .nn.unet import UNet
+from .nn.validation import Losses
 
 __all__ = ["PRESETS", "DiffSCM"]
 
@@ -80,7 +81,7 @@ class DiffSCM(Method):
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
         matched: the last part of the guiding predictor's images, on which its gradient also learns what the diffusion
-            model's noise lacks given the parents (`gradient_error`), in batches half as large;
+            model's noise lacks given the parents (`gradient_errors`), in batches half as large;
             matched_lr: the learning rate there.
         respaced: where not 0, train on this many noise levels only and show the predictor their number in place
             of t, as the official code does; guidance then shows it t.
@@ -125,7 +126,7 @@ class DiffSCM(Method):
         lr: float = 4e-3,
         predictor_lr: float = 2e-3,
         cycle: bool = True,
-        ema: float = 0.995,
+        ema: float | None = None,
         predictor_width: int = 32,
         predictor_mult: Sequence[int] = (1, 2, 2),
         predictor_patch: int = 2,
@@ -227,44 +228,48 @@ class DiffSCM(Method):
         self.denoiser.observe(run.train.images)
         batch = self.batch or default_batch(run.images)
         images = {name: int(share * run.images) for name, share in self.shares.items()}
+        last = int(self.matched * images["predictor"])
 
-        def noisy(x: Tensor, pa: Tensor) -> Tensor:
-            t, number = self._draw_t(len(x), run)
-            x = self.denoiser.noised(2 * x - 1, _noise_like(x, run), t)
-            return -self.predictor.log_probs(self.predictor(x, number), self.encoder.standardise(pa)).sum(1).mean()
+        def learn(net: nn.Module, losses: Losses, stage: str, images: int, lr: float, batch: int = batch) -> None:
+            def loss(x: Tensor, pa: Tensor) -> Tensor:
+                return losses(x, pa, run.rng).mean()
 
-        def matching(x: Tensor, pa: Tensor) -> Tensor:
-            (t, shown), eps = self._draw_t(len(x), run), _noise_like(x, run)
-            z = self.encoder.standardise(pa)
-            error, log_probs = gradient_error(self.predictor, self.denoiser, 2 * x - 1, eps, t, shown, z)
-            return error - log_probs.sum(1).mean()
-
-        def clean(x: Tensor, pa: Tensor) -> Tensor:
-            return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1).mean()
-
-        def denoise(x: Tensor, pa: Tensor) -> Tensor:
-            return self.denoiser.loss(2 * x - 1, _noise_like(x, run), self._draw_t(len(x), run)[0])
-
-        def learn(net: nn.Module, loss: Loss, stage: str, images: int, lr: float, batch: int = batch) -> None:
-            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, **self.training_params)
+            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, valid=losses, **self.training_params)
 
         if self.shares["clean"]:
-            learn(self.clean, clean, "clean predictor", images["clean"], self.predictor_lr)
+            learn(self.clean, self._cleaned, "clean predictor", images["clean"], self.predictor_lr)
         if self.shares["vae"]:
-            learn(self.vae, cld.loss(self.vae), "vae", images["vae"], self.predictor_lr)
-        learn(self.denoiser, denoise, "diffusion", run.images - run.seen - images["predictor"], self.lr)
-        last = int(self.matched * images["predictor"])
-        learn(self.predictor, noisy, "predictor", images["predictor"] - last, self.predictor_lr)
-        learn(self.predictor, matching, "predictor's gradient", last, self.matched_lr, max(1, batch // 2))
+            learn(self.vae, cld.losses(self.vae), "vae", images["vae"], self.predictor_lr)
+        learn(self.denoiser, self._denoised, "diffusion", run.images - run.seen - images["predictor"], self.lr)
+        learn(self.predictor, self._predicted, "predictor", images["predictor"] - last, self.predictor_lr)
+        learn(self.predictor, self._matched, "predictor's gradient", last, self.matched_lr, max(1, batch // 2))
 
-    def _draw_t(self, count: int, run: Fit) -> tuple[Tensor, Tensor]:
-        """Steps t [count] to train on, and what the predictor is shown in their place."""
+    def _cleaned(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1)
+
+    def _denoised(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        (t, _), eps = self._draw_t(x, rng), _noise_like(x, rng)
+        return self.denoiser.losses(2 * x - 1, eps, t)
+
+    def _predicted(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        (t, shown), eps = self._draw_t(x, rng), _noise_like(x, rng)
+        out = self.predictor(self.denoiser.noised(2 * x - 1, eps, t), shown)
+        return -self.predictor.log_probs(out, self.encoder.standardise(pa)).sum(1)
+
+    def _matched(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        (t, shown), eps = self._draw_t(x, rng), _noise_like(x, rng)
+        z = self.encoder.standardise(pa)
+        error, log_probs = gradient_errors(self.predictor, self.denoiser, 2 * x - 1, eps, t, shown, z)
+        return error - log_probs.sum(1)
+
+    def _draw_t(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Steps t [B] to train on, and what the predictor is shown in their place."""
         total = len(self.alpha_bar)
         if self.respaced:
-            number = torch.randint(self.respaced, (count,), generator=run.rng).to(run.device)
+            number = torch.randint(self.respaced, (len(x),), generator=rng).to(x.device)
             return number * (total // self.respaced), number
-        at, far = torch.rand(2, count, generator=run.rng)
-        t = (at * torch.where(far < 0.1, 1.0, self.focus) * total).long().to(run.device)
+        at, far = torch.rand(2, len(x), generator=rng)
+        t = (at * torch.where(far < 0.1, 1.0, self.focus) * total).long().to(x.device)
         return t, t
 
     @torch.no_grad()
@@ -277,7 +282,7 @@ class DiffSCM(Method):
             rows.append({"t": -1, **self.clean.accuracy(self.clean(x, 0), z)})
         for t in range(0, len(self.alpha_bar), len(self.alpha_bar) // 10):
             steps = torch.full((len(x),), t, device=run.device)
-            noisy = self.denoiser.noised(x, _noise_like(x, run), steps)
+            noisy = self.denoiser.noised(x, _noise_like(x, run.rng), steps)
             rows.append({"t": t, **self.predictor.accuracy(self.predictor(noisy, steps), z)})
         for row in rows:
             run.log({"stage": "predictor accuracy", **row})
@@ -416,5 +421,5 @@ class DiffSCM(Method):
         }
 
 
-def _noise_like(x: Tensor, run: Fit) -> Tensor:
-    return torch.randn(x.shape, generator=run.rng).to(x.device)
+def _noise_like(x: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=rng).to(x.device)

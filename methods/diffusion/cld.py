@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from cfbench.contract import Split
 from cfbench.graph import CausalGraph
 
+from ..nn.validation import Losses
 from .guidance_tuning import Questions
 
-__all__ = ["VAE", "divergence", "latent_divergence", "loss", "of_answers"]
+__all__ = ["VAE", "divergence", "latent_divergence", "losses", "of_answers"]
 
 LATENT = 16
 
@@ -33,15 +33,15 @@ class VAE(nn.Module):
         return mean, log_var.clamp(-10, 10)
 
 
-def loss(vae: VAE) -> Callable[[Tensor, Tensor], Tensor]:
-    """The negative evidence lower bound in nats per image, with cross-entropy on grey levels, as a loss of (x, pa)."""
+def losses(vae: VAE) -> Losses:
+    """The negative evidence lower bound of each image in nats, with cross-entropy on grey levels."""
 
-    def negative_elbo(x: Tensor, pa: Tensor) -> Tensor:
+    def negative_elbo(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         mean, log_var = vae(x)
-        logits = vae.decoder(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean))
-        bound = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum")
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum()
-        return (bound + kl) / len(x)
+        noise = torch.randn(mean.shape, generator=rng).to(mean)
+        logits = vae.decoder(mean + torch.exp(0.5 * log_var) * noise)
+        bound = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="none").sum(1)
+        return bound + 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
 
     return negative_elbo
 

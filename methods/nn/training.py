@@ -71,7 +71,8 @@ def train(
             norm 1; otherwise the rate stays at ``lr``.
         also: what else ``loss`` changes, as `Fit.batches` keeps it.
         ema: decay of the `WeightAverage` that is kept; with 0 it is the last weights, None is `average_decay`.
-        valid: the loss of each validation image; the average that had the least is kept (`BestWeights`).
+        valid: the loss of each validation image; the average that had the least is kept (`BestWeights`), unless the
+            rate stays as it is, as in published settings, whose last weights are kept.
         columns: further columns of the training log, which ``loss`` sets to values [B]; their means are logged.
     """
     batch = min(batch, images)
@@ -105,6 +106,6 @@ def train(
         if best:
             best.step(n + 1, average)
     average.apply()
-    if best:
+    if best and cycle:
         best.apply()
     net.eval()
