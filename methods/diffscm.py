@@ -21,6 +21,7 @@ from .diffusion import cld, guidance_tuning
 from .diffusion.denoiser import Denoiser
 from .diffusion.guidance_tuning import CONTRASTS, REST, SCALES, SCALES_OF_EACH, Questions, Row, Scale, Setting
 from .diffusion.likelihood_matching import gradient_errors
+from .diffusion.predictor_report import accuracies, likelihoods
 from .diffusion.samplers import make
 from .diffusion.schedule import Eps, Threshold, alpha_bars, clip, dynamic_threshold, thresholded, trajectory
 from .nn.predictor import ParentPredictor
@@ -31,8 +32,6 @@ from .nn.validation import Losses
 __all__ = ["PRESETS", "DiffSCM"]
 
 THRESHOLDS: Mapping[str, Threshold | None] = {"final": None, "steps": clip, "normalise": dynamic_threshold}
-HELD_OUT = 400
-"""Validation images that the guiding predictor is checked on."""
 
 _PUBLISHED: Mapping[str, Any] = {
     "patch": 1, "attention": True, "output": "eps", "focus": 1.0, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False,
@@ -132,7 +131,7 @@ class DiffSCM(Method):
         predictor_patch: int = 2,
         predictor_pool: Literal["flatten", "attention"] = "flatten",
         predictor_share: float = 0.5,
-        matched: float = 0.15,
+        matched: float = 0.3,
         matched_lr: float = 1e-3,
         clean_share: float = 0.1,
         respaced: int = 0,
@@ -140,7 +139,7 @@ class DiffSCM(Method):
         cld_share: float = 0.1,
         scale: float | Sequence[float] | str | None = None,
         contrast: float | None = 0.5,
-        sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "adams",
+        sampler: Literal["adams", "bdia", "belm", "ddim", "direct", "edict"] = "direct",
         steps: int = 12,
         start: float = 0.7,
         rho: float = 1.25,
@@ -272,21 +271,14 @@ class DiffSCM(Method):
         t = (at * torch.where(far < 0.1, 1.0, self.focus) * total).long().to(x.device)
         return t, t
 
-    @torch.no_grad()
     def _report(self, run: Fit) -> None:
-        """Record, as ``predictor``, how well the predictors find the parents; the clean one's row has t = -1."""
-        part = run.valid[:HELD_OUT]
-        x, z = 2 * part.x.to(run.device) - 1, self.encoder.standardise(part.parents.to(run.device))
-        rows: list[dict[str, float]] = []
-        if self.shares["clean"]:
-            rows.append({"t": -1, **self.clean.accuracy(self.clean(x, 0), z)})
-        for t in range(0, len(self.alpha_bar), len(self.alpha_bar) // 10):
-            steps = torch.full((len(x),), t, device=run.device)
-            noisy = self.denoiser.noised(x, _noise_like(x, run.rng), steps)
-            rows.append({"t": t, **self.predictor.accuracy(self.predictor(noisy, steps), z)})
+        """Record how well the predictors find the parents (``predictor``), and how probable they find them."""
+        nets = self.predictor, self.denoiser, self.encoder
+        rows = accuracies(run, *nets, self.clean if self.shares["clean"] else None)
         for row in rows:
             run.log({"stage": "predictor accuracy", **row})
         run.record("predictor", rows)
+        run.record("predictor_likelihood", likelihoods(run, *nets))
 
     def abduct(self, x: Tensor, pa: Tensor, rng: Streams | None = None) -> dict[str, Tensor]:
         """The noise, the factual parents, and the predictor's moments of them at every noise level (``residuals``)."""
