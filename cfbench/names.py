@@ -16,7 +16,7 @@ MISSING = frozenset(
 """Texts that pandas or R read as a missing value, besides the empty one."""
 WORDS = frozenset(("none", "nil", "true", "false", "inf", "infinity", *(text.lower() for text in MISSING)))
 """Texts, in lower case, that some reader takes for a missing value, a truth value or a number."""
-ENDS = ("", "-wide", "-pairs", "-appendix")
+ENDS = ("", "-wide", "-pairs", "-appendix", "-budgets")
 """Of the names of a data set's tables."""
 SUMMARY = "summary"
 """How the names of the tables over all data sets of a folder begin."""

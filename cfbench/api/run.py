@@ -34,6 +34,7 @@ def run(
     datasets: Any = DATASETS,
     preset: str = "quick",
     *,
+    budgets: int | str | Iterable[int | str] | None = None,
     seeds: int | str | Iterable[int] | None = None,
     plan: str = "marginal",
     action: Literal["exact", "learned"] | None = None,
@@ -63,7 +64,9 @@ def run(
         methods: rows as on the command line (``"diffscm,hvae[width=16]"``), classes or instances of methods or
             controls, a list mixing these, or a mapping of rows to classes or instances.
         datasets: likewise.
-        preset: the budget, the same for all methods.
+        preset: the budget, the same for all methods but those whose row has one of its own (``"deepscm@32k"``).
+        budgets: numbers of training images (``"32k,130k"``, ``[32_000, 130_000]``) at each of which every method that
+            is fitted has a row.
         seeds: training seeds; the preset's where left out.
         settings: ``{"diffscm.steps": 50}``, or a list of ``"diffscm.steps=50"``.
         weights: ``{"diffscm": "file.safetensors"}``, or a list of ``"diffscm=file.safetensors"``.
@@ -86,7 +89,8 @@ def run(
     request = Request(
         methods=session.specs("method", methods), datasets=session.specs("dataset", datasets),
         metrics=None if metrics is None else _nonempty(session.specs("metric", metrics)), seeds=_numbers(seeds),
-        preset=preset, plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
+        preset=preset, budgets=_numbers(budgets),
+        plan=plan, action=action, split=split, settings=_pairs(settings), weights=_pairs(weights),
         keep_fit=(keep_fit,) if isinstance(keep_fit, str) else tuple(keep_fit),
         controls=controls, device=device, threads=threads, precision=precision, timeout=timeout,
         bundles=_paths(bundles), name=name,
@@ -140,10 +144,11 @@ def _nonempty(specs: str) -> str:
     return specs
 
 
-def _numbers(seeds: int | str | Iterable[int] | None) -> str | None:
-    if seeds is None or isinstance(seeds, str):
-        return seeds
-    return ",".join(map(str, [seeds] if isinstance(seeds, int) else seeds))
+def _numbers(given: int | str | Iterable[int | str] | None) -> str | None:
+    """Numbers as options have them."""
+    if given is None or isinstance(given, str):
+        return given
+    return ",".join(map(str, [given] if isinstance(given, int) else given))
 
 
 def _pairs(given: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def cli(context: click.Context, debug: bool) -> None:
         "cfbench run --methods 'fast=diffscm[steps=6],diffscm'    a name for a row",
         "cfbench run --methods 'diffscm[steps=6|12|25|50]'        a sweep: a row for each value, one fit",
         "cfbench run --methods mine --plugin mine.py --split valid    develop without looking at test answers",
+        "cfbench run --budgets 32k,130k,520k                      curves: a row of each method at each budget",
+        "cfbench run --methods diffscm,diffscm@520k               two rows that differ in their training images",
         "cfbench run --datasets strokes,mnist --preset standard --device cuda",
         "cfbench run --datasets morphomnist --action learned      parents respond by mechanisms fitted to them",
         "cfbench run --methods diffscm --save-config study.toml   the options in a file, for --config study.toml",
@@ -86,11 +88,13 @@ def cli(context: click.Context, debug: bool) -> None:
     "--methods",
     default=METHODS,
     show_default=True,
-    help="Rows: name, name:preset, name[key=value], title=name[key=1|2].",
+    help="Rows: name, name:preset, name[key=value], title=name[key=1|2], name@32k.",
 )
 @click.option("--datasets", default=DATASETS, show_default=True, help="Data sets, by name.")
 @click.option("--seeds", help="Training seeds, as 0,1,2.  [default: the preset's]")
-@click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, standard or full.")
+@click.option("--preset", default="quick", show_default=True, help="Budget: tiny, quick, long, standard or full.")
+@click.option("--budgets", metavar="IMAGES,...",
+              help="A row of each method at each of these budgets, as 32k,130k,2M training images.")  # fmt: skip
 @click.option(
     "--plan", default="marginal", show_default=True, help="Questions: marginal, force-change, or the data's own."
 )

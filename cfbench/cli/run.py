@@ -49,9 +49,10 @@ def run_command(
 def _announce(todo: Todo) -> None:
     """Print what is to be done of each cell, why, and how long it may take."""
     run, budget = todo.run, todo.run.job.budget
+    own = " where its row has no @" if any(c.method.images or (c.of and c.of.images) for c in run.cells) else ""
     print(f"run {run.job.folder}")
     print(
-        f"  preset {budget.name}: {budget.images:,} training images a method, up to {budget.factuals} factuals "
+        f"  preset {budget.name}: {budget.images:,} training images a method{own}, up to {budget.factuals} factuals "
         f"of the {run.job.split} split, plan {run.job.plan}, device {run.job.device}"
     )
     for line in lines_of(todo):

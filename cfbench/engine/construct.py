@@ -141,7 +141,7 @@ def _with_defaults(loaded: LoadedJob, spec: Spec) -> Spec:
     """A row with only those settings that have no default."""
     of = loaded.derived_from(spec)
     needed = {k: v for k, v in spec.params.items() if k in required(loaded.registry.load("method", spec.name))}
-    return Spec(spec.name, params=needed | ({"of": _with_defaults(loaded, of).label} if of else {}))
+    return Spec(spec.name, params=needed | ({"of": _with_defaults(loaded, of).label} if of else {}), images=spec.images)
 
 
 def _message(loaded: LoadedJob, kind: Kind, spec: Spec, error: BaseException, where: str = "") -> str:

@@ -95,7 +95,7 @@ def _rounded(seconds: float) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the time of a run's tasks grows with: its budget, and the number of variables of each data set."""
+    """What the time of a run's tasks grows with: its budget or that of a row, and the variables of each data set."""
 
     budget: Budget
     variables: Mapping[str, int]
@@ -108,7 +108,8 @@ class Workload:
     def of(self, task: Task) -> float:
         """The size of a task, in units of its stage: images of a fit, images to answer or score, scale of judges."""
         if task.stage == "train":
-            return max(self.budget.images, 1)
+            own = task.cell.fit.images if task.cell else None
+            return max(self.budget.images if own is None else own, 1)
         if task.stage == "judges":
             return max(self.budget.judge, 1e-6)
         variables = self.variables.get(task.dataset.label, 1)

@@ -220,7 +220,7 @@ def _wrong(method: Method | Control, wrong: Mapping[str, int]) -> dict[str, int]
 def _fit(context: Context, cell: Cell, log: TrainingLog, *, spent: bool = False) -> Fit:
     """The data, budget and callbacks of a fit; with a ``spent`` budget a method may read data, but not train."""
     job, dataset = context.loaded.job, context.loaded.dataset(cell.dataset)
-    budget, rng = job.budget.images, torch.Generator().manual_seed(derive("fit", cell.seed))
+    budget, rng = job.images(cell.fit), torch.Generator().manual_seed(derive("fit", cell.seed))
     train, valid = (_copy(dataset.split(job.data_root, part)) for part in ("train", "valid"))
     return Fit(
         train, valid, budget, context.device, rng,

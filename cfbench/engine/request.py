@@ -12,8 +12,10 @@ from typing import Any, Literal
 from ..contract import Control, Derived, Method
 from ..errors import PluginError, UserError, did_you_mean, one_line
 from ..evaluation.plan import check_plan
+from ..plugins.budgets import parse_budgets
 from ..plugins.registry import Registry
-from ..plugins.spec import LARGEST, Spec, parse_settings, parse_specs
+from ..plugins.signatures import is_fitted
+from ..plugins.spec import LARGEST, Spec, at_budgets, parse_settings, parse_specs
 from ..runs.budget import DATASETS, METHODS, Budget
 from ..runs.bundle import Bundle, assign_bundles, budget_of
 from ..runs.console import print_dataset_progress
@@ -36,6 +38,7 @@ class Request:
     datasets: str = DATASETS
     seeds: str | None = None
     preset: str = "quick"
+    budgets: str | None = None
     plan: str = "marginal"
     action: Literal["exact", "learned"] | None = None
     split: Literal["test", "valid"] = "test"
@@ -123,8 +126,18 @@ class Request:
             return []
         rows = self.registry.parse("method", self.methods)
         rows = parse_settings(self.settings, rows, self.registry.takes_text("method"))
+        if self.budgets is not None:
+            budgets = parse_budgets(self.budgets)
+            rows = [each for row in rows for each in (at_budgets([row], budgets) if self._is_fitted(row) else [row])]
         self._check_aliases(rows)
         return rows
+
+    def _is_fitted(self, row: Spec) -> bool:
+        """Whether a row has a fit of its own; one whose plugin cannot be loaded has none."""
+        try:
+            return is_fitted(self.registry.load("method", row.name))
+        except PluginError:
+            return False
 
     @cached_property
     def dataset_specs(self) -> list[Spec]:
@@ -157,7 +170,11 @@ class Request:
 
     def _default_name(self) -> str:
         action = f"{self.action}-action" if self.action else ""
-        others = ((self.plan, "marginal"), (self.split, "test"), (self.precision, "fp32"), (action, ""))
+        budgets = "budgets" if self.budgets is not None else ""
+        others = (
+            *((budgets, ""), (self.plan, "marginal"), (self.split, "test")),
+            *((self.precision, "fp32"), (action, "")),
+        )
         bundles = (f"{b.name}-{b.version}" for b in self.assigned_bundles)
         return "-".join([self.preset, *(value for value, usual in others if value != usual), *bundles])
 
@@ -202,8 +219,11 @@ class Request:
         return [Spec(c) for c in self.loaded.registry.controls if self.controls and c not in named]
 
     def _derived(self) -> list[Spec]:
-        """The controls that answer through rows of the user; rows that share a fit share one."""
-        found: dict[tuple[str, str], Spec] = {}
+        """The controls that answer through rows of the user.
+
+        Rows that share a fit share one, and so do rows that differ in their budget: it answers through the largest.
+        """
+        found: dict[tuple[str, str], tuple[int, Spec]] = {}
         for control in self._controls:
             cls = self._class(control)
             for row in self.rows if issubclass(cls, Derived) else ():
@@ -211,10 +231,12 @@ class Request:
                 method = of is not Method and issubclass(of, Method) and self.loaded.derived_from(row) is None
                 if method and cls.applies(of):
                     fit = {k: v for k, v in row.params.items() if k not in of.answer_params}
-                    key = replace(row, preset=self.loaded.fit_preset(row), params=fit).label
+                    key = control.name, replace(row, preset=self.loaded.fit_preset(row), params=fit, images=None).label
                     alias = f"{control.name}[of={row.alias}]" if row.alias else ""
-                    found.setdefault((control.name, key), replace(control, params={"of": row.label}, alias=alias))
-        return [spec for spec in found.values() if spec.label not in {row.label for row in self.rows}]
+                    images = self.job.images(row)
+                    if key not in found or images > found[key][0]:
+                        found[key] = images, replace(control, params={"of": row.label}, alias=alias)
+        return [spec for _, spec in found.values() if spec.label not in {row.label for row in self.rows}]
 
     def _applies(self, dataset: Spec, method: Spec, controls: list[Spec]) -> bool:
         """Whether a row runs on a data set: all do, except controls that were added and do not apply to it."""

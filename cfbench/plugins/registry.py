@@ -21,7 +21,7 @@ from .discovery import (
     plugins_in_file,
     session_plugin,
 )
-from .signatures import BASES, Kind, claims, contract_errors, derived, keywords, required
+from .signatures import BASES, Kind, claims, contract_errors, derived, is_fitted, keywords, required
 from .spec import Spec, TakesText, parse_specs
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class Registry:
 
     def _resolve(self, kind: Kind, spec: Spec) -> tuple[type[Any], dict[str, Any]]:
         cls = self.load(kind, spec.name)
+        if spec.images is not None and (error := _budget_error(cls, spec)):
+            raise UserError(error)
         if is_instance(self.plugins[kind, spec.name].cls) and (spec.preset or spec.params):
             raise UserError(
                 f"{spec.label}: {spec.name} is an instance, whose settings are made; give its class instead"
@@ -206,6 +208,14 @@ class Registry:
         ]:
             raise UserError(f"{spec.name} needs a value for {', '.join(open_)}; write {spec.name}[{open_[0]}=...]")
         return cls, {k: float(v) if hints.get(k) is float and type(v) is int else v for k, v in params.items()}
+
+
+def _budget_error(cls: type[Any], spec: Spec) -> str:
+    """Why a plugin has no budget of its own; empty where it is a method, which is fitted."""
+    plain = spec.label.removesuffix(spec.mark)
+    if derived(cls):
+        return f"{spec.label}: {spec.name} answers by the fit of another row; write {spec.name}[of=method{spec.mark}]"
+    return "" if is_fitted(cls) else f"{spec.label}: {spec.name} is not fitted and has no budget; write {plain}"
 
 
 def _hint_name(hint: Any) -> str:

@@ -9,7 +9,7 @@ from functools import cache, partialmethod
 from types import FunctionType
 from typing import Any, Literal, get_type_hints
 
-__all__ = ["BASES", "Kind", "claims", "contract_errors", "defaults", "derived", "keywords", "required"]
+__all__ = ["BASES", "Kind", "claims", "contract_errors", "defaults", "derived", "is_fitted", "keywords", "required"]
 
 
 Kind = Literal["method", "dataset", "metric"]
@@ -75,6 +75,11 @@ def _bases(cls: type[Any], names: tuple[str, ...]) -> list[type[Any]]:
 def derived(cls: type[Any]) -> bool:
     """Whether a row answers through another method, its argument ``of``."""
     return bool(_bases(cls, ("Derived",)))
+
+
+def is_fitted(cls: type[Any]) -> bool:
+    """Whether a plugin is a method with a fit of its own, which a budget is for."""
+    return any(cls.fit is not base.fit for base in _bases(cls, ("Method",))) and not derived(cls)
 
 
 def _settings(cls: type[Any]) -> list[inspect.Parameter]:

@@ -1,4 +1,4 @@
-"""Rows of the table as users write them: ``diffscm:paper``, ``fast=diffscm[steps=6]``, ``diffscm[steps=6|12|25]``."""
+"""Rows of the table as users write them: ``diffscm:paper``, ``fast=diffscm[steps=6|12]``, ``diffscm@32k``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import Any
 
 from ..errors import UserError, one_line
 from ..names import name_error
+from .budgets import MARK, parse_budget, spell_budget
 
-__all__ = ["LARGEST", "Spec", "TakesText", "brief", "fold", "parse_settings", "parse_specs"]
+__all__ = ["LARGEST", "Spec", "TakesText", "at_budgets", "brief", "fold", "parse_settings", "parse_specs"]
 
 
-_SPEC = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?", re.DOTALL)
+_SPEC = re.compile(
+    r"(?P<name>[A-Za-z_][\w-]*)(?::(?P<preset>[\w-]+))?(?:\[(?P<params>.*)\])?(?:@(?P<images>[^\[\]@]*))?", re.DOTALL
+)
 DEEPEST = 8
 """Brackets inside brackets: a row that answers through another one needs two."""
 LONGEST = 40
@@ -35,19 +38,26 @@ class Spec:
     """A plugin's name, a named set of its keywords, and settings that override both.
 
     ``alias`` is what tables and charts call the row, where users gave it a name: it is no part of what the row is.
+    ``images`` is the row's own budget, in training images; None where it has that of the run.
     """
 
     name: str
     preset: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     alias: str = field(default="", compare=False)
+    images: int | None = None
 
     @property
     def label(self) -> str:
         """The spec in canonical form, with settings in alphabetical order."""
         preset = f":{self.preset}" if self.preset else ""
         params = ",".join(f"{k}={_spell(v)}" for k, v in sorted(self.params.items()))
-        return f"{self.name}{preset}" + (f"[{params}]" if params else "")
+        return f"{self.name}{preset}" + (f"[{params}]" if params else "") + self.mark
+
+    @property
+    def mark(self) -> str:
+        """The row's own budget as its label ends with it, ``@32k``; empty where it has none."""
+        return "" if self.images is None else MARK + spell_budget(self.images)
 
     @property
     def title(self) -> str:
@@ -56,9 +66,10 @@ class Spec:
 
     @property
     def folder(self) -> str:
-        """A folder name: the plugin's name, its preset, and a digest of other settings."""
-        digest = hashlib.sha256(self.label.encode()).hexdigest()[:8]
-        return self.name + (f"-{self.preset}" if self.preset else "") + (f"-{digest}" if self.params else "")
+        """A folder name: the plugin's name, its preset, a digest of other settings, and its own budget."""
+        label = self.label.removesuffix(self.mark)
+        digest = f"-{hashlib.sha256(label.encode()).hexdigest()[:8]}" if self.params else ""
+        return self.name + (f"-{self.preset}" if self.preset else "") + digest + self.mark
 
     def __str__(self) -> str:
         return self.label
@@ -85,7 +96,7 @@ def _setting(name: str, key: str, text: str, where: str, takes_text: TakesText) 
     """
     if bad := next((c for c in key + text if not c.isprintable()), None):
         raise UserError(f"{where}: {key!r} holds {bad!r}, which cannot be printed; write it without")
-    value = _value(text, takes_text)
+    value = _value(key, text, takes_text)
     if not isinstance(value, str) and takes_text(name, key, text, value):
         return text
     if isinstance(value, float) and math.isnan(value):
@@ -95,7 +106,7 @@ def _setting(name: str, key: str, text: str, where: str, takes_text: TakesText) 
     return value
 
 
-def _value(text: str, takes_text: TakesText) -> Any:
+def _value(key: str, text: str, takes_text: TakesText) -> Any:
     special = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in special:
         return special[text.lower()]
@@ -104,7 +115,8 @@ def _value(text: str, takes_text: TakesText) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return ",".join(s.label for s in parse_specs(text, takes_text)) if "[" in text else text
+    is_spec = "[" in text or (key == "of" and MARK in text)
+    return ",".join(s.label for s in parse_specs(text, takes_text)) if is_spec else text
 
 
 def _too_large(text: str, value: float) -> bool:
@@ -202,9 +214,11 @@ def parse_specs(text: str, takes_text: TakesText = _never, *, rows: bool = False
             raise UserError(
                 f"{one_line(part, 200)!r} is not a spec; write name, name:preset or name[key=value,key=value]"
             )
+        images = None if match["images"] is None else parse_budget(match["images"].strip(), _shown(part))
         params = _pairs(match["name"], match["params"] or "", _shown(part), takes_text, rows)
-        for spec in _expanded(Spec(match["name"], match["preset"] or "", alias=alias), params, _shown(part)):
-            _add(specs, spec)
+        spec = Spec(match["name"], match["preset"] or "", alias=alias, images=images)
+        for each in _expanded(spec, params, _shown(part)):
+            _add(specs, each)
     if not specs:
         raise UserError(f"{text!r} names nothing; write name or name,name[key=value]")
     return list(specs.values())
@@ -230,6 +244,21 @@ def _add(specs: dict[str, Spec], spec: Spec) -> None:
     there = specs.setdefault(spec.label, spec)
     if there.alias != spec.alias:
         raise UserError(f"{spec.label} is asked for as {there.title!r} and as {spec.title!r}; write it once")
+
+
+def at_budgets(specs: Iterable[Spec], budgets: Iterable[int]) -> list[Spec]:
+    """Each spec at each budget; those that have one of their own as they are.
+
+    Raises:
+        UserError: two rows become one that has two aliases.
+    """
+    found: dict[str, Spec] = {}
+    for spec in specs:
+        for images in (spec.images,) if spec.images is not None else budgets:
+            marked = replace(spec, images=images)
+            own = marked.alias and spec.images is None
+            _add(found, replace(marked, alias=f"{spec.alias}{marked.mark}") if own else marked)
+    return list(found.values())
 
 
 def parse_settings(settings: Iterable[str], specs: Iterable[Spec], takes_text: TakesText = _never) -> list[Spec]:

@@ -109,10 +109,12 @@ def _cells(tables: Iterable[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
         several = tidy["method"].isin(tidy["method"][tidy["seed"] != "all"])
         rows = tidy[tidy["method"].isin(own) & ((tidy["seed"] != "all") | ~several)]
         rows = rows[(rows["questions"] == "all") & ((rows["variable"] == "") | (rows["variable"] == rows["do"]))]
-        parts.append(rows.assign(loss=list(map(_loss, rows["value"], rows["direction"]))))
+        specs = dict(zip(wide["method"], wide["spec"] if "spec" in wide else wide["method"], strict=True))
+        loss = list(map(_loss, rows["value"], rows["direction"]))
+        parts.append(rows.assign(loss=loss, spec=[specs[m] for m in rows["method"]]))
     every = pd.concat(parts, ignore_index=True)
     every["row"] = every["keys"].str.partition(" ")[0]
-    every["plugin"] = every["method"].str.extract(r"^([^\[:]*)", expand=False)
+    every["plugin"] = every["spec"].str.extract(r"^([^\[:@ ]*)", expand=False)
     every = every[np.isfinite(every["loss"])]
     return every.drop_duplicates(["dataset", "row", "metric", "do"])
 

@@ -12,7 +12,8 @@ from ..names import file_stem
 from ..runs.reader import Results
 from ..storage.temporary import atomic_write
 from .board import Board
-from .columns import Section
+from .budgets import budget_table, curves, fit_cost, followed, seen
+from .columns import Key, Section, where
 from .format import CAVEAT, FLAG, Entry, heading, headings, residual_and_status, title
 from .judge_card import card_line, card_table
 from .latex import latex, latex_appendix
@@ -108,6 +109,8 @@ def markdown(board: Board) -> str:
     summary = of_board(board)
     parts = [f"# {md(board.results.dataset)}\n", f"## Summary\n\n{markdown_summary(summary)}"]
     parts += [_md_notes(summary_notes(board, summary))]
+    if curves(board):
+        parts.append(f"## Budgets\n\n{_md_budgets(board)}")
     for s in board.sections:
         heads = [" ".join(filter(None, (name, unit and f"[{unit}]"))) for name, unit in headings(board, s)]
         head = ["method", *map(md, heads), *([] if s.do else ["residual", "status"])]
@@ -127,6 +130,22 @@ def markdown(board: Board) -> str:
         parts.append(f"## Judge card\n\n{md_table(list(card.columns), [list(map(md, r)) for r in card.values])}")
     parts.append(f"## Notes\n\n{_md_notes(detail_notes(board))}")
     return "\n".join(parts)
+
+
+def _md_budgets(board: Board) -> str:
+    """A line for each row that its method has at another budget too."""
+    keys = [k for k in (seen(board), fit_cost(board), *followed(board)) if k is not None]
+    rows = [
+        [md(curve.name), f"{images:,}", *(_md_cell(Entry.of(board, row, k)) for k in keys)]
+        for curve in curves(board)
+        for images, row in curve.rows.items()
+    ]
+    return md_table(["method", "budget", *map(md, (_budget_head(board, k) for k in keys))], rows)
+
+
+def _budget_head(board: Board, key: Key) -> str:
+    name, unit = heading(board, key)
+    return " ".join(filter(None, (where(key.do) if key.do else "", name, unit and f"[{unit}]")))
 
 
 def _md_notes(notes: list[str]) -> str:
@@ -217,10 +236,10 @@ def _rich(name: str, columns: list[list[Text]], own: int) -> Group:
 
 def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
     """Write ``DATASET.csv``, ``DATASET-wide.csv``, ``DATASET-pairs.csv``, ``DATASET.md``, ``DATASET.tex`` and
-    ``DATASET-appendix.tex``, atomically.
+    ``DATASET-appendix.tex``, and where a method has rows at several budgets ``DATASET-budgets.csv``, atomically.
 
     Returns:
-        the files by kind: csv, wide, pairs, md, tex, appendix.
+        the files by kind: csv, wide, pairs, md, tex, appendix, budgets.
     """
     board = results if isinstance(results, Board) else Board(results)
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +252,8 @@ def write_tables(results: Results | Board, folder: Path) -> dict[str, Path]:
         "tex": (f"{stem}.tex", latex(board)),
         "appendix": (f"{stem}-appendix.tex", latex_appendix(board)),
     }
+    if curves(board):
+        texts["budgets"] = f"{stem}-budgets.csv", csv(budget_table(board))
     for name, text in texts.values():
         with atomic_write(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..plugins.spec import Spec
@@ -73,7 +73,9 @@ def sweeps(scored: ScoreTable) -> list[Sweep]:
 
 def _name(spec: Spec) -> str:
     """What the rows of a sweep have in common: ``fast`` of ``fast[steps=6]``, or the method with its preset."""
-    return spec.alias.partition("[")[0] or Spec(spec.name, spec.preset).label
+    if spec.alias:
+        return spec.alias.removesuffix(spec.mark).partition("[")[0] + spec.mark
+    return replace(spec, params={}).label
 
 
 def _sweep(specs: Mapping[str, Spec]) -> Sweep:

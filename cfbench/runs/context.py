@@ -160,9 +160,11 @@ class LoadedJob:
         return self.fit_spec(spec).label
 
     def fit_spec(self, spec: Spec) -> Spec:
-        """The spec of a row's fit, without parameters that change answers only."""
+        """The spec of a row's fit, without parameters that change answers only, or a budget that is the run's."""
         fit, _ = self.method_params(spec)
-        return Spec(spec.name, self.fit_preset(spec), {k: v for k, v in spec.params.items() if k in fit})
+        images = None if spec.images == self.job.budget.images else spec.images
+        params = {k: v for k, v in spec.params.items() if k in fit}
+        return Spec(spec.name, self.fit_preset(spec), params, images=images)
 
     def fit_preset(self, spec: Spec) -> str:
         """The preset that a fit needs: none where it sets answer parameters only, so that such rows share the fit."""

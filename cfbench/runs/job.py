@@ -93,6 +93,10 @@ class Job:
     timeout: float | None = None
     bundles: tuple[Bundle, ...] = ()
 
+    def images(self, spec: Spec) -> int:
+        """The training images that the fit of a row may see: its own budget, or that of the run."""
+        return self.budget.images if spec.images is None else spec.images
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -154,14 +158,15 @@ class Cell:
         return self.base if self.base.method == self.fit else replace(self.base, method=self.fit)
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``run.json`` holds it, with the alias of its method where that has one."""
+        """As ``run.json`` holds it, with the alias and the budget of its method where that has them."""
         about = asdict(replace(self, inputs={}))
         del about["inputs"]
         if not self.kept:
             del about["kept"]
         for spec in filter(None, (about[name] for name in ("dataset", "method", "fit", "of"))):
-            if not spec["alias"]:
-                del spec["alias"]
+            for name in ("alias", "images"):
+                if not spec[name]:
+                    del spec[name]
         return about
 
     @classmethod

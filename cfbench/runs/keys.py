@@ -152,10 +152,10 @@ class Keys:
 
     def _train(self, dataset: Spec, method: Spec, fit_spec: Spec, params: dict[str, Any], seed: int) -> str:
         harness = module_digest(FIT, "train"), _contract()
-        fitted = self.data(dataset), seed, self.job.budget.images, *harness
+        fitted = self.data(dataset), seed, self.job.images(fit_spec), *harness
         precision = () if self.job.precision == "fp32" else (self.job.precision,)
         weights = self.loaded.weights(fit_spec)
-        settings = {**self._defaults(method), **params, "seed": seed, "images": self.job.budget.images}
+        settings = {**self._defaults(method), **params, "seed": seed, "images": self.job.images(fit_spec)}
         inputs = {**self._data(dataset), "settings": settings}
         inputs |= {"precision": self.job.precision, "weights": weights.digest if weights else "", **_cfbench(harness)}
         given = (weights.digest,) if weights else ()

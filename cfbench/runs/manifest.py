@@ -14,6 +14,7 @@ from typing import Any, Literal
 from .. import storage
 from ..errors import UserError, one_line
 from ..graph import CausalGraph, Variable
+from ..plugins.budgets import LARGEST
 from ..plugins.spec import Spec, parse_specs
 from ..storage.schema import (
     Check,
@@ -63,6 +64,7 @@ _key = matching(re.compile(r"[0-9a-f]{8,64}"), "key")
 _optional_key = matching(re.compile(r"(?:[0-9a-f]{8,64})?"), "key")
 _seed = whole_number(0, 2**63)
 _size = whole_number(1, 2**16)
+_images = whole_number(1, LARGEST)
 _texts = each(text)
 _words = each(partial(text, longest=100_000))
 """Of a command, one of which may list a thousand seeds."""
@@ -360,7 +362,8 @@ def _cell(value: Any) -> Cell:
 
 def _spec(value: Any) -> Spec:
     spec = mapping(value)
-    return Spec(_name(spec["name"]), _preset(spec["preset"]), mapping(spec["params"], scalar), _alias(spec))
+    params, images = mapping(spec["params"], scalar), optional(_images)(spec.get("images"))
+    return Spec(_name(spec["name"]), _preset(spec["preset"]), params, _alias(spec), images)
 
 
 def _alias(spec: Mapping[str, Any]) -> str:

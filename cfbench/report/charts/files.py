@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...names import file_stem
 from ...runs.reader import Results
 from ..board import Board
+from .budgets import budget_pages, draw_budgets
 from .cost import cost_pages, draw_costs
 from .figure import drawing, leaving_out, numbered, save_figure
 from .scores import draw_page, pages_of
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["charts", "write_plot", "write_plots"]
 
-COST = "quality-cost"
-TAKEN = (COST, "training", "guidance", "predictor", "counterfactuals")
+COST, BUDGETS = "quality-cost", "budgets"
+TAKEN = (COST, BUDGETS, "training", "guidance", "predictor", "counterfactuals")
 """Names of charts and pictures that are of no family."""
 
 
 def charts(board: Board, *, controls: bool = False) -> dict[str, Callable[[], Figure]]:
-    """What draws each chart, by its name: a family of metrics (``cld``, ``neighbours-2``) or ``quality-cost``.
+    """What draws each chart, by its name: a family of metrics (``cld``, ``neighbours-2``), ``quality-cost`` or, where
+    a method has rows at several budgets, ``budgets``.
 
     Args:
         board: the leaderboard.
@@ -38,11 +40,13 @@ def charts(board: Board, *, controls: bool = False) -> dict[str, Callable[[], Fi
             found[numbered(own, i)] = partial(draw_page, board, page)
     for i, costs in enumerate(cost_pages(board)):
         found[numbered(COST, i)] = partial(draw_costs, board, costs, controls=controls)
+    for i, several in enumerate(budget_pages(board)):
+        found[numbered(BUDGETS, i)] = partial(draw_budgets, board, several)
     return found
 
 
 def write_plots(results: Results | Board, folder: Path, *, controls: bool = False) -> list[Path]:
-    """Write ``DATASET-FAMILY.png`` for each metric and ``DATASET-quality-cost.png``; the files written.
+    """Write ``DATASET-FAMILY.png`` for each metric, and the other `charts`; the files written.
 
     A method without a score keeps its line, with the reason. A chart that cannot be drawn is left out with a note.
     """

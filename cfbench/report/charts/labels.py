@@ -24,12 +24,13 @@ DIRECTIONS = (0, 180, 45, 315, 135, 225, 90, 270, 20, 340, 160, 200)
 """Degrees, the best first."""
 
 
-def place_labels(ax: Axes, names: Sequence[tuple[Point, str]]) -> list[str]:
+def place_labels(ax: Axes, names: Sequence[tuple[Point, str]], others: Sequence[Point] = ()) -> list[str]:
     """Write the name of each point beside it. The layout of the figure is fixed by this.
 
     Args:
         ax: the axes, whose limits and scales are final.
         names: points in units of the data, each with its name.
+        others: points without a name, which no name may cover.
 
     Returns:
         the names that have no room.
@@ -45,7 +46,7 @@ def place_labels(ax: Axes, names: Sequence[tuple[Point, str]]) -> list[str]:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     scale, frame = figure.dpi / 72, ax.get_window_extent(renderer)
-    at = {point: tuple(map(float, ax.transData.transform(point))) for point, _ in names}
+    at = {point: tuple(map(float, ax.transData.transform(point))) for point in (*others, *(p for p, _ in names))}
     taken = [Bbox.from_bounds(x - POINT * scale, y - POINT * scale, 2 * POINT * scale, 2 * POINT * scale)
              for x, y in at.values()]  # fmt: skip
     left = []

@@ -14,6 +14,7 @@ __all__ = [
     "EFFECTIVENESS",
     "ERROR",
     "FITS",
+    "IMAGES",
     "JUDGED",
     "LIKELIHOOD",
     "QUANTITIES",
@@ -28,7 +29,7 @@ SKILL, ERROR = "skill.skill", "truth.abs_error"
 EFFECTIVENESS = ("effectiveness.accuracy", "effectiveness.error")
 WITH_TRUTH = ("truth", "skill", "tea", "true_realism")
 """Metrics that compare with the truth."""
-COSTS, LIKELIHOOD = "runtime", "runtime.bits_per_dim"
+COSTS, LIKELIHOOD, IMAGES = "runtime", "runtime.bits_per_dim", "runtime.images_seen"
 COMPOSITION = "composition.composition_1"
 FITS = ("runtime.fit_cpu_s", "runtime.fit_s")
 """Seconds of a fit, the first of which that is recorded is shown: of the processor, of the clock."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...plugins.budgets import MARK
 from ..board import Board, Estimate
 from ..columns import MEAN, Key
 from ..format import MARKS, marks_of, plain
@@ -201,14 +202,15 @@ def _cost(value: float) -> str:
 
 
 def short_names(methods: Iterable[str], width: int) -> dict[str, str]:
-    """Names in at most ``width`` characters: those that are longer get numbers, ``diffscm… (1)``."""
+    """Names in at most ``width`` characters: those that are longer get numbers, ``diffscm…(1)`` or ``diff…(2)@32k``."""
     short: dict[str, str] = {}
     for method in methods:
         if len(method) <= width:
             short[method] = method
             continue
-        end = f"…({len([m for m, s in short.items() if m != s]) + 1})"
-        base = re.split(r"[\[:]", method)[0]
+        own = re.search(rf"{MARK}\w+$", method)
+        end = f"…({len([m for m, s in short.items() if m != s]) + 1}){own[0] if own else ''}"
+        base = re.split(rf"[\[:{MARK}]", method)[0]
         short[method] = base[: max(width - len(end), 1)] + end
     return short
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ..board import Board
+from ..budgets import budget_warnings
 from ..columns import Key
 from ..markup import md, md_table, tex, tex_environment, tex_number, tex_prose
 from ..notes import devices, failures, mark_notes, names_note, plan_note
@@ -57,7 +58,7 @@ def legend(names: Mapping[str, str]) -> str:
 def summary_notes(board: Board, s: Summary) -> list[str]:
     """Short sentences on what the summary shows, the most important first."""
     r, paths = board.results, {k.path for k in s.keys}
-    notes = [*verdict(board, s), *(text[:300] for text in failures(board))]
+    notes = [*verdict(board, s), *budget_warnings(board), *(text[:300] for text in failures(board))]
     if s.is_empty:
         return [*notes, f"{plan_note(r)}; preset {r.preset}."]
     if SKILL in paths:
