@@ -97,10 +97,15 @@ def test_the_interval_is_over_plugins_and_absent_for_two():
     scores = {TRUTH: SKILL, ("m.m", "", "slant", "lower"): [2, 1, 3, 5, 4, 6]}
     (found,) = agreements([tables(scores)])
     assert -1 <= found.low < found.rho < found.high <= 1
-    few = tables(scores, methods=("a", "a[x=1]", "a[x=2]", "b", "b:p", "identity"))
-    (found,) = agreements([few])
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    few = "a", "a[x=1]", "a[x=2]", "b", "b:p", "identity"
+    budgets = "a", "a@1k", "a[x=2]@2M", "b", "b:p@1k", "identity"
+    for methods in (few, budgets):
+        (found,) = agreements([tables(scores, methods=methods)])
+        assert math.isnan(found.low), methods
+        assert math.isnan(found.high), methods
+    tidy, wide = tables(scores, methods=("a", "A@1k", "other", "b", "mine", "identity"))
+    named = tidy, wide.assign(spec=["a", "a@1k", "a[x=1]", "b", "b@2M", "identity"])
+    assert math.isnan(agreements([named])[0].low), "rows that users named are rows of their plugin"
 
 
 def test_intervals_cover():

@@ -353,6 +353,7 @@ def keys(rows="learns,draws", change=lambda job: job, **options):
     loaded, d = LoadedJob(change(run.job), run.loaded.classes), run.datasets[0]
     found = {f"{s} bars": getattr(loaded.keys, s)(d) for s in ("data", "plan", "mechanisms")}
     found |= {"judges bars": loaded.keys.judges(d)}
+    assert len({cell.method.name for cell in run.cells}) == len(run.cells)
     for cell in (loaded.keys.cell(c.dataset, c.method, c.seed, [*c.scores]) for c in run.cells):
         row = cell.method.name
         found |= {f"{s} bars {row}": cell.keys[s] for s in ("train", "tune", "images")}
@@ -377,6 +378,9 @@ SETTINGS = {
     "plan": ({"plan": "force-change"}, ["plan bars"]),
     "learned parents": ({"action": "learned"}, ["plan bars"]),
     "images to train on": ({"change": budget(images=99)}, EACH),
+    "a budget of a row": ({"rows": "learns,draws@99"}, ["train bars draws"]),
+    "a budget of a row that is the run's": ({"rows": "learns@2048,draws"}, []),
+    "budgets of all rows": ({"budgets": "1k"}, EACH),
     "questions": ({"change": budget(factuals=5)}, ["plan bars"]),
     "rounds": ({"change": budget(rounds=2)}, [f"images bars {row}" for row in TOY_ROWS]),
     "the judges' training": ({"change": budget(judge=0.5)}, ["judges bars"]),

@@ -23,13 +23,15 @@ def test_values_are_read_as_what_they_look_like(text, value):
 
 
 def test_labels_are_read_back_as_the_same_spec():
-    for text in ("m", "m:paper", "m:paper[a=1,b=x,c=none,d=true,e=0.5]"):
+    for text in ("m", "m:paper", "m:paper[a=1,b=x,c=none,d=true,e=0.5]", "m@32k", "m:paper@2M", "m[a=x@y]@99"):
         (spec,) = parse_specs(text)
         assert spec.label == text
         assert parse_specs(spec.label) == [spec]
 
 
-@pytest.mark.parametrize("text", ["", ",", "m[", "m[x]", "m[x=]", "m[=1]", "m:", "../m", "m[x=1]y"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "m[", "m[x]", "m[x=]", "m[=1]", "m:", "../m", "m[x=1]y", "m@", "m@32k:p", "m@1k@2k"]
+)
 def test_what_is_no_spec_is_refused_in_one_line(text):
     with pytest.raises(UserError) as error:
         parse_specs(text)
@@ -48,8 +50,8 @@ def test_settings_that_reach_nothing_are_refused(setting):
 
 
 def test_folders_tell_settings_apart():
-    folders = {s.folder for s in parse_specs("m,m:paper,m[a=1],m[a=2],m:paper[a=1]")}
-    assert len(folders) == 5
+    folders = {s.folder for s in parse_specs("m,m:paper,m[a=1],m[a=2],m:paper[a=1],m@1k,m:1k,m[a=1]@1k,m@2k")}
+    assert len(folders) == 9
     assert all("/" not in f and "[" not in f for f in folders)
 
 

@@ -92,6 +92,24 @@ class Tunes(Learns):
         return super().predict(u, pa, rng) * self.dim
 
 
+class Darkens(Knows):
+    """Answers like the oracle, but darker the more images it was fitted on."""
+
+    answer_params = frozenset()
+
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.register_buffer("light", torch.ones(()))
+
+    def fit(self, run):
+        for _ in run.batches(run.images // 16, 16):
+            pass
+        self.light.fill_(1 - run.seen / 10_000)
+
+    def predict(self, u, pa, rng):
+        return super().predict(u, pa, rng) * self.light
+
+
 class Raises(Learns):
     def fit(self, run):
         raise ArithmeticError("this method cannot be fitted")

@@ -127,8 +127,7 @@ class Request:
         rows = self.registry.parse("method", self.methods)
         rows = parse_settings(self.settings, rows, self.registry.takes_text("method"))
         if self.budgets is not None:
-            budgets = parse_budgets(self.budgets)
-            rows = [each for row in rows for each in (at_budgets([row], budgets) if self._is_fitted(row) else [row])]
+            rows = at_budgets(rows, parse_budgets(self.budgets), self._is_fitted)
         self._check_aliases(rows)
         return rows
 

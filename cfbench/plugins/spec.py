@@ -246,18 +246,18 @@ def _add(specs: dict[str, Spec], spec: Spec) -> None:
         raise UserError(f"{spec.label} is asked for as {there.title!r} and as {spec.title!r}; write it once")
 
 
-def at_budgets(specs: Iterable[Spec], budgets: Iterable[int]) -> list[Spec]:
-    """Each spec at each budget; those that have one of their own as they are.
+def at_budgets(specs: Iterable[Spec], budgets: Iterable[int], is_fitted: Callable[[Spec], bool]) -> list[Spec]:
+    """Each spec at each budget; those that have one of their own, or are not fitted, as they are.
 
     Raises:
         UserError: two rows become one that has two aliases.
     """
     found: dict[str, Spec] = {}
     for spec in specs:
-        for images in (spec.images,) if spec.images is not None else budgets:
-            marked = replace(spec, images=images)
-            own = marked.alias and spec.images is None
-            _add(found, replace(marked, alias=f"{spec.alias}{marked.mark}") if own else marked)
+        asked = budgets if spec.images is None and is_fitted(spec) else ()
+        for marked in [replace(spec, images=images) for images in asked] or [spec]:
+            named = bool(asked) and bool(spec.alias)
+            _add(found, replace(marked, alias=f"{spec.alias}{marked.mark}") if named else marked)
     return list(found.values())
 
 

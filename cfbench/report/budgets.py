@@ -138,8 +138,8 @@ def _told(board: Board, rows: Mapping[str, int], worse: Sequence[tuple[Key, Comp
     """Of each column the pair of budgets that differ most, with both values."""
     for key, each in groupby(worse, key=lambda pair: pair[0]):
         c = max((c for _, c in each), key=lambda c: abs(c.difference))
-        values = (f"{_value(board, m, key)} at {spell_budget(rows[m])}" for m in (c.second, c.first))
-        yield f"{column_name(board, key)}, {where(key.do)}, {' and '.join(values)}"
+        before, after = (f"{_value(board, m, key)} at {spell_budget(rows[m])}" for m in (c.second, c.first))
+        yield f"{column_name(board, key)}, {where(key.do)}, from {before} to {after} images"
 
 
 def _value(board: Board, method: str, key: Key) -> str:

@@ -134,13 +134,19 @@ def markdown(board: Board) -> str:
 
 def _md_budgets(board: Board) -> str:
     """A line for each row that its method has at another budget too."""
-    keys = [k for k in (seen(board), fit_cost(board), *followed(board)) if k is not None]
+    keys = [k for k in (fit_cost(board), *followed(board)) if k is not None]
     rows = [
-        [md(curve.name), f"{images:,}", *(_md_cell(Entry.of(board, row, k)) for k in keys)]
+        [md(curve.name), f"{images:,}", _images(board, row), *(_md_cell(Entry.of(board, row, k)) for k in keys)]
         for curve in curves(board)
         for images, row in curve.rows.items()
     ]
-    return md_table(["method", "budget", *map(md, (_budget_head(board, k) for k in keys))], rows)
+    return md_table(["method", "budget", "images seen", *map(md, (_budget_head(board, k) for k in keys))], rows)
+
+
+def _images(board: Board, row: str) -> str:
+    """How many training images the fit of a row has seen; a dash where that is unknown."""
+    value = board.estimates[row, key].value if (key := seen(board)) else math.nan
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 
 def _budget_head(board: Board, key: Key) -> str:

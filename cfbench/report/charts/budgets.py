@@ -11,11 +11,11 @@ from ...plugins.budgets import spell_budget
 from ..board import Board, Estimate
 from ..budgets import Curve, curves, fit_cost, followed, seen
 from ..columns import Key, where
-from ..format import column_name, heading
+from ..format import column_name, heading, marks_of_do
 from ..summary.rows import short_names
-from .figure import HEIGHT, WIDTH, Look, add_notes, balanced, looks, new_figure, notes_height
+from .figure import HEIGHT, WIDTH, Look, add_notes, balanced, cut_names, looks, new_figure, notes_height
 from .labels import place_labels
-from .references import Reference, draw_references, references
+from .references import Reference, draw_references, reference_samples, references
 from .scores import marked_notes
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ NAME = 20
 PANEL = 2.05
 """Inches of a panel's height."""
 READING = (
-    "Lines join the rows of a method that differ only in their budget; bars are 95 % intervals, ringed is the smallest "
-    "budget."
+    "Lines join the rows of a method that differ only in their budget; bars are 95 % intervals. The smallest "
+    "budget is hollow."
 )
 
 
@@ -47,10 +47,10 @@ def draw_budgets(board: Board, drawn: Sequence[Curve]) -> Figure:
     axes = [("training images seen", _seen(board, drawn))]
     if cost is not None:
         axes.append((f"{column_name(board, cost)} [s]", {m: board.estimates[m, cost].value for m in _rows(drawn)}))
-    notes = [READING, *marked_notes(board, keys)]
-    figure = new_figure(WIDTH, min(0.3 + PANEL * len(keys) + notes_height(notes, WIDTH), HEIGHT))
-    grid = figure.subplots(len(keys), len(axes), squeeze=False, sharex="col", sharey="row")
     names = short_names((c.name for c in drawn), NAME)
+    notes = [READING, *cut_names(names, names, ()), *marked_notes(board, keys)]
+    figure = new_figure(WIDTH, min(0.5 + PANEL * len(keys) + notes_height(notes, WIDTH), HEIGHT))
+    grid = figure.subplots(len(keys), len(axes), squeeze=False, sharex="col", sharey="row")
     style = looks(board)
     panels = []
     for line, key in zip(grid, keys, strict=True):
@@ -59,7 +59,11 @@ def draw_budgets(board: Board, drawn: Sequence[Curve]) -> Figure:
             ax.set_xlabel(label if key == keys[-1] else "")
         name, unit = heading(board, key)
         line[0].set_ylabel(name + (f"\n[{unit}]" if unit else ""))
-        line[0].set_title(where(key.do) if key.do else "", loc="left", fontweight="bold")
+        place = where(key.do) + marks_of_do(board, key.do) if key.do else ""
+        line[0].set_title(place, loc="left", fontweight="bold")
+    samples = reference_samples(r for panel in panels for r in panel.references)
+    if samples:
+        figure.legend(handles=samples, loc="outside upper left", ncols=5, frameon=False, fontsize=7)
     add_notes(figure, notes)
     left = {name for panel in panels for name in panel.name_curves(names)}
     if left:
@@ -89,13 +93,14 @@ class _Panel:
     ) -> None:  # fmt: skip
         self.ax, self.curves = ax, drawn
         self.points: dict[str, tuple[float, float]] = {}
+        self.colours = {c.name: style[next(iter(c.rows.values()))].colour for c in drawn}
         estimates = {m: board.estimates[m, key] for m in _rows(drawn)}
         for curve in drawn:
             self._curve(list(curve.rows.values()), estimates, costs, style[next(iter(curve.rows.values()))])
         shown = [estimates[m] for m in self.points]
-        near = _near(shown, references(board, key))
-        draw_references(ax, near, upright=False)
-        self._axes(near)
+        self.references = _near(shown, references(board, key))
+        draw_references(ax, self.references, upright=False)
+        self._axes()
 
     def _curve(
         self, rows: Sequence[str], estimates: Mapping[str, Estimate], costs: Mapping[str, float], look: Look
@@ -112,7 +117,7 @@ class _Panel:
         line = [self.points[m] for m in rows if m in self.points]
         self.ax.plot([x for x, _ in line], [y for _, y in line], color=look.colour, lw=1.0, zorder=2)
 
-    def _axes(self, near: Sequence[Reference]) -> None:
+    def _axes(self) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         ax, paid = self.ax, [x for x, _ in self.points.values()]
@@ -130,7 +135,8 @@ class _Panel:
         """Write the name of each curve at its last point; those that have no room."""
         ends = {c.name: [self.points[m] for m in c.rows.values() if m in self.points][-1:] for c in self.curves}
         named = [(points[0], names[name]) for name, points in ends.items() if points]
-        return place_labels(self.ax, named, list(self.points.values()))
+        colours = {names[name]: colour for name, colour in self.colours.items()}
+        return place_labels(self.ax, named, list(self.points.values()), colours)
 
 
 def _near(shown: Sequence[Estimate], lined: Sequence[Reference]) -> list[Reference]:

@@ -15,6 +15,7 @@ from ...errors import UserError, reason_of
 from ...plugins.spec import fold
 from ...storage.temporary import atomic_write
 from ..board import Board
+from ..budgets import curves
 from ..summary.rows import short_names
 from ..sweeps import Sweep, sweeps
 
@@ -127,19 +128,21 @@ class Look:
 
 
 def looks(board: Board) -> Mapping[str, Look]:
-    """How each row is drawn: methods in colour-blind safe colours, rows of a sweep alike, controls in grey."""
+    """How each row is drawn: methods in colour-blind safe colours, rows of a sweep or curve alike."""
     from seaborn import color_palette
 
     palette = [c for c in color_palette("colorblind").as_hex() if len({c[1:3], c[3:5], c[5:7]}) > 1]
     of = {m: sweep for sweep in sweeps(board) for m in sweep.rows}
+    alike = {m: curve.name for curve in curves(board) for m in curve.rows.values()}
+    alike |= {m: sweep.name for m, sweep in of.items()}
     own = [m for m in board.methods if not board.is_control(m)]
     others = [m for m in board.methods if board.is_control(m)]
-    kinds = list(dict.fromkeys(of[m].name if m in of else m for m in own))
+    kinds = list(dict.fromkeys(alike.get(m, m) for m in own))
     names = short_names(board.methods, 2 * NAME) | {m: f"{sweep.name} {sweep.label(m)}" for m, sweep in of.items()}
     found = {}
     for m in board.methods:
         hollow = board.is_control(m)
-        i = others.index(m) if hollow else kinds.index(of[m].name if m in of else m)
+        i = others.index(m) if hollow else kinds.index(alike.get(m, m))
         colour = CONTROL if hollow else palette[i % len(palette)]
         found[m] = Look(fold(names[m], NAME), colour, MARKERS[i % len(MARKERS)], hollow)
     return found

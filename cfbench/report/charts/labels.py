@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,13 +24,16 @@ DIRECTIONS = (0, 180, 45, 315, 135, 225, 90, 270, 20, 340, 160, 200)
 """Degrees, the best first."""
 
 
-def place_labels(ax: Axes, names: Sequence[tuple[Point, str]], others: Sequence[Point] = ()) -> list[str]:
+def place_labels(
+    ax: Axes, names: Sequence[tuple[Point, str]], others: Sequence[Point] = (), colours: Mapping[str, str] | None = None
+) -> list[str]:
     """Write the name of each point beside it. The layout of the figure is fixed by this.
 
     Args:
         ax: the axes, whose limits and scales are final.
         names: points in units of the data, each with its name.
         others: points without a name, which no name may cover.
+        colours: of names that are not black.
 
     Returns:
         the names that have no room.
@@ -51,7 +54,8 @@ def place_labels(ax: Axes, names: Sequence[tuple[Point, str]], others: Sequence[
              for x, y in at.values()]  # fmt: skip
     left = []
     for point, name in sorted(names):
-        text = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=SIZE, color="#222222")
+        colour = (colours or {}).get(name, "#222222")
+        text = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=SIZE, color=colour)
         text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
         size = text.get_window_extent(renderer)
         for dx, dy, apart in _offsets(size.width / scale, size.height / scale):
