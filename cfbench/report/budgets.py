@@ -37,8 +37,9 @@ def curves(board: Board) -> list[Curve]:
     Controls, and rows whose weights or answers were made elsewhere, have no budget.
     """
     usual = board.results.notes.get("budget", {}).get("images")
+    order = {method: i for i, method in enumerate(board.methods)}
     groups: dict[str, dict[int, tuple[str, Spec]]] = {}
-    for c in sorted(board.results.cells, key=lambda c: board.methods.index(c.method)):
+    for c in sorted(board.results.cells, key=lambda c: order[c.method]):
         images = c.spec.images or usual if c.spec else None
         if c.spec and images and c.fit and not c.notes.get("weights") and not board.is_control(c.method):
             plain = replace(c.spec, images=None).label

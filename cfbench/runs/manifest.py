@@ -362,8 +362,8 @@ def _cell(value: Any) -> Cell:
 
 def _spec(value: Any) -> Spec:
     spec = mapping(value)
-    params, images = mapping(spec["params"], scalar), optional(_images)(spec.get("images"))
-    return Spec(_name(spec["name"]), _preset(spec["preset"]), params, _alias(spec), images)
+    name, preset, params = _name(spec["name"]), _preset(spec["preset"]), mapping(spec["params"], scalar)
+    return Spec(name, preset, params, _alias(spec), optional(_images)(spec.get("images")))
 
 
 def _alias(spec: Mapping[str, Any]) -> str:
