@@ -30,6 +30,8 @@ NAME = 20
 """Letters of a method's name at the end of its curve."""
 PANEL = 2.05
 """Inches of a panel's height."""
+INK = 0.65
+"""Share of a curve's colour that its name has; the rest is black."""
 READING = (
     "Lines join the rows of a method that differ only in their budget; bars are 95 % intervals. The smallest "
     "budget is hollow."
@@ -135,8 +137,16 @@ class _Panel:
         """Write the name of each curve at its last point; those that have no room."""
         ends = {c.name: [self.points[m] for m in c.rows.values() if m in self.points][-1:] for c in self.curves}
         named = [(points[0], names[name]) for name, points in ends.items() if points]
-        colours = {names[name]: colour for name, colour in self.colours.items()}
+        colours = {names[name]: _ink(colour) for name, colour in self.colours.items()}
         return place_labels(self.ax, named, list(self.points.values()), colours)
+
+
+def _ink(colour: str) -> str:
+    """A colour dark enough for small letters on white."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = (INK * part for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _near(shown: Sequence[Estimate], lined: Sequence[Reference]) -> list[Reference]:
