@@ -16,6 +16,7 @@ from ..engine.checkpoints import resumption
 from ..engine.display import CellProgress, RunMonitor, draw_table, headline, progress_lines
 from ..engine.estimates import Workload, earlier_runs
 from ..runs.chain import STAGES, Status, cell_tasks
+from ..runs.findings import BROKEN
 from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest
@@ -44,13 +45,19 @@ def status_command(name: str, run_root: Path, run: click.Command, follow: bool =
         except KeyboardInterrupt:
             return 0
     manifest = read_manifest(folder)
-    for line in status_lines(monitor_of(folder, manifest).rows()):
+    for line in [*status_lines(monitor_of(folder, manifest).rows()), *_health_lines(folder, manifest)]:
         print(line)
     if options := stored_config(run, manifest.commands):
         print(f"\noptions:\n{indent(options, '  ').rstrip()}")
     if follow:
         print(f"no process is at work on {folder}; the same `cfbench run` does what is pending", file=sys.stderr)
     return 0
+
+
+def _health_lines(folder: Path, manifest: Manifest) -> list[str]:
+    """A line for each finding of a fit or a tuning, with the cell that answers by it."""
+    found = [(cell, f) for cell, state in cell_states(folder, manifest) for f in state.notes.get("health", ())]
+    return [f"{BROKEN} {cell.label}: {finding.sentence}" for cell, finding in found]
 
 
 def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:

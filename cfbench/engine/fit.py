@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,20 @@ import torch
 
 from .. import storage
 from ..contract import Control, Fit, Method, Split
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evaluation.answers import Answers, answer_plan, image_mechanism, synchronize
 from ..evaluation.plan import Plan
 from ..images import ImageRows
 from ..rng import derive
 from ..runs.context import Context
 from ..runs.environment import load_training_libraries, peak_memory
+from ..runs.findings import HEALTH, Finding, write_findings
 from ..runs.job import Cell, PretrainedWeights
 from ..storage.schema import mapping, scalar
 from ..storage.weights import mismatch, read_weights
 from .checkpoints import Checkpoints, checkpoints_of
 from .failures import with_smaller_batches
+from .health import findings_of_fit, findings_of_tuning
 
 __all__ = ["images", "train", "tune"]
 
@@ -35,7 +38,7 @@ BATCH = {"cpu": 64, "cuda": 512}
 """Images in one call of a method, as many as fit a CPU's caches or keep a GPU busy."""
 
 
-TAKEN = ("costs", "chosen", "stage")
+TAKEN = ("costs", "chosen", "stage", HEALTH)
 """Names of tables that the harness writes into the folders of those that a method records."""
 
 
@@ -118,7 +121,18 @@ def train(context: Context, cell: Cell) -> None:
         costs |= {"train_peak_mb": peak["peak_mb"], "fit_others": others}
         storage.write_json(draft / "costs.json", costs)
         log.write(draft)
+        _write_health(draft, lambda: findings_of_fit(log.rows, log.tables))
     checkpoints.discard()
+
+
+def _write_health(folder: Path, find: Callable[[], list[Finding]]) -> None:
+    """Write what was found wrong; where that cannot be told the fit stands, without a file that says it was checked."""
+    try:
+        write_findings(folder, find())
+    except Exception as error:
+        print(
+            f"cfbench: {folder.name} could not be checked for what went wrong: {one_line(error, 200)}", file=sys.stderr
+        )
 
 
 def _peak_of_fit(device: torch.device) -> AbstractContextManager[dict[str, float]]:
@@ -167,6 +181,7 @@ def tune(context: Context, cell: Cell) -> None:
         storage.write_json(draft / "chosen.json", chosen)
         storage.write_json(draft / "costs.json", {"tune_s": seconds})
         log.write(draft)
+        _write_health(draft, lambda: findings_of_tuning(chosen, log.tables))
 
 
 def images(context: Context, cell: Cell) -> None:

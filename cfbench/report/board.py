@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..contract import Column
 from ..runs.chain import Status
+from ..runs.findings import BROKEN
 from ..runs.reader import Results
 from .columns import Key, Section, matrix, sections
 from .score_table import ScoreTable
@@ -230,6 +231,15 @@ class Board(ScoreTable):
         return np.concatenate([first, crossed[0]]), np.concatenate([second, crossed[1]])
 
     @cached_property
+    def broken(self) -> frozenset[str]:
+        """The rows in whose fits something was found wrong."""
+        return frozenset(c.method for c in self.results.cells if c.notes.get("health"))
+
+    def marked(self, method: str, name: str = "") -> str:
+        """The name of a row as tables show it, or a shortened one, with `BROKEN` where its fit is."""
+        return f"{name or method} {BROKEN}" if method in self.broken else name or method
+
+    @cached_property
     def flagged(self) -> dict[Key, str]:
         """Columns in which a row is surely better than the truth, with that row; costs are left out.
 
@@ -323,7 +333,7 @@ class Board(ScoreTable):
     def wide(self) -> pd.DataFrame:
         """A row for each method: value, low and high of every column on all questions.
 
-        Where users gave rows a name, the column ``spec`` says what each is.
+        Where users gave rows a name, the column ``spec`` says what each is; where a fit broke, ``health`` which.
         """
         specs = [self.results.specs.get(m, m) for m in self.methods]
         table: dict[str, list[Any]] = {
@@ -333,12 +343,19 @@ class Board(ScoreTable):
             "seeds": [sum(self.status(m, s).ok for s in self.seeds(m)) for m in self.methods],
             "residual": [self.residual(m) for m in self.methods],
             "status": [str(self.pooled_status(m)) for m in self.methods],
+            **({"health": [self._findings(m) for m in self.methods]} if self.broken else {}),
         }
         for key in self.columns:
             found = [self.estimates[m, key] for m in self.methods]
             table |= {key.name: [e.value for e in found]}
             table |= {f"{key.name} low": [e.low for e in found], f"{key.name} high": [e.high for e in found]}
         return pd.DataFrame(table)
+
+    def _findings(self, method: str) -> str:
+        """The kinds of what was found wrong with a row's fits, with their seeds; ``ok`` where nothing was."""
+        own = [c for c in self.results.cells if c.method == method]
+        found = [f"{f.kind} (seed {c.seed})" for c in own for f in c.notes.get("health", ())]
+        return "; ".join(dict.fromkeys(found)) or "ok"
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:

@@ -42,7 +42,7 @@ def _table(board: Board, s: Section) -> str:
     names = ["method", *(tex(n) for n, _ in heads), *extra]
     units = ["", *(rf"{{\tiny {tex(u)}}}" if u else "" for _, u in heads), *[""] * len(extra)]
     short = short_names(board.methods, NAME)
-    rows = [_rows(board, s, m, short[m]) for m in board.methods]
+    rows = [_rows(board, s, m, board.marked(m, short[m])) for m in board.methods]
     own = sum(not board.is_control(m) for m in board.methods)
     body = "".join(rows[:own]) + ("\\midrule\n" if 0 < own < len(rows) else "") + "".join(rows[own:])
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.results.dataset}-{s.do or 'cost'}".lower())

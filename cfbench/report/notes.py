@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..runs.findings import BROKEN
 from ..runs.reader import Results
 from .board import Board
 from .columns import Key, where
@@ -15,6 +16,7 @@ __all__ = [
     "detail_notes",
     "devices",
     "failures",
+    "health_notes",
     "mark_notes",
     "names_note",
     "numbered",
@@ -35,6 +37,7 @@ def detail_notes(board: Board) -> list[str]:
     keys = [*(k for s in board.sections for k in s.keys), *board.matrix]
     return [
         *failures(board),
+        *health_notes(board),
         *_reading(board),
         *names_note(r),
         training_note(r),
@@ -224,3 +227,14 @@ def failures(board: Board) -> Iterable[str]:
     for m in board.methods:
         if not (status := board.pooled_status(m)).ok:
             yield f"{m}: {' '.join(str(status).split())}"
+
+
+def health_notes(board: Board) -> Iterable[str]:
+    """What was found wrong with fits: a sentence for each, with all rows that answer by it."""
+    rows: dict[tuple[str, int, str], list[str]] = {}
+    for c in board.results.cells:
+        for finding in c.notes.get("health", ()):
+            key = c.fit or c.method, c.seed, finding.sentence
+            rows.setdefault(key, []).append(c.method)
+    for (_, seed, sentence), methods in rows.items():
+        yield f"{BROKEN} {', '.join(dict.fromkeys(methods))} seed {seed}: {sentence}."

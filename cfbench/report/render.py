@@ -83,7 +83,7 @@ def _html_rows(board: Board, s: Section) -> str:
 
 
 def _html_row(board: Board, s: Section, method: str) -> Iterable[str]:
-    yield escape(method)
+    yield escape(board.marked(method))
     for key in s.keys:
         yield _html_score(Entry.of(board, method, key))
     yield from map(escape, residual_and_status(board, s, method))
@@ -159,7 +159,8 @@ def _md_notes(notes: list[str]) -> str:
 
 
 def _md_name(board: Board, method: str) -> str:
-    return f"*{md(method)}*" if board.is_control(method) else md(method)
+    shown = md(board.marked(method))
+    return f"*{shown}*" if board.is_control(method) else shown
 
 
 def _md_matrix(board: Board) -> str:
@@ -191,7 +192,10 @@ def render(results: Results | Board, width: int = 120, *, details: bool = False)
 def _terminal(board: Board, s: Section, width: int) -> list[Group]:
     from rich.text import Text
 
-    names = [Text("method\n"), *(Text(m, style="dim" if board.is_control(m) else "") for m in board.methods)]
+    names = [
+        Text("method\n"),
+        *(Text(board.marked(m), style="dim" if board.is_control(m) else "") for m in board.methods),
+    ]
     columns = [
         [Text("\n".join(head)), *(_short(Entry.of(board, m, key)) for m in board.methods)]
         for head, key in zip(headings(board, s), s.keys, strict=True)

@@ -25,6 +25,7 @@ from ..storage.schema import (
     whole_number,
 )
 from .chain import Status, Task, cell_tasks, dataset_tasks, failure_folder, last_failure
+from .findings import Finding, read_findings
 from .job import Cell
 from .manifest import DatasetEntry, Manifest, read_manifest, refuse_links
 from .stage_reader import check_plan_tensors, optional_key, read_card, read_scores, reading_run
@@ -198,6 +199,7 @@ def _notes(folder: Path, cell: Cell, images: Mapping[str, Any]) -> dict[str, Any
         "device": printable(mapping(storage.read_json(env)).get("device", "")) if env.exists() else "",
         "chosen": mapping(storage.read_json(chosen), scalar) if chosen and storage.is_complete(chosen.parent) else {},
         "remarks": list(_remarks(folder, cell)),
+        "health": list(_health(folder, cell)),
         "weights": _weights_source(folder, cell),
         "external": cell.external,
         "kept": (cell.keys["train"], cell.kept) if cell.kept else None,
@@ -210,6 +212,14 @@ def _remarks(folder: Path, cell: Cell) -> Iterator[str]:
         file = folder / cell.stage(stage) / "remarks.json"
         if storage.is_complete(file.parent) and file.exists():
             yield from each(printable)(storage.read_json(file))
+
+
+def _health(folder: Path, cell: Cell) -> Iterator[Finding]:
+    """What was found wrong with the fit and the tuning that a cell answers by."""
+    for stage in ("train", "tune") if not cell.external else ():
+        path = folder / cell.stage(stage)
+        if storage.is_complete(path):
+            yield from read_findings(path) or ()
 
 
 def _weights_source(folder: Path, cell: Cell) -> str:

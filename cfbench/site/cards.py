@@ -70,6 +70,8 @@ def _notes(cells: list[tuple[Cell, CellState]]) -> Iterator[tuple[str, str]]:
             yield f"chose on validation data{of}", ", ".join(f"{name} = {value}" for name, value in chosen.items())
         if remarks := state.notes.get("remarks"):
             yield f"remarks{of}", "; ".join(remarks)
+        if health := state.notes.get("health"):
+            yield f"went wrong{of}", "; ".join(finding.sentence for finding in health)
         if weights := state.notes.get("weights"):
             yield f"weights{of}", str(weights)
         if device := state.notes.get("device"):

@@ -55,7 +55,7 @@ def _summary_row(s: Summary, method: str, filters: Mapping[str, str], board: Boa
             entries.append(Entry(text, value=s.cells[method, cost].value))
         elif cost:
             entries.append(Entry(text or "–", failed=_is_failure(text)))
-    return Row(method, control, filters, tuple(entries))
+    return Row(s.marked(method), control, filters, tuple(entries))
 
 
 def _is_failure(word: str) -> bool:
@@ -89,7 +89,7 @@ def _detail_row(board: Board, section: Section, method: str, filters: Mapping[st
     entries = [_detail_entry(board, method, key) for key in section.keys]
     texts = residual_and_status(board, section, method)
     entries += [Entry(text, about=str(board.pooled_status(method)) if i else "") for i, text in enumerate(texts)]
-    return Row(method, board.is_control(method), filters, tuple(entries))
+    return Row(board.marked(method), board.is_control(method), filters, tuple(entries))
 
 
 def _detail_entry(board: Board, method: str, key: Key) -> Entry:

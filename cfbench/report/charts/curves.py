@@ -15,6 +15,7 @@ from ...errors import UserError, one_line
 from ...names import file_stem
 from ...runs.chain import Outcome, Status
 from ...runs.context import Run
+from ...runs.findings import Finding
 from ...runs.job import Cell
 from ...runs.reader import StoredRun
 from ...runs.terminal import without_controls
@@ -40,6 +41,8 @@ __all__ = [
 
 
 T = TypeVar("T")
+VALIDATION = " validation"
+"""How stages of the log end whose losses are those of validation images."""
 SETTINGS = ("scale", "t", "contrast", "step", "images")
 COLUMNS = 3
 """Panels side by side of what has one for each fit."""
@@ -87,11 +90,18 @@ def _clipped(text: str) -> str:
 
 def _training(traces: Sequence[Trace]) -> Iterator[Figure]:
     """The loss over images seen: a panel for each method's networks, as their losses have different units."""
-    panels = [(trace, name, points) for trace in traces for name, points in losses(trace).items()]
+    panels = [
+        (trace, name, points)
+        for trace in traces
+        for name, points in losses(trace).items()
+        if not (name.endswith(VALIDATION) and name.removesuffix(VALIDATION) in losses(trace))
+    ]
     for own in _pages(_first(panels, MAX_PANELS, "curves of losses")):
         figure, axes = _figure_of(len(own))
         for ax, (trace, name, (images, loss)) in zip(axes, own, strict=True):
             _loss(ax, images, loss)
+            _validated(ax, [row for row in trace.log if row.get("stage") == name + VALIDATION])
+            _found(ax, [f for f in trace.health if f.stage == name and math.isfinite(f.images)])
             ax.set_title(_clipped(f"{trace.label}\n{name}".replace("\nseed", ", seed")), loc="left", fontsize=7.5)
         figure.supylabel("loss", fontsize=8)
         figure.supxlabel("training images seen", fontsize=8)
@@ -158,6 +168,26 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _validated(ax: Axes, rows: Sequence[LogRow]) -> None:
+    """The validation losses as a second line, with a dot at the weights that were kept."""
+    points = [(finite(r.get("images")), finite(r.get("loss")), r.get("kept") is True) for r in rows]
+    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    if line := [p for p in points if not p[2]]:
+        ax.plot(*zip(*(p[:2] for p in line), strict=True), color="#d55e00", lw=1.2)
+    for images, loss, _ in (p for p in points if p[2]):
+        ax.plot([images], [loss], "o", ms=4, color="#d55e00")
+
+
+def _found(ax: Axes, found: Sequence[Finding]) -> None:
+    """A vertical line, with its kind, where something went wrong."""
+    for finding in found:
+        ax.axvline(finding.images, color="#b00020", lw=0.9, ls="--")
+        ax.annotate(
+            finding.kind, (finding.images, 0.97), xycoords=("data", "axes fraction"), xytext=(2, 0),
+            textcoords="offset points", fontsize=6.5, color="#b00020", va="top",
+        )  # fmt: skip
 
 
 def _curves_over(traces: Sequence[Trace], setting: str) -> list[tuple[Trace, str, list[LogRow]]]:

@@ -13,12 +13,13 @@ from typing import Any
 from ... import storage
 from ...errors import UserError
 from ...runs.chain import STAGES
+from ...runs.findings import HEALTH, Finding, read_findings
 from ...runs.reader import StoredRun
 
 __all__ = ["LogRow", "Trace", "finite", "read_log", "read_trace", "traces_of"]
 
 LogRow = Mapping[str, Any]
-NO_TABLES = {"stage", "chosen", "costs", "labels"}
+NO_TABLES = {"stage", "chosen", "costs", "labels", HEALTH}
 MAX_LOG = 2**24
 """Bytes of a log that are read."""
 LARGEST = 1e100
@@ -34,6 +35,7 @@ class Trace:
     tables: Mapping[str, tuple[LogRow, ...]]
     images: float = math.nan
     labels: Mapping[str, str] = field(default_factory=dict)
+    health: tuple[Finding, ...] = ()
 
 
 def traces_of(run: StoredRun, dataset: str, stage: str) -> Iterator[Trace]:
@@ -54,13 +56,27 @@ def read_trace(path: Path, label: str) -> Trace:
     """What a fit or a tuning recorded in its stage's folder."""
     tables = {p.stem: table for p in sorted(path.glob("*.json")) if (table := _table(p))}
     images = (_read(path / "costs.json") or {}).get("images_seen")
-    return Trace(label, tuple(read_log(path / "log.jsonl")), tables, finite(images), _labels(path / "labels.json"))
+    return Trace(
+        label,
+        tuple(read_log(path / "log.jsonl")),
+        tables,
+        finite(images),
+        _labels(path / "labels.json"),
+        _findings(path),
+    )
 
 
 def _table(path: Path) -> tuple[LogRow, ...]:
     """The rows of a recorded table; none where it is something else."""
     table = [] if path.stem in NO_TABLES else _read(path)
     return tuple(table) if isinstance(table, list) and all(isinstance(row, dict) for row in table) else ()
+
+
+def _findings(path: Path) -> tuple[Finding, ...]:
+    try:
+        return read_findings(path) or ()
+    except (UserError, ValueError, LookupError):
+        return ()
 
 
 def _labels(path: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ...plugins.budgets import MARK
+from ...runs.findings import BROKEN
 from ..board import Board, Estimate
 from ..columns import MEAN, Key
 from ..format import MARKS, marks_of, plain
@@ -129,6 +130,7 @@ class Summary:
         residuals: the residual policy of each row.
         cells: the entries by row and column.
         marks: of each column, and of each intervention.
+        broken: the rows in whose fits something was found wrong.
     """
 
     dataset: str
@@ -140,6 +142,11 @@ class Summary:
     arrows: Mapping[Key, str]
     marks: Mapping[Key, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
+
+    def marked(self, method: str, name: str = "") -> str:
+        """The name of a row as tables show it, or a shortened one, with `BROKEN` where its fit is."""
+        return f"{name or method} {BROKEN}" if method in self.broken else name or method
 
     @property
     def scored(self) -> tuple[Key, ...]:
@@ -240,6 +247,7 @@ def of_board(board: Board) -> Summary:
         {k: _ARROWS[board.about(k).direction] for k in keys if k != ANSWER},
         {k: marks_of(board, k) for k in keys if k.do},
         {v: MARKS[kind] for v, kind in truths.items() if v in asked},
+        board.broken,
     )
 
 

@@ -11,7 +11,7 @@ from ..board import Board
 from ..budgets import budget_warnings
 from ..columns import Key
 from ..markup import md, md_table, tex, tex_environment, tex_number, tex_prose
-from ..notes import devices, failures, mark_notes, names_note, plan_note
+from ..notes import devices, failures, health_notes, mark_notes, names_note, plan_note
 from .headline import COMPOSITION, EFFECTIVENESS, ERROR, SKILL
 from .rows import Cell, Summary
 from .verdict import verdict
@@ -59,6 +59,7 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
     """Short sentences on what the summary shows, the most important first."""
     r, paths = board.results, {k.path for k in s.keys}
     notes = [*verdict(board, s), *budget_warnings(board), *(text[:300] for text in failures(board))]
+    notes += health_notes(board)
     if s.is_empty:
         return [*notes, f"{plan_note(r)}; preset {r.preset}."]
     if SKILL in paths:
@@ -141,8 +142,8 @@ def terminal_summary(s: Summary, width: int) -> list[RenderableType]:
     best = [[False, *(s.cells[m, k].best for m in s.methods)] for k in s.scored]
     widths = [max(len(line) for entry in column for line in entry) + 1 for column in columns]
     name = max(min(width - sum(widths), WIDEST), NARROWEST)
-    names = s.names(name)
-    first = [Text("method"), *(Text(names[m], style="dim" if m in s.controls else "") for m in s.methods)]
+    names = s.names(name - 2 * bool(s.broken))
+    first = [Text("method"), *(Text(s.marked(m, names[m]), style="dim" if m in s.controls else "") for m in s.methods)]
     room = width - max(t.cell_len for t in first)
     parts: list[list[list[Text]]] = [[]]
     left = room
@@ -194,7 +195,7 @@ def markdown_summary(s: Summary) -> str:
     heads += ["<br>".join(map(md, filter(None, _cost_heads(s))))] if costs else []
     rows = []
     for m in s.methods:
-        name = f"*{md(names[m])}*" if m in s.controls else md(names[m])
+        name = f"*{md(s.marked(m, names[m]))}*" if m in s.controls else md(s.marked(m, names[m]))
         cells = [_md_cell(s.cells[m, k], _lines(s, m, k)) for k in s.scored]
         rows.append([name, *cells, *(["<br>".join(map(md, filter(None, s.costs(m))))] if costs else [])])
     text = legend(names)
@@ -228,7 +229,7 @@ def _html_row(s: Summary, method: str, number: int, costs: bool) -> str:
         value = f"<b>{first}</b>" if s.cells[method, k].best else first
         cells.append(value + (f"<br><small>{second}</small>" if second else ""))
     cells += ["<br>".join(map(escape, filter(None, s.costs(method))))] if costs else []
-    return f'<tr class="{kind}">' + "".join(f"<td>{c}</td>" for c in (escape(method), *cells)) + "</tr>"
+    return f'<tr class="{kind}">' + "".join(f"<td>{c}</td>" for c in (escape(s.marked(method)), *cells)) + "</tr>"
 
 
 def latex_summary(s: Summary, *, intervals: bool = False) -> str:
@@ -246,7 +247,7 @@ def _tex_table(s: Summary, *, intervals: bool) -> str:
     top = ["method", *(tex(q) for q, _ in heads), *map(tex, extra)]
     units = [unit for unit, k in ((f"{'CPU' if s.is_cpu else 'wall'} s", s.fit), ("ms", s.answer)) if k and costs]
     below = ["", *(tex(p) for _, p in heads), *[""] * residual, *units]
-    rows = [_tex_row(s, m, names[m], intervals, residual) for m in s.methods]
+    rows = [_tex_row(s, m, s.marked(m, names[m]), intervals, residual) for m in s.methods]
     rows.insert(s.own, "\\midrule\n") if 0 < s.own < len(rows) else None
     what = "summary with 95\\,\\% intervals" if intervals else "summary"
     label = "intervals" if intervals else "summary"
