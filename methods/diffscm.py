@@ -62,13 +62,15 @@ class DiffSCM(Method):
 
         e = ε(x_t, t) - sqrt(1 - ᾱ_t) ∇ sum_k s_k [ log p(pa*_k | x_t, t) - c log p(pa_k | x_t, t) ].
 
-    Three things extend the paper, which has one class and c = 0. Guidance is by *all* parents, taken as independent
+    Four things extend the paper, which has one class and c = 0. Guidance is by *all* parents, taken as independent
     given x_t, with Gaussian densities for continuous ones. The contrast c turns from the factual classes, which are
     part of u; values have none, as a Gaussian density that is subtracted moves the optimum. Values are guided
-    relative to what the predictor says of the factual at each noise level (``residuals``).
+    relative to what the predictor says of the factual at each noise level (``residuals``). And the predictor's
+    gradient is trained, not its densities alone (``matched``).
 
-    To read: this file, `diffusion/schedule`, `diffusion/samplers`, `nn/predictor`, `diffusion/denoiser`, and for the
-    choice of s and c `diffusion/guidance_tuning`. `nn/unet`, `cfbench.nn` and `nn/training` hold standard parts.
+    To read: this file, `diffusion/schedule`, `diffusion/samplers`, `nn/predictor`, `diffusion/denoiser`,
+    `diffusion/likelihood_matching`, and for the choice of s and c `diffusion/guidance_tuning`. `nn/unet`, `cfbench.nn`
+    and `nn/training` hold standard parts.
 
     Args:
         schedule, width, mult, blocks, patch, attention, dropout, output: of the diffusion model (`alpha_bars`,

@@ -37,7 +37,7 @@ __all__ = [
 RULES = ("effectiveness", "cld")
 CONTRASTS: Mapping[float, tuple[float, ...]] = {0.0: (3.0, 7.0), 0.5: (2.0, 3.0, 4.5, 6.0), 1.0: (2.0, 3.5)}
 """The scales tried at each contrast where it is open. No guidance at all is shown, never chosen."""
-SCALES_OF_EACH = (2.0, 3.5, 6.0, 10.0)
+SCALES_OF_EACH = (2.0, 3.0, 4.5, 6.5)
 """The scales tried at a contrast that is given."""
 SCALES = (0.0, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 30.0)
 """The scales of the rule ``cld``, those of the paper's figure and beyond: fewer steps want larger ones."""
