@@ -32,6 +32,8 @@ from .nn.validation import Losses
 __all__ = ["PRESETS", "DiffSCM"]
 
 THRESHOLDS: Mapping[str, Threshold | None] = {"final": None, "steps": clip, "normalise": dynamic_threshold}
+FEWEST = 50
+"""Steps of matching: a gradient that has hardly learned is steep, and answers that it guides are chaotic."""
 
 _PUBLISHED: Mapping[str, Any] = {
     "patch": 1, "attention": True, "output": "eps", "focus": 1.0, "lr": 1e-4, "predictor_lr": 1e-4, "cycle": False,
@@ -82,8 +84,8 @@ class DiffSCM(Method):
         predictor_share, clean_share: parts of the image budget for the guiding predictor and for the one that
             tuning judges clean images by; the rest is the diffusion model's.
         matched: the last part of the guiding predictor's images, on which its gradient also learns what the diffusion
-            model's noise lacks given the parents (`gradient_errors`), in batches half as large;
-            matched_lr: the learning rate there.
+            model's noise lacks given the parents (`gradient_errors`), in batches half as large, where these are
+            `FEWEST` at least; matched_lr: the learning rate there.
         respaced: where not 0, train on this many noise levels only and show the predictor their number in place
             of t, as the official code does; guidance then shows it t.
         rule: by which `tune` chooses: ``effectiveness`` or ``cld`` (the paper's; it needs a small VAE, trained
@@ -229,7 +231,8 @@ class DiffSCM(Method):
         self.denoiser.observe(run.train.images)
         batch = self.batch or default_batch(run.images)
         images = {name: int(share * run.images) for name, share in self.shares.items()}
-        last = int(self.matched * images["predictor"])
+        half, last = max(1, batch // 2), int(self.matched * images["predictor"])
+        last *= last // half >= FEWEST
 
         def learn(net: nn.Module, losses: Losses, stage: str, images: int, lr: float, batch: int = batch) -> None:
             def loss(x: Tensor, pa: Tensor) -> Tensor:
@@ -243,7 +246,7 @@ class DiffSCM(Method):
             learn(self.vae, cld.losses(self.vae), "vae", images["vae"], self.predictor_lr)
         learn(self.denoiser, self._denoised, "diffusion", run.images - run.seen - images["predictor"], self.lr)
         learn(self.predictor, self._predicted, "predictor", images["predictor"] - last, self.predictor_lr)
-        learn(self.predictor, self._matched, "predictor's gradient", last, self.matched_lr, max(1, batch // 2))
+        learn(self.predictor, self._matched, "predictor's gradient", last, self.matched_lr, half)
 
     def _cleaned(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1)

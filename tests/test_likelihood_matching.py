@@ -103,3 +103,13 @@ def test_a_matched_predictor_brings_the_noise_nearer_to_the_truth_and_an_unmatch
         errors[matched], none = held_out_error(method.eval(), valid)
     assert errors[0.5] < 0.99 * none
     assert errors[0.5] < errors[0.0]
+
+
+def test_a_budget_too_small_for_matching_is_spent_on_the_likelihood():
+    stages: dict[str, int] = {}
+    small = {"width": 8, "mult": (1, 2), "predictor_width": 8, "predictor_mult": (1, 2), "steps": 4, "scale": 1.0}
+    run = session(stripes(100)[0], 1000, log=lambda row: stages.update({str(row["stage"]): 1}))
+    DiffSCM(STRIPES, **small).fit(run)
+    assert "predictor" in stages
+    assert "predictor's gradient" not in stages
+    assert run.images - run.seen < 3 * 32  # no stage leaves a whole batch
