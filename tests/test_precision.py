@@ -47,13 +47,14 @@ def bench(root, methods, precision="fp32", images=2400, classes=None):
 
 
 def losses(root, name, precision):
-    """Those of the last stage of a fit, in the order of its training log."""
+    """Those of the longest stage of a fit, in the order of its training log."""
     here = bench(root / precision, name, precision)
     cell = here.loaded.keys.cell(Spec("bars"), Spec(name, params=LEARNED[name]), 0, [])
     fit.train(here, cell)
     rows = [json.loads(row) for row in (here.folder(cell, "train") / "log.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "loss" in row]
-    return [row["loss"] for row in rows if row["stage"] == rows[-1]["stage"]]
+    stages = [row["stage"] for row in rows if "loss" in row]
+    longest = max(stages, key=stages.count)
+    return [row["loss"] for row in rows if row["stage"] == longest]
 
 
 def test_all_methods_that_learn_are_compared():

@@ -21,7 +21,7 @@ from ..runs.folders import find_run
 from ..runs.job import Cell
 from ..runs.manifest import Manifest, read_manifest
 from ..runs.progress import EVERY, is_active, read_events
-from ..runs.reader import cell_states
+from ..runs.reader import CellState, cell_states
 from ..runs.terminal import open_console
 from .config import stored_config
 
@@ -30,6 +30,7 @@ __all__ = ["monitor_of", "status_command"]
 
 INTERVAL = 0.5
 """Seconds between two updates."""
+States = Sequence[tuple[Cell, CellState]]
 
 
 def status_command(name: str, run_root: Path, run: click.Command, follow: bool = False) -> int:
@@ -45,7 +46,8 @@ def status_command(name: str, run_root: Path, run: click.Command, follow: bool =
         except KeyboardInterrupt:
             return 0
     manifest = read_manifest(folder)
-    for line in [*status_lines(monitor_of(folder, manifest).rows()), *_health_lines(folder, manifest)]:
+    states = cell_states(folder, manifest)
+    for line in [*status_lines(monitor_of(folder, manifest, states).rows()), *_health_lines(states)]:
         print(line)
     if options := stored_config(run, manifest.commands):
         print(f"\noptions:\n{indent(options, '  ').rstrip()}")
@@ -54,14 +56,14 @@ def status_command(name: str, run_root: Path, run: click.Command, follow: bool =
     return 0
 
 
-def _health_lines(folder: Path, manifest: Manifest) -> list[str]:
+def _health_lines(states: States) -> list[str]:
     """A line for each finding of a fit or a tuning, with the cell that answers by it."""
-    found = [(cell, f) for cell, state in cell_states(folder, manifest) for f in state.notes.get("health", ())]
+    found = [(cell, f) for cell, state in states for f in state.notes.get("health", ())]
     return [f"{BROKEN} {cell.label}: {finding.sentence}" for cell, finding in found]
 
 
-def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:
-    """A monitor of a run, read from its folder; ``run.json`` only where its contents are not given.
+def monitor_of(folder: Path, manifest: Manifest | None = None, states: States | None = None) -> RunMonitor:
+    """A monitor of a run, read from its folder; ``run.json`` and the states of cells only where they are not given.
 
     Raises:
         UserError: there is no run in the folder, or a stage is not as cfbench writes it.
@@ -72,16 +74,15 @@ def monitor_of(folder: Path, manifest: Manifest | None = None) -> RunMonitor:
         folder, manifest.cells, manifest.controls, work=Workload.of_run(manifest), device=device,
         history=earlier_runs(folder, device) if is_active(folder) else None,
     )  # fmt: skip
-    _read_stages(monitor, manifest)
+    _read_stages(monitor, manifest, cell_states(folder, manifest) if states is None else states)
     monitor.update()
     if not is_active(folder):
         monitor.in_progress = {}
     return monitor
 
 
-def _read_stages(monitor: RunMonitor, manifest: Manifest) -> None:
+def _read_stages(monitor: RunMonitor, manifest: Manifest, found: States) -> None:
     """Read which stages are there, and how cells ended."""
-    found = cell_states(monitor.folder, manifest)
     monitor.status = {c.label: (s.status, s.reason or _continues(monitor.folder, c, s.status)) for c, s in found}
     monitor.done = {
         t.id for cell, state in found for t in cell_tasks(cell) if _is_done(monitor.folder, cell, t.stage, state.status)
@@ -172,7 +173,8 @@ def _watch(folder: Path, monitor: RunMonitor, show: Callable[[RunMonitor], None]
         due |= monitor.update()
         if due and time.monotonic() - last > 10 * cost:
             begun = time.monotonic()
-            _read_stages(monitor, read_manifest(folder))
+            manifest = read_manifest(folder)
+            _read_stages(monitor, manifest, cell_states(folder, manifest))
             last, due = time.monotonic(), False
             cost = last - begun
         show(monitor)
