@@ -131,7 +131,8 @@ def test_the_harness_names_no_built_in():
         words = {word for text in literals(file) for word in re.findall(r"[\w-]+", text)}
         found |= {path: words & names} if words & names else {}
     roles = {f"cfbench/{file}.py": {"effectiveness"} for file in ROLES}
-    assert found == roles, "the role of a column is the only word that stands for a metric"
+    recorded = {"cfbench/engine/health.py": {"effectiveness"}}  # a column of the guidance tables that methods record
+    assert found == roles | recorded, "the role of a column is the only word that stands for a metric"
 
 
 def test_tables_and_charts_name_no_column():
