@@ -365,3 +365,19 @@ def test_a_table_that_an_earlier_version_named_is_not_counted_twice(tmp_path, st
     write_summary(tmp_path)
     assert (tmp_path / "summary.md").read_text().count("\n## ") == 1
     assert f"({stem.replace('a_', 'a')}.md)" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        ({}, "2 seeds, for any training. None"),
+        ({"a": (1,)}, "2 seeds, for any training, but for this training only in rows of 1 seed. None"),
+        ({"a": (1,), "b": (1,)}, "1 seed, for this training only. None"),
+    ],
+)
+def test_the_note_on_intervals_says_which_rows_they_hold_for_any_training_of(dropped, words):
+    results = skilled(("a", "b"), seeds=(0, 1))
+    kept = tuple(c for c in results.cells if c.seed not in dropped.get(c.method, ()))
+    scores = tuple(s for s in results.scores if s.seed not in dropped.get(s.method, ()))
+    text = re.sub(r"\s+", " ", " ".join(printed(Board(replace(results, cells=kept, scores=scores)))))
+    assert words in text

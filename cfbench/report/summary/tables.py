@@ -70,10 +70,8 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
         notes.append("No column compares with the truth: nothing here says which answer is right.")
     else:
         notes.append("No intervention has a known truth: nothing here says which answer is right.")
-    trained = "any training" if len(r.seeds) > 1 else "this training only"
     notes.append(
-        f"±: half of the 95 % interval over {r.factuals:,} factuals and {len(r.seeds)} seed{'s' * (len(r.seeds) > 1)}, "
-        f"for {trained}. None: it rounds to 0."
+        f"±: half of the 95 % interval over {r.factuals:,} factuals and {_trainings(board)}. None: it rounds to 0."
     )
     notes.append("Bold: no method is surely better. #: ranks it may hold (paired tests, Holm). Controls: no ranks.")
     notes += names_note(r)
@@ -89,6 +87,17 @@ def summary_notes(board: Board, s: Summary) -> list[str]:
     action = f"; action: {r.notes['action']}" if r.notes.get("action") else ""
     notes.append(f"{plan_note(r)}; preset {r.preset}{action}; {devices(board) or 'unknown device'}.")
     return notes
+
+
+def _trainings(board: Board) -> str:
+    """How many training seeds intervals are over, and what they hold for, in words; rows may differ in that."""
+    counts = sorted({len(board.seeds(m)) for m in board.methods if not board.is_control(m)} or {1})
+    if counts[-1] == 1:
+        return "1 seed, for this training only"
+    if counts[0] > 1:
+        return f"{' or '.join(map(str, counts))} seeds, for any training"
+    several = " or ".join(map(str, counts[1:]))
+    return f"{several} seeds, for any training, but for this training only in rows of 1 seed"
 
 
 def _effects(board: Board, s: Summary) -> Iterable[str]:
