@@ -1,4 +1,4 @@
-"""What is wrong with a fit or a tuning, told from what it logged and recorded."""
+"""What is wrong with a fit or a tuning, by what it logged and recorded."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def budget_warnings(board: Board) -> Iterator[str]:
         rows = {row: images for images, row in curve.rows.items()}
         own = [(key, c) for key, each in pairs.items() for c in each if c.first in rows]
         worse = [pair for pair, p in zip(own, holm(np.array([c.p for _, c in own])), strict=True) if p <= 1 - LEVEL]
-        if parts := list(_told(board, rows, [pair for pair in worse if _is_worse(board, *pair)])):
+        if parts := list(_differences(board, rows, [pair for pair in worse if _is_worse(board, *pair)])):
             yield f"{curve.name} is surely worse at a larger budget ({worse[0][1].holds_for}): {'; '.join(parts)}."
 
 
@@ -135,7 +135,7 @@ def _is_worse(board: Board, key: Key, c: Comparison) -> bool:
     return c.difference < 0 if board.about(key).direction == "higher" else c.difference > 0
 
 
-def _told(board: Board, rows: Mapping[str, int], worse: Sequence[tuple[Key, Comparison]]) -> Iterator[str]:
+def _differences(board: Board, rows: Mapping[str, int], worse: Sequence[tuple[Key, Comparison]]) -> Iterator[str]:
     """Of each column the pair of budgets that differ most, with both values."""
     for key, each in groupby(worse, key=lambda pair: pair[0]):
         c = max((c for _, c in each), key=lambda c: abs(c.difference))
