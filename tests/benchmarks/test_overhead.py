@@ -120,4 +120,4 @@ def test_what_a_tiny_cell_costs(benchmark, tmp_path, where):
     each = (other["total"] - one["total"] - own) / (many - few)
     benchmark.extra_info.update({"a cell's": each, "own": own / (many - few), "few": one, "many": other})
     assert each < other["total"]
-    assert ray or own > 0
+    assert ray or min(one["dataset"], other["dataset"]) > 0  # all else of plugins is in processes of their own
