@@ -167,18 +167,15 @@ class DeepSCM(Method):
         self.parents.fit(run.train.parents)
         images, parts = run.images - run.seen, dict[str, Tensor]()
 
-        def loss(x: Tensor, pa: Tensor) -> Tensor:
-            terms = self._sampled(x, pa, run.rng, self.samples)
+        def losses(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+            terms = self._sampled(x, pa, rng, self.samples)
             parts.update(likelihood=terms.likelihood.detach(), kl=terms.kl.detach())
-            return self._losses(terms).mean()
-
-        def held_out(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
-            return self._losses(self._sampled(x, pa, rng, self.samples))
+            return self._losses(terms)
 
         train(
-            run, self, loss, images,
+            run, self, losses, images,
             stage="fit", batch=self.batch or default_batch(images, *BATCH), lr=self.lr, ema=self.ema,
-            cycle=self.schedule == "cosine", weight_decay=0.0, valid=held_out, columns=parts,
+            cycle=self.schedule == "cosine", weight_decay=0.0, valid=losses, columns=parts,
         )  # fmt: skip
         self._report(run)
 

@@ -232,13 +232,11 @@ class DiffSCM(Method):
         batch = self.batch or default_batch(run.images)
         images = {name: int(share * run.images) for name, share in self.shares.items()}
         half, last = max(1, batch // 2), int(self.matched * images["predictor"])
-        last *= last // half >= FEWEST
+        if last // half < FEWEST:
+            last = 0
 
         def learn(net: nn.Module, losses: Losses, stage: str, images: int, lr: float, batch: int = batch) -> None:
-            def loss(x: Tensor, pa: Tensor) -> Tensor:
-                return losses(x, pa, run.rng).mean()
-
-            train(run, net, loss, images, stage=stage, lr=lr, batch=batch, valid=losses, **self.training_params)
+            train(run, net, losses, images, stage=stage, lr=lr, batch=batch, valid=losses, **self.training_params)
 
         if self.shares["clean"]:
             learn(self.clean, self._cleaned, "clean predictor", images["clean"], self.predictor_lr)
@@ -249,7 +247,7 @@ class DiffSCM(Method):
         learn(self.predictor, self._matched, "predictor's gradient", last, self.matched_lr, half)
 
     def _cleaned(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
-        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1)
+        return self.clean.losses(2 * x - 1, 0, self.encoder.standardise(pa))
 
     def _denoised(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         (t, _), eps = self._draw_t(x, rng), _noise_like(x, rng)
@@ -257,8 +255,7 @@ class DiffSCM(Method):
 
     def _predicted(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         (t, shown), eps = self._draw_t(x, rng), _noise_like(x, rng)
-        out = self.predictor(self.denoiser.noised(2 * x - 1, eps, t), shown)
-        return -self.predictor.log_probs(out, self.encoder.standardise(pa)).sum(1)
+        return self.predictor.losses(self.denoiser.noised(2 * x - 1, eps, t), shown, self.encoder.standardise(pa))
 
     def _matched(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         (t, shown), eps = self._draw_t(x, rng), _noise_like(x, rng)

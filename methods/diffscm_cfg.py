@@ -149,22 +149,17 @@ class DiffSCMCFG(Method):
         self.encoder.fit(run.train.parents)
         self.denoiser.observe(run.train.images)
         batch = self.batch or default_batch(run.images)
+
+        def learn(net: nn.Module, losses: Losses, stage: str, images: int, lr: float) -> None:
+            train(run, net, losses, images, stage=stage, lr=lr, batch=batch, ema=self.ema, valid=losses)
+
         if self.clean_share:
             images = int(self.clean_share * run.images)
-            self._train(
-                run, self.clean, self._predicted, images, stage="clean predictor", batch=batch, lr=self.clean_lr
-            )
-        images = run.images - run.seen
-        self._train(run, self.denoiser, self._denoised, images, stage="diffusion", batch=batch, lr=self.lr)
-
-    def _train(self, run: Fit, net: nn.Module, losses: Losses, images: int, **options: Any) -> None:
-        def loss(x: Tensor, pa: Tensor) -> Tensor:
-            return losses(x, pa, run.rng).mean()
-
-        train(run, net, loss, images, ema=self.ema, valid=losses, **options)
+            learn(self.clean, self._predicted, "clean predictor", images, self.clean_lr)
+        learn(self.denoiser, self._denoised, "diffusion", run.images - run.seen, self.lr)
 
     def _predicted(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
-        return -self.clean.log_probs(self.clean(2 * x - 1, 0), self.encoder.standardise(pa)).sum(1)
+        return self.clean.losses(2 * x - 1, 0, self.encoder.standardise(pa))
 
     def _denoised(self, x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
         eps = torch.randn(x.shape, generator=rng).to(x.device)

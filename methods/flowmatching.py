@@ -161,7 +161,7 @@ class FlowMatching(Method):
         batch = self.batch or default_batch(run.images)
         images = run.images - run.seen
         train(
-            run, self.velocity, lambda x, pa: self._losses(x, pa, run.rng).mean(), images,
+            run, self.velocity, self._losses, images,
             stage="flow", batch=batch, lr=self.lr, ema=self.ema, valid=self._losses,
         )  # fmt: skip
 

@@ -117,7 +117,7 @@ class FlowSCM(Method):
             return -torch.stack(self.log_density(self._blurred(x, rng), pa)).sum(0) / pixels
 
         train(
-            run, self.flow, lambda x, pa: losses(x, pa, run.rng).mean(), images,
+            run, self.flow, losses, images,
             stage="flow", batch=batch, lr=self.lr, ema=self.ema, weight_decay=self.weight_decay, valid=losses,
         )  # fmt: skip
         self._report(run)

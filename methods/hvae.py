@@ -173,11 +173,11 @@ class HVAE(Method):
             parts["kl"] = terms.kl.detach().sum(1)
             return (terms.nll + beta * self.beta * terms.kl.sum(1)) / pixels
 
-        def loss(x: Tensor, pa: Tensor) -> Tensor:
-            return losses(x, pa, run.rng, (run.seen - start) / images["fit"]).mean()
+        def rising(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+            return losses(x, pa, rng, (run.seen - start) / images["fit"])
 
         options = {**self.training_params, "batch": self.batch or default_batch(budget)}
-        train(run, self.net, loss, images["fit"], stage="fit", valid=losses, columns=parts, **options)
+        train(run, self.net, rising, images["fit"], stage="fit", valid=losses, columns=parts, **options)
         if images["finetune"]:
             self._finetune(run, images, self._report(run), {**options, "lr": self.finetune_lr})
         self._report(run)

@@ -208,11 +208,11 @@ def test_weights_are_an_average_with_warm_up():
     torch.nn.init.zeros_(net.weight)
     run = random_session(graph)
 
-    def loss(x, pa):
+    def losses(x, pa, rng):
         seen.append(float(net.weight.detach()))
         return (net.weight - 10).square().sum()
 
-    train(run, net, loss, 96, stage="", batch=32, lr=0.1, cycle=False, ema=0.9999, weight_decay=0)
+    train(run, net, losses, 96, stage="", batch=32, lr=0.1, cycle=False, ema=0.9999, weight_decay=0)
     # Adam walks .1, .2, .3 for a constant sign of the gradient
     mean = 0.0
     for n, weight in enumerate((0.1, 0.2, 0.3)):

@@ -78,8 +78,10 @@ def test_the_velocity_loss_is_the_error_of_the_velocity(both):
     got = net(x_t, t, c)
     clean = (x_t - (1 - a).sqrt() * got) / a.sqrt()
     error = (a.sqrt() * got - (1 - a).sqrt() * clean) - (a.sqrt() * eps - (1 - a).sqrt() * x)
-    torch.testing.assert_close(net.loss(x, eps, t, c, velocity=True), error.square().mean(), rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(net.loss(x, eps, t, c), (got - eps).square().mean())
+    torch.testing.assert_close(
+        net.losses(x, eps, t, c, velocity=True).mean(), error.square().mean(), rtol=1e-3, atol=1e-5
+    )
+    torch.testing.assert_close(net.losses(x, eps, t, c).mean(), (got - eps).square().mean())
 
 
 def test_training_levels_lie_below_the_focus_but_for_a_tenth():

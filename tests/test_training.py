@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -29,16 +30,12 @@ def fit(target=None, images=20_000, batch=100, **more):
     rows, net = [], Point()
     run = session(DATA, images, random_split(STRIPES, 400, seed=1), log=rows.append)
 
-    def loss(x, pa):
-        return (net.drop(net.at - 1 + 0.01 * torch.randn(len(x), generator=run.rng))).square().mean()
-
-    def losses(x, pa, rng):
+    def losses(x, pa, rng, target=1):
         return (net.drop(net.at - target + 0.01 * torch.randn(len(x), generator=rng))).square()
 
     torch.manual_seed(0)
-    train(
-        run, net, loss, images, stage="toy", batch=batch, lr=0.02, valid=losses if target is not None else None, **more
-    )
+    valid = None if target is None else partial(losses, target=target)
+    train(run, net, losses, images, stage="toy", batch=batch, lr=0.02, valid=valid, **more)
     return net.at.item(), rows, torch.rand((), generator=run.rng).item()
 
 
@@ -74,7 +71,7 @@ def test_validation_costs_under_three_percent_of_a_fit(images, held):
         seen.append(len(x))
         return (net.at - x.mean((1, 2, 3))).square()
 
-    train(run, net, lambda x, pa: (net.at - 1).square(), images, stage="", batch=500, lr=0.1, valid=losses)
+    train(run, net, lambda x, pa, rng: (net.at - 1).square(), images, stage="", batch=500, lr=0.1, valid=losses)
     assert sum(seen) == 8 * held
     assert sum(seen) / 3 < 0.03 * images  # a pass forward is a third of a step
 
@@ -84,8 +81,8 @@ def test_no_validation_images_are_no_validation():
     rows = []
     run, net = session(DATA, 20_000, empty, log=rows.append), Point()
     run.valid = empty
-    loss = lambda x, pa: (net.at - 1).square()  # noqa: E731
-    train(run, net, loss, 20_000, stage="", batch=500, lr=0.1, valid=lambda x, pa, rng: x.sum((1, 2, 3)))
+    losses = lambda x, pa, rng: (net.at - 1).square()  # noqa: E731
+    train(run, net, losses, 20_000, stage="", batch=500, lr=0.1, valid=lambda x, pa, rng: x.sum((1, 2, 3)))
     assert {r["stage"] for r in rows} == {""}
 
 
@@ -115,12 +112,12 @@ def test_one_gradient_of_a_million_leaves_a_fit_as_good_as_before():
         inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
         wanted = inputs @ torch.tensor([[1.0], [-2.0], [0.5]])
 
-        def loss(x, pa):
+        def losses(x, pa, rng):
             calls.append(0)
             value = (net(inputs) - wanted).square().mean()
             return value * (1e6 if len(calls) == spike else 1)
 
-        train(run, net, loss, 20_000, stage="", batch=100, lr=0.05, **more)
+        train(run, net, losses, 20_000, stage="", batch=100, lr=0.05, **more)
         return (net(inputs) - wanted).square().mean().item()
 
     assert error(60) < 1e-3

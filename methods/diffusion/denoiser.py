@@ -71,11 +71,7 @@ class Denoiser(nn.Module):
         """Images x [B, C, H, W] in [-1, 1] with noise ``eps`` at steps t [B]."""
         return noised(x, eps, self.alpha_bar[t])
 
-    def loss(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
-        """Mean squared error of ε over a batch of clean images; with ``velocity`` that of v, 1 / a as much."""
-        return self.losses(x, eps, t, c, velocity).mean()
-
     def losses(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor | None = None, velocity: bool = False) -> Tensor:
-        """`loss` of each image [B]."""
+        """Mean squared error of ε [B] for clean images; with ``velocity`` that of v, 1 / a as much."""
         error = (self(self.noised(x, eps, t), t, c) - eps).square().flatten(1).mean(1)
         return error / self.alpha_bar[t] if velocity else error

@@ -56,21 +56,19 @@ def finetune(
     """
     multiplier = torch.ones(1, dtype=torch.float64)
 
-    def losses(x: Tensor, pa: Tensor, rng: torch.Generator | None = None, detach_variance: bool = False) -> Tensor:
-        out = predictor(2 * x - 1, 0)
-        return -predictor.log_probs(out, parents.standardise(pa), detach_variance).sum(1)
+    def predicted(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        return predictor.losses(2 * x - 1, 0, parents.standardise(pa))
 
-    def loss(x: Tensor, pa: Tensor) -> Tensor:
-        other = shuffled(pa, run.rng)
+    def lagrangian(x: Tensor, pa: Tensor, rng: torch.Generator) -> Tensor:
+        other = shuffled(pa, rng)
         negative, image = parts(x, pa, other)
         excess = negative - bound
         weight = max(0.0, multiplier.item() + DAMPING * excess.item())
         multiplier.add_(RATE * excess.item()).clamp_min_(0)
-        return (losses(image, other, detach_variance=True).mean() + weight * excess) / math.prod(x.shape[1:])
+        effect = predictor.losses(2 * image - 1, 0, parents.standardise(other), detach_variance=True).mean()
+        return (effect + weight * excess) / math.prod(x.shape[1:])
 
-    train(
-        run, predictor, lambda x, pa: losses(x, pa).mean(), images["predictor"],
-        stage="predictor", valid=losses, **{**options, "lr": 2e-3},
-    )  # fmt: skip
+    own = {**options, "lr": 2e-3}
+    train(run, predictor, predicted, images["predictor"], stage="predictor", valid=predicted, **own)
     predictor.requires_grad_(False)
-    train(run, net, loss, images["finetune"], stage="finetune", also={"multiplier": [multiplier]}, **options)
+    train(run, net, lagrangian, images["finetune"], stage="finetune", also={"multiplier": [multiplier]}, **options)

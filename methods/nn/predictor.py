@@ -60,6 +60,10 @@ class ParentPredictor(nn.Module):
                 terms.append(-0.5 * (square + log_var + math.log(2 * math.pi)))
         return torch.stack(terms, dim=1)
 
+    def losses(self, x: Tensor, t: int | Tensor, z: Tensor, detach_variance: bool = False) -> Tensor:
+        """-log p(z | x_t) of images x [B, C, H, W] in [-1, 1] at a step or steps t: [B], in nats."""
+        return -self.log_probs(self(x, t), z, detach_variance).sum(1)
+
     @staticmethod
     def _gaussian(head: Tensor) -> tuple[Tensor, Tensor]:
         return head[:, 0], LOWEST + F.softplus(head[:, 1] - LOWEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,7 @@ from cfbench.nn import WeightAverage
 
 from .validation import BestWeights, Losses
 
-__all__ = ["Loss", "average_decay", "default_batch", "one_cycle", "peak", "train"]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["average_decay", "default_batch", "one_cycle", "peak", "train"]
 
 STEPS = 4000
 """Steps of a fit on 130,000 images, for which learning rates were chosen."""
@@ -50,7 +48,7 @@ def one_cycle(n: int, steps: int) -> float:
 def train(
     run: Fit,
     net: nn.Module,
-    loss: Loss,
+    losses: Losses,
     images: int,
     *,
     stage: str,
@@ -66,14 +64,14 @@ def train(
     """Train ``net`` in place on ``images`` images of the budget, with AdamW.
 
     Args:
-        loss: of a batch x [B, C, H, W] in [0, 1], pa [B, D]: a scalar.
+        losses: of a batch, with noise by the run's generator; their mean is minimised.
         cycle: the learning rate goes through `one_cycle` with the `peak` of ``lr``, and gradients are clipped to
             norm 1; otherwise the rate stays at ``lr``.
-        also: what else ``loss`` changes, as `Fit.batches` keeps it.
+        also: what else ``losses`` changes, as `Fit.batches` keeps it.
         ema: decay of the `WeightAverage` that is kept; with 0 it is the last weights, None is `average_decay`.
-        valid: the loss of each validation image; the average that had the least is kept (`BestWeights`), unless the
-            rate stays as it is, as in published settings, whose last weights are kept.
-        columns: further columns of the training log, which ``loss`` sets to values [B]; their means are logged.
+        valid: what validation images are judged by, ``losses`` in most fits; the average that had the least is kept
+            (`BestWeights`), unless the rate stays as it is, as in published settings, whose last weights are kept.
+        columns: further columns of the training log, which ``losses`` sets to values [B]; their means are logged.
     """
     batch = min(batch, images)
     steps = images // batch if batch else 0
@@ -91,7 +89,7 @@ def train(
     for x, pa in run.batches(steps, batch, stage, keep=keep | ({"best": best} if best else {})):
         n = schedule.last_epoch
         with torch.enable_grad():
-            value = loss(x, pa)
+            value = losses(x, pa, run.rng).mean()
             value.backward()
         if cycle:
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)

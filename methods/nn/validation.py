@@ -15,7 +15,8 @@ from cfbench.nn import WeightAverage
 __all__ = ["BestWeights", "Losses"]
 
 Losses = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""Of images x [B, C, H, W] in [0, 1], their parents pa [B, D] and a generator for all noise: a loss of each [B]."""
+"""Of images x [B, C, H, W] in [0, 1], their parents pa [B, D] and a generator for all noise: a loss of each [B], or of
+the batch where it is not one of single images."""
 
 SHARES = (1 / 4, 1 / 2, 5 / 8, 3 / 4, 13 / 16, 7 / 8, 15 / 16, 1)
 """When a fit is validated, as shares of its steps."""
