@@ -188,13 +188,13 @@ def test_the_table_of_budgets_holds_the_values_of_the_board(made):
 def test_a_method_that_more_images_made_worse_is_told_and_an_equal_one_is_not(made, capsys):
     assert _main(["leaderboard", "r", "--run-root", str(made), "--no-plots"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    told = re.findall(r"\d\. (\S+) is surely worse at a larger budget \(these trainings\): (.*?\.) \d\. ", out)
-    assert [name for name, _ in told] == ["darkens"]
+    warned = re.findall(r"\d\. (\S+) is surely worse at a larger budget \(these trainings\): (.*?\.) \d\. ", out)
+    assert [name for name, _ in warned] == ["darkens"]
     wide = pd.read_csv(made / "r" / "leaderboard" / "bars-wide.csv").set_index("method")
     for column, name in ((f"{MEAN} skill.skill", MEAN), ("do(level) skill.skill", "do(level)")):
         small, large = wide.loc[["darkens@512", "darkens"], column]
         values = re.search(
-            rf"skill, {re.escape(name)}, from (-?[\d.]+) at 512 to (-?[\d.]+) at 2048 images", told[0][1]
+            rf"skill, {re.escape(name)}, from (-?[\d.]+) at 512 to (-?[\d.]+) at 2048 images", warned[0][1]
         )
         assert [float(v) for v in values.groups()] == [pytest.approx(v, abs=0.01) for v in (small, large)]
 
@@ -340,7 +340,7 @@ def test_the_correction_is_over_all_pairs_of_budgets_and_columns(monkeypatch):
 def test_false_alarms_are_rare():
     rng = np.random.default_rng(0)
     results = at(skilled(rows_of("a"), variables=("digit", "slant")))
-    told = 0
+    warned = 0
     for _ in range(100):
         scores = []
         for s in results.scores:
@@ -348,8 +348,8 @@ def test_false_alarms_are_rare():
                 values = rng.normal(0.5, 0.1, 120)
                 s = replace(s, values=values, value=float(values.mean()))
             scores.append(s)
-        told += bool(list(budget_warnings(Board(replace(results, scores=tuple(scores))))))
-    assert told <= 9
+        warned += bool(list(budget_warnings(Board(replace(results, scores=tuple(scores))))))
+    assert warned <= 9
 
 
 def test_several_seeds_count_their_spread():

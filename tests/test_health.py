@@ -1,4 +1,4 @@
-"""Fits that break are told: from synthetic logs, and in every table of a run."""
+"""Fits that break are found: from synthetic logs, and in every table of a run."""
 
 from __future__ import annotations
 

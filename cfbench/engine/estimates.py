@@ -108,8 +108,7 @@ class Workload:
     def of(self, task: Task) -> float:
         """The size of a task, in units of its stage: images of a fit, images to answer or score, scale of judges."""
         if task.stage == "train":
-            own = task.cell.fit.images if task.cell else None
-            return max(self.budget.images if own is None else own, 1)
+            return max(self.budget.images_of(task.cell.fit.images if task.cell else None), 1)
         if task.stage == "judges":
             return max(self.budget.judge, 1e-6)
         variables = self.variables.get(task.dataset.label, 1)

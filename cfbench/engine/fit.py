@@ -126,7 +126,7 @@ def train(context: Context, cell: Cell) -> None:
 
 
 def _write_health(folder: Path, find: Callable[[], list[Finding]]) -> None:
-    """Write what was found wrong; where that cannot be told the fit stands, without a file that says it was checked."""
+    """Write what was found wrong; where that fails the fit stands, without a file that says it was checked."""
     try:
         write_findings(folder, find())
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runs.findings import Finding
+from ..runs.findings import VALIDATION, Finding
 
 __all__ = ["findings_of_fit", "findings_of_tuning"]
 
@@ -51,8 +51,8 @@ def findings_of_fit(rows: Rows, tables: Mapping[str, object]) -> list[Finding]:
     """
     found: list[Finding] = []
     for stage, own in _stages(rows).items():
-        if stage.endswith(" validation"):
-            found += _overfitting(stage.removesuffix(" validation"), own)
+        if stage.endswith(VALIDATION):
+            found += _overfitting(stage.removesuffix(VALIDATION), own)
         else:
             found += _jumps(stage, own)
             found += _overfitting(stage, [{**row, "loss": row["valid"]} for row in own if "valid" in row])

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..contract import Column
 from ..runs.chain import Status
-from ..runs.findings import BROKEN
+from ..runs.findings import marked
 from ..runs.reader import Results
 from .columns import Key, Section, matrix, sections
 from .score_table import ScoreTable
@@ -236,8 +236,8 @@ class Board(ScoreTable):
         return frozenset(c.method for c in self.results.cells if c.notes.get("health"))
 
     def marked(self, method: str, name: str = "") -> str:
-        """The name of a row as tables show it, or a shortened one, with `BROKEN` where its fit is."""
-        return f"{name or method} {BROKEN}" if method in self.broken else name or method
+        """The name of a row, or a shortened one, as tables show it."""
+        return marked(name or method, method in self.broken)
 
     @cached_property
     def flagged(self) -> dict[Key, str]:

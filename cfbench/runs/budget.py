@@ -49,6 +49,10 @@ class Budget:
             raise UserError(f"unknown preset {name!r}; {did_you_mean(name, known)}")
         return cls(name=name, **{**known[name], "seeds": tuple(known[name]["seeds"])})
 
+    def images_of(self, own: int | None) -> int:
+        """The training images that a fit may see: those of a row's own budget, or else of this one."""
+        return self.images if own is None else own
+
     @property
     def numbers(self) -> str:
         """What it allows, in one line."""

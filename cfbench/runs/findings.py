@@ -11,12 +11,19 @@ from typing import Any
 from .. import storage
 from ..storage.schema import each, mapping, number, printable
 
-__all__ = ["BROKEN", "HEALTH", "Finding", "read_findings", "write_findings"]
+__all__ = ["BROKEN", "HEALTH", "VALIDATION", "Finding", "marked", "read_findings", "write_findings"]
 
 HEALTH = "health"
 """The name of the table of findings in a stage's folder."""
 BROKEN = "!"
 """The mark behind the name of a row whose fit or tuning something was found wrong with."""
+VALIDATION = " validation"
+"""How stages of a fit's log end whose losses are those of validation images."""
+
+
+def marked(name: str, is_broken: bool) -> str:
+    """The name of a row as tables show it, with `BROKEN` where its fit is."""
+    return f"{name} {BROKEN}" if is_broken else name
 
 
 @dataclass(frozen=True)

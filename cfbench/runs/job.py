@@ -95,7 +95,7 @@ class Job:
 
     def images(self, spec: Spec) -> int:
         """The training images that the fit of a row may see: its own budget, or that of the run."""
-        return self.budget.images if spec.images is None else spec.images
+        return self.budget.images_of(spec.images)
 
 
 @dataclass(frozen=True)

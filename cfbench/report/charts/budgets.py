@@ -69,7 +69,7 @@ def draw_budgets(board: Board, drawn: Sequence[Curve]) -> Figure:
     add_notes(figure, notes)
     left = {name for panel in panels for name in panel.name_curves(names)}
     if left:
-        print(f"cfbench: {len(left)} names have no room beside their curves in budgets", file=sys.stderr)
+        print(f"cfbench: {len(left)} names have no room at their curves in budgets", file=sys.stderr)
     return figure
 
 

@@ -15,7 +15,7 @@ from ...errors import UserError, one_line
 from ...names import file_stem
 from ...runs.chain import Outcome, Status
 from ...runs.context import Run
-from ...runs.findings import Finding
+from ...runs.findings import VALIDATION, Finding
 from ...runs.job import Cell
 from ...runs.reader import StoredRun
 from ...runs.terminal import without_controls
@@ -41,8 +41,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-VALIDATION = " validation"
-"""How stages of the log end whose losses are those of validation images."""
 SETTINGS = ("scale", "t", "contrast", "step", "images")
 COLUMNS = 3
 """Panels side by side of what has one for each fit."""
@@ -90,13 +88,7 @@ def _clipped(text: str) -> str:
 
 def _training(traces: Sequence[Trace]) -> Iterator[Figure]:
     """The loss over images seen: a panel for each method's networks, as their losses have different units."""
-    panels = [
-        (trace, name, points)
-        for trace in traces
-        for name, points in losses(trace).items()
-        if not (name.endswith(VALIDATION) and name.removesuffix(VALIDATION) in losses(trace))
-    ]
-    for own in _pages(_first(panels, MAX_PANELS, "curves of losses")):
+    for own in _pages(_first(list(_panels(traces)), MAX_PANELS, "curves of losses")):
         figure, axes = _figure_of(len(own))
         for ax, (trace, name, (images, loss)) in zip(axes, own, strict=True):
             _loss(ax, images, loss)
@@ -168,6 +160,16 @@ def _loss(ax: Axes, images: np.ndarray, loss: np.ndarray) -> None:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _panels(traces: Iterable[Trace]) -> Iterator[tuple[Trace, str, tuple[np.ndarray, np.ndarray]]]:
+    """The stages that have a panel, with images and losses: validation is drawn in that of its stage."""
+    for trace in traces:
+        found = losses(trace)
+        for name, points in found.items():
+            stage = name.removesuffix(VALIDATION)
+            if stage == name or stage not in found:
+                yield trace, name, points
 
 
 def _validated(ax: Axes, rows: Sequence[LogRow]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ...plugins.budgets import MARK
-from ...runs.findings import BROKEN
+from ...runs.findings import marked
 from ..board import Board, Estimate
 from ..columns import MEAN, Key
 from ..format import MARKS, marks_of, plain
@@ -145,8 +145,8 @@ class Summary:
     broken: frozenset[str] = frozenset()
 
     def marked(self, method: str, name: str = "") -> str:
-        """The name of a row as tables show it, or a shortened one, with `BROKEN` where its fit is."""
-        return f"{name or method} {BROKEN}" if method in self.broken else name or method
+        """The name of a row, or a shortened one, as tables show it."""
+        return marked(name or method, method in self.broken)
 
     @property
     def scored(self) -> tuple[Key, ...]:
